@@ -1,0 +1,182 @@
+"""The registry of trimming methods: name -> schedule and scorer.
+
+A method is a frozen dataclass whose fields are its parameters. To add one, write the class and put
+it into `METHODS`; `st3 run`, `trim` and every other command know it from then on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from st3.schedule import Schedule, pvtp_keeps, ratio_for, strides_below
+from st3.scoring import SCORERS
+
+DEFAULT_PRUNE_RATIO = 0.5
+DEFAULT_TAU = 128
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Which visual tokens leave, where and when.
+
+    Attributes:
+        scorer: a key of `SCORERS`, what importance is.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    """The paper the method comes from."""
+
+    scorer: str = "last-token"
+
+    def __post_init__(self) -> None:
+        if self.scorer not in SCORERS:
+            raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
+
+    @abstractmethod
+    def schedule(self, layers: int) -> Schedule:
+        """The schedule for a decoder of `layers` layers.
+
+        Raises:
+            ValueError: the parameters fit no schedule of this depth.
+        """
+
+    def settings(self, layers: int) -> dict[str, Any]:
+        """Every parameter with the value that is in force for `layers` layers, for reports."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Untrimmed(Method):
+    """Nothing is dropped: our path without trimming, the baseline of every comparison."""
+
+    name: ClassVar[str] = "none"
+    source: ClassVar[str] = "baseline"
+
+    def schedule(self, layers: int) -> Schedule:
+        return Schedule((1.0,) * layers)
+
+
+@dataclass(frozen=True)
+class PVTP(Method):
+    """Progressive visual token pruning across layers.
+
+    Attributes:
+        prune_ratio: P, dropped at layer 4.
+        stride: S, layers between cuts; None: 4, or a quarter of a depth below 16 (ours).
+        ratio: R, dropped every S layers; None: derived from C.
+        final_keep: C, left in the last layer; None: 1 % for 32 layers, else 5 % (paper for 32 and
+            40 layers, ours elsewhere). Give R or C, not both.
+    """
+
+    name: ClassVar[str] = "pvtp"
+    source: ClassVar[str] = "ST3, arXiv 2412.20105"
+
+    prune_ratio: float = DEFAULT_PRUNE_RATIO
+    stride: int | None = None
+    ratio: float | None = None
+    final_keep: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio is not None and self.final_keep is not None:
+            raise ValueError("give the ratio R or the final keep C, not both: each follows from the other")
+
+    def schedule(self, layers: int) -> Schedule:
+        return Schedule(self._keeps(layers))
+
+    def settings(self, layers: int) -> dict[str, Any]:
+        stride = self._stride(layers)
+        keeps = self._keeps(layers)
+        found = {
+            "stride": stride,
+            "ratio": self._ratio(layers, stride),
+            "final_keep": keeps[-1],
+        }
+        return super().settings(layers) | found
+
+    def _keeps(self, layers: int) -> tuple[float, ...]:
+        stride = self._stride(layers)
+        return pvtp_keeps(layers, self.prune_ratio, self._ratio(layers, stride), stride)
+
+    def _stride(self, layers: int) -> int:
+        return self.stride if self.stride is not None else min(4, max(1, layers // 4))
+
+    def _ratio(self, layers: int, stride: int) -> float:
+        if self.ratio is not None:
+            return self.ratio
+        if self.final_keep is not None:
+            return ratio_for(layers, self.prune_ratio, stride, self.final_keep)
+        if strides_below(layers, stride) < 1:
+            return 0.0  # too shallow for a second cut
+        final = min(0.01 if layers == 32 else 0.05, max(0.0, 1 - self.prune_ratio))
+        return ratio_for(layers, self.prune_ratio, stride, final)
+
+
+@dataclass(frozen=True)
+class VTA(Method):
+    """Visual token annealing: in every layer, visual tokens leave as the answer grows.
+
+    Attributes:
+        tau: no visual token is left after this many generated tokens; None: they stay.
+        annealing: the form of the fall, a key of `st3.schedule.ANNEALINGS`.
+    """
+
+    name: ClassVar[str] = "vta"
+    source: ClassVar[str] = "ST3, arXiv 2412.20105"
+
+    tau: int | None = DEFAULT_TAU
+    annealing: str = "cosine"
+
+    def schedule(self, layers: int) -> Schedule:
+        return Schedule((1.0,) * layers, self.tau, self.annealing)
+
+
+@dataclass(frozen=True)
+class ST3(PVTP):
+    """PVTP across layers and VTA over time, together: the paper's method.
+
+    Attributes:
+        tau, annealing: as for `VTA`; the others as for `PVTP`.
+    """
+
+    name: ClassVar[str] = "st3"
+
+    tau: int | None = DEFAULT_TAU
+    annealing: str = "cosine"
+
+    def schedule(self, layers: int) -> Schedule:
+        return Schedule(self._keeps(layers), self.tau, self.annealing)
+
+
+METHODS: dict[str, type[Method]] = {m.name: m for m in (Untrimmed, PVTP, VTA, ST3)}
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """Names of the parameters of the method `name`."""
+    return tuple(field.name for field in dataclasses.fields(_find(name)))
+
+
+def make_method(name: str, **given: Any) -> Method:
+    """The method `name` with the parameters `given`.
+
+    Raises:
+        ValueError: an unknown method or parameter (the known ones are named), or a bad value.
+    """
+    cls = _find(name)
+    known = parameters(name)
+    for parameter in given:
+        if parameter not in known:
+            raise ValueError(
+                f"method {name!r} has no parameter {parameter!r}; it has: {', '.join(known)}"
+            )
+    return cls(**given)
+
+
+def _find(name: str) -> type[Method]:
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,202 @@
+"""How many visual tokens are alive in each layer after each generated token: pure arithmetic.
+
+A `Schedule` is all that the rest of the library needs to know of a trimming method besides which
+tokens it prefers. `pvtp_keeps` makes ST3's (Zhuang et al., AAAI 2025, arXiv 2412.20105, eq. 9).
+Layers count from 1 here, as in the paper. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FIRST_PRUNED_LAYER = 4
+"""Layers 1-3 keep all visual tokens (paper)."""
+
+ANNEALINGS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
+    "quarter-cosine": lambda x: math.cos(math.pi * x / 2) if x < 1 else 0.0,
+    "linear": lambda x: 1 - x,
+    "step": lambda x: 1.0 if x < 1 else 0.0,
+    "none": lambda x: 1.0,
+}
+"""Name -> share of visual tokens left at x = min(t, tau) / tau. The paper says "cosine" and no more;
+`cosine` is the half cosine of SGDR (ours), the others are for comparison (ours)."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers `first`..`last` (from 1, inclusive) that share one choice of visual tokens.
+
+    `scored_in` is the layer whose attention orders the group's tokens: the one before the group
+    or, for a group that starts at layer 1, the last layer that never prunes (ours).
+    """
+
+    first: int
+    last: int
+    keep: float
+    scored_in: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Share of the visual tokens alive in each layer, and how it falls as tokens are generated.
+
+    Attributes:
+        keeps: keep ratio of each layer, from layer 1, in 0..1 and never rising.
+        tau: after this many generated tokens no visual token is left; None for no annealing.
+        annealing: a key of `ANNEALINGS`.
+
+    Raises:
+        ValueError: keeps that rise or leave 0..1, a tau below 1, an unknown annealing.
+    """
+
+    keeps: tuple[float, ...]
+    tau: int | None = None
+    annealing: str = "cosine"
+
+    def __post_init__(self) -> None:
+        if not self.keeps or not all(0 <= k <= 1 for k in self.keeps):
+            raise ValueError(f"keep ratios must lie in 0..1, got {self.keeps}")
+        if any(b > a for a, b in zip(self.keeps, self.keeps[1:], strict=False)):
+            raise ValueError(f"keep ratios must not rise with depth, got {self.keeps}")
+        if self.tau is not None and self.tau < 1:
+            raise ValueError(f"tau must be at least 1 token, got {self.tau}; or use 'none'")
+        if self.annealing not in ANNEALINGS:
+            raise ValueError(
+                f"unknown annealing {self.annealing!r}; known: {', '.join(ANNEALINGS)}"
+            )
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers L."""
+        return len(self.keeps)
+
+    @property
+    def anneals(self) -> bool:
+        """Whether visual tokens leave while tokens are generated."""
+        return self.tau is not None and self.annealing != "none"
+
+    @property
+    def trims(self) -> bool:
+        """Whether anything is ever dropped."""
+        return self.anneals or min(self.keeps) < 1
+
+    @property
+    def mean_keep(self) -> float:
+        """Keep ratio averaged over layers, at prefill."""
+        return sum(self.keeps) / self.layers
+
+    def share(self, generated: int) -> float:
+        """a(t): the share of each layer's visual tokens left after `generated` tokens, 0..1."""
+        if not self.anneals or self.tau is None:
+            return 1.0
+        return ANNEALINGS[self.annealing](min(generated, self.tau) / self.tau)
+
+    def count(self, layer: int, visual: int, generated: int = 0) -> int:
+        """Visual tokens alive in `layer` (from 1) of `visual`, after `generated` tokens."""
+        return round(self.keeps[layer - 1] * visual * self.share(generated))
+
+    def groups(self) -> tuple[Group, ...]:
+        """The runs of layers with one keep ratio, in order."""
+        starts = [1] + [
+            i + 1 for i in range(1, self.layers) if self.keeps[i] != self.keeps[i - 1]
+        ]
+        ends = [start - 1 for start in starts[1:]] + [self.layers]
+        first_score = min(FIRST_PRUNED_LAYER - 1, ends[0] if len(starts) > 1 else self.layers)
+        return tuple(
+            Group(a, b, self.keeps[a - 1], a - 1 if a > 1 else first_score)
+            for a, b in zip(starts, ends, strict=True)
+        )
+
+
+def strides_below(layers: int, stride: int) -> int:
+    """floor((L - 3) / S): how often another R has gone by the last layer."""
+    return (layers - FIRST_PRUNED_LAYER + 1) // stride
+
+
+def final_keep(layers: int, prune_ratio: float, ratio: float, stride: int) -> float:
+    """C of eq. 9: the share left in the last layer. May be negative: then the setting is illegal."""
+    if layers < FIRST_PRUNED_LAYER:
+        return 1.0
+    return _tidy(1 - prune_ratio - strides_below(layers, stride) * ratio)
+
+
+def ratio_for(layers: int, prune_ratio: float, stride: int, final: float) -> float:
+    """R of eq. 9 for a wanted C.
+
+    Raises:
+        ValueError: no R >= 0 gives this C.
+    """
+    _check_share("prune ratio P", prune_ratio)
+    _check_share("final keep C", final)
+    _check_stride(stride)
+    if final > _tidy(1 - prune_ratio):
+        raise ValueError(
+            f"final keep C = {final:g} is more than the {1 - prune_ratio:.4g} that the first cut "
+            f"P = {prune_ratio:g} leaves: lower P to {_floor(1 - final):g} or C to "
+            f"{_floor(1 - prune_ratio):g}"
+        )
+    strides = strides_below(layers, stride)
+    if strides < 1:
+        if layers >= FIRST_PRUNED_LAYER and final < _tidy(1 - prune_ratio):
+            raise ValueError(
+                f"stride S = {stride} is too long for {layers} layers to reach C = {final:g}: "
+                f"the largest S that prunes again is {layers - FIRST_PRUNED_LAYER + 1}"
+            )
+        return 0.0
+    return (1 - prune_ratio - final) / strides
+
+
+def pvtp_keeps(layers: int, prune_ratio: float, ratio: float, stride: int) -> tuple[float, ...]:
+    """Keep ratio of each layer under progressive pruning (paper, eq. 9).
+
+    1 in layers 1-3, then 1 - P - floor((l - 3) / S) R. The last one is C.
+
+    Raises:
+        ValueError: P, R or S out of range, or C < 0, with the values that would fit.
+    """
+    _check_share("prune ratio P", prune_ratio)
+    _check_share("ratio R", ratio)
+    _check_stride(stride)
+    left = final_keep(layers, prune_ratio, ratio, stride)
+    if left < 0:
+        strides = strides_below(layers, stride)
+        largest = _floor((1 - prune_ratio) / strides)
+        fitting = next(
+            (s for s in range(stride, layers) if final_keep(layers, prune_ratio, ratio, s) >= 0),
+            layers,
+        )
+        raise ValueError(
+            f"S = {stride}, R = {ratio:g}, P = {prune_ratio:g} would leave C = {left:.4g} < 0 of "
+            f"the visual tokens in layer {layers}: the largest R for this S is {largest:g}, "
+            f"the smallest S for this R is {fitting}"
+        )
+    return tuple(
+        1.0
+        if layer < FIRST_PRUNED_LAYER
+        else _tidy(1 - prune_ratio - strides_below(layer, stride) * ratio)
+        for layer in range(1, layers + 1)
+    )
+
+
+def _tidy(share: float) -> float:
+    """Free of float noise, so that half a token rounds as it does on paper."""
+    tidy = round(share, 12)
+    return 0.0 if tidy == 0 else tidy
+
+
+def _floor(value: float) -> float:
+    """Rounded down to four decimals: still legal when typed in."""
+    return math.floor(_tidy(value) * 10_000) / 10_000
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value:g}")
+
+
+def _check_stride(stride: int) -> None:
+    if stride < 1 or stride != int(stride):
+        raise ValueError(f"stride S must be a whole number of layers, at least 1, got {stride}")

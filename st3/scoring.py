@@ -1,0 +1,114 @@
+"""How important each visual token is, read from a handful of attention rows.
+
+Scores are made at prefill, once a group of layers, from the layer that decides the group. The
+paper's choice is `last-token`: attention of the last prompt token, softmax over all keys alive, in
+fp32, averaged over heads. The others are ours, for comparison and for small models.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What a scorer may look at in one layer at prefill; B prompts, n tokens alive.
+
+    Attributes:
+        query: [B, query heads, n, head size], after RoPE.
+        key: [B, key heads, n, head size], after RoPE.
+        scaling: factor of the attention logits.
+        valid: bool [B, n], False for padding; None where there is none.
+        visual: bool [B, n], which tokens are visual.
+        ordinal: int64 [B, n], for visual tokens their number among the prompt's visual tokens.
+        trailing: number of tokens behind the last visual token (the longest prompt's), at least 1.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    scaling: float
+    valid: torch.Tensor | None
+    visual: torch.Tensor
+    ordinal: torch.Tensor
+    trailing: int
+
+
+class Scorer(ABC):
+    """Importance of tokens; only the values of visual tokens are ever used."""
+
+    layers_summed: int = 1
+    """Scores of this many layers, up to the deciding one, are added."""
+
+    @abstractmethod
+    def score(self, view: LayerView) -> torch.Tensor:
+        """float32 [B, n], greater is more important. O(n) memory."""
+
+
+@dataclass(frozen=True)
+class AttentionScorer(Scorer):
+    """Attention that each token gets from the end of the prompt.
+
+    Attributes:
+        queries: `last`: the last prompt token (paper); `prompt`: the sum over all prompt tokens
+            behind the last visual token (ours).
+        heads: `mean` (ours, as FastV's code does) or `max`.
+        layers_summed: how many layers to add up.
+    """
+
+    queries: Literal["last", "prompt"] = "last"
+    heads: Literal["mean", "max"] = "mean"
+    layers_summed: int = 1
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        rows = 1 if self.queries == "last" else view.trailing
+        probabilities = attention_rows(view, rows)  # [B, H, rows, n]
+        merged = probabilities.mean(1) if self.heads == "mean" else probabilities.amax(1)
+        if rows > 1:  # a shorter prompt's rows begin with its visual tokens or padding: leave those
+            asks = ~view.visual[:, -rows:]
+            if view.valid is not None:
+                asks = asks & view.valid[:, -rows:]
+            merged = merged * asks.unsqueeze(-1)
+        return merged.sum(1)
+
+
+@dataclass(frozen=True)
+class RandomScorer(Scorer):
+    """No opinion: a random order, the floor that every scorer must beat."""
+
+    seed: int = 0
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        # One draw a visual token, the same in every layer, so that the choices are nested.
+        count = view.visual.shape[1]
+        generator = torch.Generator().manual_seed(self.seed)
+        table = torch.rand(max(count, int(view.ordinal.max()) + 1), generator=generator)
+        return table.to(view.query.device)[view.ordinal]
+
+
+def attention_rows(view: LayerView, rows: int) -> torch.Tensor:
+    """Attention probabilities of the last `rows` tokens, float32 [B, query heads, rows, n]."""
+    batch, heads, tokens, size = view.query.shape
+    groups = view.key.shape[1]
+    query = view.query[:, :, -rows:].reshape(batch, groups, heads // groups * rows, size)
+    logits = (query @ view.key.transpose(2, 3)).float() * view.scaling
+    logits = logits.view(batch, heads, rows, tokens)
+    if rows > 1:
+        place = torch.arange(tokens, device=logits.device)
+        logits = logits.masked_fill(place > place[-rows:, None], float("-inf"))
+    if view.valid is not None:
+        logits = logits.masked_fill(~view.valid[:, None, None], torch.finfo(torch.float32).min)
+    return logits.softmax(-1)
+
+
+SCORERS: dict[str, Scorer] = {
+    "last-token": AttentionScorer(),
+    "last-token-max": AttentionScorer(heads="max"),
+    "last-token-3-layers": AttentionScorer(layers_summed=3),
+    "prompt": AttentionScorer(queries="prompt"),
+    "prompt-3-layers": AttentionScorer(queries="prompt", layers_summed=3),
+    "random": RandomScorer(),
+}

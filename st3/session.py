@@ -1,0 +1,121 @@
+"""What one `with st3.trim(...)` did: which visual tokens were kept where, and the bytes cached.
+
+The session is written by the hooks and read by whoever wants a report. It holds the last
+generation; a new prefill inside the same `with` starts it afresh.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from st3.cache import TrimmedCache
+from st3.methods import Method
+from st3.schedule import Group
+from st3.scoring import SCORERS
+
+if TYPE_CHECKING:
+    from st3.prefill import Prompt
+
+
+class TrimSession:
+    """The record of a trimmed generation.
+
+    Attributes:
+        method: what was asked for.
+        layers: number of decoder layers.
+        schedule, scorer, groups: what the method means for this model.
+        cache: the KV cache, None before the first prefill.
+        generated: tokens generated and fed back so far.
+        kv_bytes: bytes of live keys and values after prefill and after each decode step; padding
+            of a ragged batch counts.
+        untrimmed_kv_bytes: the same had nothing been dropped.
+    """
+
+    def __init__(self, method: Method, layers: int) -> None:
+        self.method = method
+        self.layers = layers
+        self.schedule = method.schedule(layers)
+        self.scorer = SCORERS[method.scorer]
+        self.groups = self.schedule.groups()
+        self.cache: TrimmedCache | None = None
+        self.generated = 0
+        self.kv_bytes: list[int] = []
+        self.untrimmed_kv_bytes: list[int] = []
+        self._prompt: Prompt | None = None
+        self._kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._order: dict[Group, torch.Tensor] = {}
+
+    @property
+    def visual_tokens(self) -> tuple[int, ...]:
+        """Visual tokens of each prompt of the batch before anything was dropped."""
+        return self._started().visual
+
+    @property
+    def prompt_tokens(self) -> tuple[int, ...]:
+        """All tokens of each prompt, padding not counted."""
+        prompt = self._started()
+        return tuple(a + b for a, b in zip(prompt.visual, prompt.text, strict=True))
+
+    def kept_per_layer(self, row: int = 0, generated: int = 0) -> list[int]:
+        """Visual tokens alive in each layer of one prompt after `generated` tokens."""
+        visual = self.visual_tokens[row]
+        return [self.schedule.count(n, visual, generated) for n in range(1, self.layers + 1)]
+
+    def kept(self, layer: int, row: int = 0, generated: int = 0) -> list[int]:
+        """Which visual tokens are alive in `layer` (from 1): numbers from 0, in prompt order.
+
+        Several pictures of one prompt are counted through.
+        """
+        self._started()
+        group = next(g for g in self.groups if g.first <= layer <= g.last)
+        visual, ordinal = self._kept[group]
+        alive: list[int] = ordinal[row][visual[row]].tolist()
+        count = self.schedule.count(layer, self.visual_tokens[row], generated)
+        if count < len(alive):
+            best_last = self._order[group][row].tolist()
+            alive = sorted(best_last[len(best_last) - count :])
+        return alive
+
+    def _started(self) -> Prompt:
+        if self._prompt is None:
+            raise RuntimeError("nothing has been generated inside this st3.trim yet")
+        return self._prompt
+
+    def start(self, prompt: Prompt, cache: TrimmedCache | None) -> None:
+        """A prefill begins."""
+        if self.cache is not None:
+            self.cache.closed = True
+        self._prompt, self.cache, self.generated = prompt, cache, 0
+        self.kv_bytes, self.untrimmed_kv_bytes = [], []
+        self._kept, self._order = {}, {}
+
+    def step(self, tokens: int) -> None:
+        """A decode step feeds `tokens` tokens: evict what annealing lets go before it attends."""
+        self.generated += tokens
+        assert self.cache is not None
+        visual = self.visual_tokens
+        if self.schedule.anneals:
+            for number, layer in enumerate(self.cache.layers, start=1):
+                count = self.schedule.count
+                layer.evict([count(number, n, self.generated) for n in visual])
+        self.record_bytes(new=tokens)
+
+    def record_kept(self, group: Group, visual: torch.Tensor, ordinal: torch.Tensor) -> None:
+        """The group's tokens: which are visual, bool [B, n], and their numbers, int64 [B, n]."""
+        self._kept[group] = (visual, ordinal)
+
+    def record_order(self, group: Group, ordinal: torch.Tensor) -> None:
+        """The group's visual tokens, least important first, int64 [B, visual]."""
+        self._order[group] = ordinal
+
+    def record_bytes(self, new: int = 0) -> None:
+        """Note the bytes alive, once `new` tokens a layer will have been added."""
+        assert self.cache is not None
+        layer = self.cache.layers[0]
+        batch, heads, _, size = layer.keys.shape
+        token = 2 * batch * heads * size * layer.keys.element_size()
+        self.kv_bytes.append(token * sum(n + new for n in self.cache.live_tokens))
+        prompt = self._started()
+        self.untrimmed_kv_bytes.append(token * self.layers * (prompt.tokens + self.generated))

@@ -1,0 +1,169 @@
+"""`trim`: the context manager that makes a live model drop visual tokens inside stock `generate()`.
+
+The only code that touches a live model, and only through official extension points:
+
+- a pre-hook on the module that merges pictures into text sees which tokens are visual;
+- a pre-hook on the decoder swaps the empty cache of a prefill for a `TrimmedCache`, and lets
+  annealing evict before a decode step;
+- a pre-hook on each decoder layer gathers hidden states and position embeddings down to the tokens
+  that its group keeps;
+- an attention function scores in the deciding layers, fills the cache, and calls the attention that
+  the model had before. No mask function is registered with it, so transformers builds none; the
+  masks, where one is needed at all, are made here for the tokens alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+
+from st3.adapters import attention_function, find_adapter, visual_mask
+from st3.cache import TrimmedCache
+from st3.methods import Method, make_method
+from st3.prefill import Prefill, attention_mask, layout
+from st3.session import TrimSession
+
+_IMPLEMENTATION = "st3_trim"
+_BACKENDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
+
+
+@contextmanager
+def trim(model: PreTrainedModel, method: str | Method = "st3", **parameters: Any) -> Iterator[TrimSession]:
+    """Trim visual tokens of everything that `model` computes inside the `with`.
+
+    Args:
+        model: a model that `st3.load` or transformers made, of a family that has an adapter.
+        method: a name in `st3.methods.METHODS`, or a `Method`.
+        parameters: of the method, such as `stride=4, ratio=0.07, tau=128`.
+
+    Yields:
+        The session, which tells what was kept where and how many bytes the KV cache holds.
+
+    Raises:
+        ValueError: a model without an adapter, or parameters that do not fit it.
+        RuntimeError: the model is being trimmed already.
+    """
+    if isinstance(method, str):
+        method = make_method(method, **parameters)
+    elif parameters:
+        raise ValueError("give parameters with the name of a method, not with a Method")
+    adapter = find_adapter(model.config)
+    decoder = adapter.decoder(model)
+    config: Any = decoder.config
+    before: str = config._attn_implementation
+    if before == _IMPLEMENTATION:
+        raise RuntimeError("this model is being trimmed already: leave that `with st3.trim` first")
+    if before not in _BACKENDS:
+        raise ValueError(
+            f"st3 cannot trim under the attention implementation {before!r}; "
+            f"load the model with one of: {', '.join(_BACKENDS)}"
+        )
+    layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
+    session = TrimSession(method, len(layers))
+    trimmer = _Trimmer(session, adapter, model, before)
+    hooks = []
+    try:
+        hooks.append(
+            adapter.merger(model).register_forward_pre_hook(trimmer.see_tokens, with_kwargs=True)
+        )
+        hooks.append(decoder.register_forward_pre_hook(trimmer.enter, with_kwargs=True))
+        for layer in layers:
+            hooks.append(layer.register_forward_pre_hook(trimmer.enter_layer, with_kwargs=True))
+        config._attn_implementation = _IMPLEMENTATION
+        yield session
+    finally:
+        config._attn_implementation = before
+        for hook in hooks:
+            hook.remove()
+        if session.cache is not None:
+            session.cache.closed = True
+
+
+class _Trimmer:
+    """The hooks of one `trim`, and the prefill they are in, if any."""
+
+    def __init__(self, session: TrimSession, adapter: Any, model: Any, backend: str) -> None:
+        self.session = session
+        self.adapter = adapter
+        self.model = model
+        self.backend = backend
+        self.attention = attention_function(adapter.decoder(model), backend)
+        self.visual: torch.Tensor | None = None
+        self.prefill: Prefill | None = None
+
+    def see_tokens(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Before pictures are merged into the text: remember which tokens are visual."""
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        self.visual = None
+        if input_ids is not None:
+            self.visual = visual_mask(self.adapter, self.model, input_ids)
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Before the decoder: start a prefill, or let annealing evict before a decode step."""
+        cache, hidden = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
+        if cache is not None and cache is self.session.cache and cache.get_seq_length() > 0:
+            if self.visual is not None and hidden.shape[1] > 1 and bool(self.visual.any()):
+                raise ValueError("st3 needs every picture of a conversation in its first forward")
+            self.prefill = None
+            self.session.step(hidden.shape[1])
+            return args, kwargs
+        if cache is not None and (not isinstance(cache, DynamicCache) or cache.get_seq_length()):
+            raise ValueError(
+                f"st3.trim brings its own KV cache and cannot go on from a {type(cache).__name__}: "
+                "start with the whole prompt, and leave cache_implementation unset"
+            )
+        if self.visual is None:
+            raise ValueError("st3.trim needs input_ids to know which tokens are visual")
+        mask = kwargs.get("attention_mask")
+        prompt = layout(self.visual, mask)
+        use_cache = kwargs.get("use_cache")
+        if use_cache is None:
+            use_cache = module.config.use_cache
+        self.session.start(prompt, TrimmedCache(self.session.layers) if use_cache else None)
+        kwargs["past_key_values"] = self.session.cache
+        self.prefill = Prefill(self.session, prompt, self.visual, mask)
+        return args, kwargs
+
+    def enter_layer(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Before a layer: at prefill, gather the tokens that its group keeps."""
+        kwargs["st3_trimmer"] = self
+        if self.prefill is not None:
+            layer = module.self_attn.layer_idx + 1  # type: ignore[union-attr, operator]
+            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden, turns = self.prefill.enter_layer(layer, hidden, kwargs["position_embeddings"])
+            args = (hidden, *args[1:]) if args else args
+            if not args:
+                kwargs["hidden_states"] = hidden
+            kwargs["position_embeddings"] = turns
+            # Positions with gaps look like packed sequences to FlashAttention's wrapper.
+            kwargs["position_ids"] = None
+        return args, kwargs
+
+    def attend(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+    ) -> Any:
+        """One layer's attention, with our mask and, at prefill, our scoring and cache."""
+        layer = module.layer_idx + 1
+        if self.prefill is not None:
+            self.prefill.observe(layer, query, key, value, kwargs["scaling"])
+            valid = self.prefill.valid
+        else:
+            assert self.session.cache is not None
+            valid = self.session.cache.layers[layer - 1].live_valid()
+        mask = attention_mask(valid, query, key, self.backend)
+        return self.attention(module, query, key, value, mask, **kwargs)
+
+
+def _attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any
+) -> Any:
+    trimmer: _Trimmer = kwargs.pop("st3_trimmer")
+    return trimmer.attend(module, query, key, value, **kwargs)
+
+
+AttentionInterface.register(_IMPLEMENTATION, _attention)

@@ -1,0 +1,103 @@
+"""Small random models and prompts that the tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    Qwen2Config,
+)
+
+IMAGE, PAD, VOCABULARY = 99, 0, 100
+PATCHES = 64
+TEXT_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+
+
+def tiny_config(layers: int = 10, kv_heads: int = 2, family: str = "llama") -> LlavaConfig:
+    """A LLaVA with 64 visual tokens a picture and a decoder 64 wide."""
+    vision = CLIPVisionConfig(
+        image_size=32,
+        patch_size=4,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    text = TEXT_CONFIGS[family](
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        initializer_range=0.1,
+        **({"sliding_window": None} if family == "mistral" else {}),
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=IMAGE,
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+    )
+
+
+def tiny_llava(
+    layers: int = 10, kv_heads: int = 2, family: str = "llama", backend: str = "sdpa", seed: int = 0
+) -> LlavaForConditionalGeneration:
+    """Random weights, fp32, with attention that is far from uniform."""
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(tiny_config(layers, kv_heads, family)).eval()
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight.normal_()
+        for layer in model.model.language_model.layers:
+            layer.self_attn.q_proj.weight.mul_(2)
+    model.model.language_model.set_attn_implementation(backend)
+    model.generation_config.pad_token_id = PAD
+    return model
+
+
+def prompts(*rows: str, seed: int = 0) -> dict[str, Any]:
+    """Inputs for rows such as "tttIttt": t a text token, I a picture; left-padded."""
+    generator = torch.Generator().manual_seed(seed)
+    lines = []
+    for row in rows:
+        line: list[int] = []
+        for kind in row:
+            if kind == "I":
+                line += [IMAGE] * PATCHES
+            else:
+                line.append(int(torch.randint(1, IMAGE, (), generator=generator)))
+        lines.append(line)
+    width = max(map(len, lines))
+    pictures = sum(row.count("I") for row in rows)
+    inputs = {
+        "input_ids": torch.tensor([[PAD] * (width - len(x)) + x for x in lines]),
+        "attention_mask": torch.tensor([[0] * (width - len(x)) + [1] * len(x) for x in lines]),
+    }
+    if pictures:
+        inputs["pixel_values"] = torch.randn(pictures, 3, 32, 32, generator=generator)
+    return inputs
+
+
+@pytest.fixture
+def llava() -> LlavaForConditionalGeneration:
+    """Ten layers, grouped queries."""
+    return tiny_llava()
+
+
+def greedy(model: Any, inputs: dict[str, Any], tokens: int = 12, **more: Any) -> Any:
+    """Greedy `generate` of exactly `tokens` tokens, with the logits of each."""
+    return model.generate(
+        **inputs,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        **{"do_sample": False, "return_dict_in_generate": True, "output_logits": True} | more,
+    )

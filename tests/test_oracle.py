@@ -1,0 +1,60 @@
+"""Trimmed generation equals a full-length forward that hides the dropped tokens (DESIGN 5.2)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import greedy, prompts, tiny_llava
+from oracle import Setting, cosine, oracle_logits
+
+import st3
+
+PVTP = {"prune_ratio": 0.5, "stride": 2, "ratio": 0.15}
+CASES = {
+    "pvtp": (PVTP, Setting(0.5, 2, 0.15)),
+    "vta": ({"tau": 10}, Setting(share=cosine(10))),
+    "st3": (PVTP | {"tau": 9}, Setting(0.5, 2, 0.15, cosine(9))),
+}
+ROWS = {
+    "one": ["tttItttt"],
+    "padded": ["ttItttttttt", "tttItt", "tItttt"],
+    "two pictures": ["ttIttItttt"],
+    "ragged": ["ttItt", "tItIttttt", "ttttt"],
+}
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("name", CASES)
+def test_prefill_and_every_decode_step(name: str, rows: str, kv_heads: int, backend: str) -> None:
+    parameters, setting = CASES[name]
+    model = tiny_llava(kv_heads=kv_heads, backend=backend)
+    inputs = prompts(*ROWS[rows])
+    prompt = inputs["input_ids"].shape[1]
+    with st3.trim(model, name, **parameters) as session:
+        result = greedy(model, inputs)
+    answer = result.sequences[:, prompt:]
+    with torch.no_grad():
+        expected, kept = oracle_logits(model, inputs, answer, setting)
+    got = torch.stack(result.logits, dim=1)
+    torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
+    visual = inputs["input_ids"] == model.config.image_token_id
+    for row in range(len(answer)):
+        numbers = (visual[row].long().cumsum(0) - 1).tolist()
+        for layer in range(1, session.layers + 1):
+            assert session.kept(layer, row) == [numbers[i] for i in kept[row][layer - 1]]
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2"])
+def test_other_decoders(family: str) -> None:
+    model = tiny_llava(family=family)
+    parameters, setting = CASES["st3"]
+    inputs = prompts("tttItttt", "tItt")
+    with st3.trim(model, "st3", **parameters):
+        result = greedy(model, inputs)
+    answer = result.sequences[:, inputs["input_ids"].shape[1] :]
+    with torch.no_grad():
+        expected, _ = oracle_logits(model, inputs, answer, setting)
+    got = torch.stack(result.logits, dim=1)
+    torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
