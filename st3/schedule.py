@@ -112,7 +112,12 @@ class Schedule:
 
 
 def strides_below(layers: int, stride: int) -> int:
-    """floor((L - 3) / S): how often another R has gone by the last layer."""
+    """floor((L - 3) / S): how often another R has gone by the last layer.
+
+    Raises:
+        ValueError: S is no whole number from 1 on.
+    """
+    _check_stride(stride)
     return (layers - FIRST_PRUNED_LAYER + 1) // stride
 
 
@@ -131,7 +136,6 @@ def ratio_for(layers: int, prune_ratio: float, stride: int, final: float) -> flo
     """
     _check_share("prune ratio P", prune_ratio)
     _check_share("final keep C", final)
-    _check_stride(stride)
     if final > _tidy(1 - prune_ratio):
         raise ValueError(
             f"final keep C = {final:g} is more than the {1 - prune_ratio:.4g} that the first cut "
@@ -159,7 +163,6 @@ def pvtp_keeps(layers: int, prune_ratio: float, ratio: float, stride: int) -> tu
     """
     _check_share("prune ratio P", prune_ratio)
     _check_share("ratio R", ratio)
-    _check_stride(stride)
     left = final_keep(layers, prune_ratio, ratio, stride)
     if left < 0:
         strides = strides_below(layers, stride)

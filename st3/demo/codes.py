@@ -43,6 +43,12 @@ class Codes:
         across = columns[cell] + 0.5 * waves @ fine[8:]
         self.place = (down[:, None] + across[None, :]).flatten(0, 1)  # [576, WIDTH]
 
+    def to(self, device: torch.device) -> Codes:
+        """Move to `device`, in place."""
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device))
+        return self
+
     def encode(
         self,
         colour: torch.Tensor,

@@ -34,9 +34,14 @@ class JointStage(nn.Module):
 
     def __init__(self, tower: TowerStage, language: LanguageStage) -> None:
         super().__init__()
-        self.seeing = tower.requires_grad_(False)
-        self.seeing.projector.requires_grad_(True)
+        self.seeing = tower
         self.language = language
+        self.freeze_tower()
+
+    def freeze_tower(self) -> None:
+        """Leave the tower and its heads as they are; the projector learns."""
+        self.seeing.requires_grad_(False)
+        self.seeing.projector.requires_grad_(True)
 
     def forward(
         self, scenes: list[Scene], rng: np.random.Generator

@@ -21,8 +21,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, LlavaForCon
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from st3.demo.codes import Codes, labels
 from st3.demo.language import Question, ask, dress, nonsense, split, vocabulary
-from st3.demo.scenes import Scene
+from st3.demo.scenes import GRID, SHAPES, Scene, render
 
 PREFIX = ("<s>", "user", ":")
 QUESTIONS = {
@@ -61,7 +62,7 @@ class Packed:
     objects: torch.Tensor
     ranking: torch.Tensor
 
-    def to(self, device: torch.device) -> Packed:
+    def to(self, device: torch.device | str) -> Packed:
         """The same on `device`."""
         return Packed(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
@@ -197,6 +198,34 @@ AttentionInterface.register(_IMPLEMENTATION, _attention)
 AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
 
+def codes_batch(
+    codes: Codes, scenes: list[Scene], rng: np.random.Generator, tokens: int = 80
+) -> tuple[Any, ...]:
+    """Inputs of `LanguageStage` with no picture: noisy codes of `tokens` random patches a scene.
+
+    One patch in 25 tells a wrong shape, as the tower's sometimes do.
+    """
+    visual, places, owners, coverages = [], [], [], []
+    noise = torch.Generator().manual_seed(int(rng.integers(2**40)))
+    for scene in scenes:
+        rendered = render(scene, rng)
+        colour, shape = labels(scene, rendered.owner)
+        place = torch.from_numpy(np.sort(rng.choice(GRID * GRID, tokens, replace=False)))
+        coverage = torch.from_numpy(rendered.coverage).flatten()[place]
+        wrong = torch.rand(tokens, generator=noise) < 0.04
+        guess = torch.randint(len(SHAPES), (tokens,), generator=noise)
+        told = torch.where(wrong, guess, shape[place])
+        code = codes.encode(colour[place], told, coverage, place)
+        visual.append(code + torch.randn(code.shape, generator=noise) * 0.2)
+        places.append(place)
+        owners.append(torch.from_numpy(rendered.owner).flatten()[place])
+        coverages.append(coverage)
+    packed = pack([questions(scene, rng) for scene in scenes], rng)
+    stacked = (torch.stack(x) for x in (visual, places, owners, coverages))
+    first, *rest = stacked
+    return first.bfloat16(), *rest, packed
+
+
 class LanguageStage(nn.Module):
     """The decoder, its embeddings and head, with the loss of these stages."""
 
@@ -206,7 +235,7 @@ class LanguageStage(nn.Module):
         self.head = model.lm_head
         self.decoder.set_attn_implementation(_IMPLEMENTATION)
         ids = vocabulary()
-        self.prefix = torch.tensor([ids[word] for word in PREFIX])
+        self.register_buffer("prefix", torch.tensor([ids[word] for word in PREFIX]), persistent=False)
 
     def forward(
         self,
@@ -227,6 +256,18 @@ class LanguageStage(nn.Module):
             packed: the questions.
             keep: visual tokens alive in each layer; None keeps all.
         """
+        with place.device:  # everything made here belongs there
+            return self._forward(visual, place, owner, coverage, packed, keep)
+
+    def _forward(
+        self,
+        visual: torch.Tensor,
+        place: torch.Tensor,
+        owner: torch.Tensor,
+        coverage: torch.Tensor,
+        packed: Packed,
+        keep: Sequence[int] | None,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         size, count = place.shape
         embed = self.decoder.embed_tokens
         prefix = self.prefix.expand(size, -1)

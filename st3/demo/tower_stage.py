@@ -8,7 +8,7 @@ that covers it. Patches that an object covers by less than half are left out of 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -41,6 +41,10 @@ class TowerBatch:
     colour: torch.Tensor
     shape: torch.Tensor
     coverage: torch.Tensor
+
+    def to(self, device: str) -> TowerBatch:
+        """The same on `device`."""
+        return TowerBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def normalise(picture: Image.Image) -> torch.Tensor:
@@ -102,7 +106,7 @@ class TowerStage(nn.Module):
         """
         features = self.features(batch.pixels.to(self.heads.weight.dtype), windows)
         colour, shape, coverage = batch.colour, batch.shape, batch.coverage
-        place = torch.arange(GRID * GRID).expand(len(colour), -1)
+        place = torch.arange(GRID * GRID, device=colour.device).expand(len(colour), -1)
         whole = torch.ones_like(colour, dtype=torch.bool)
         if windows is not None:
             rows = torch.arange(len(windows))[:, None, None]
@@ -111,7 +115,7 @@ class TowerStage(nn.Module):
             )
             whole = (coverage == 0) | _cell_inside(place)
         codes = self.projector(features).float()
-        wanted = self.codes.encode(colour, shape, coverage, place)
+        wanted = self.codes.to(codes.device).encode(colour, shape, coverage, place)
         code_loss = F.mse_loss(codes[whole], wanted[whole]) / wanted.var()
         sure = (coverage >= 0.5) & whole
         logits = self.heads(features[sure]).float()
@@ -145,7 +149,7 @@ class TowerStage(nn.Module):
 def _cell_inside(place: torch.Tensor) -> torch.Tensor:
     """Which of the patches `place` [N, K] belong to a cell whose every patch is among the K."""
     cell = place // GRID // CELL_GRID * CELLS + place % GRID // CELL_GRID
-    count = torch.zeros(len(place), CELLS * CELLS, dtype=torch.long)
+    count = torch.zeros(len(place), CELLS * CELLS, dtype=torch.long, device=place.device)
     count.scatter_add_(1, cell, torch.ones_like(cell))
     return (count == CELL_GRID**2).gather(1, cell)
 

@@ -1,0 +1,136 @@
+"""Train the demo model: `python -m st3.demo.train --output FOLDER`.
+
+Four stages: `tower` (windows of pictures), `whole` (whole pictures), `language` (on codes, no
+pictures) and `joint` (the trained tower, all visual tokens, random ST3 schedules). Each can be run
+alone with --stage; `tower` and `language` do not need each other and can run at the same time. An
+interrupted run goes on where its last checkpoint was when the same command is given again.
+
+On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
+MALLOC_TOP_PAD_=268435456 first: page faults cost more than arithmetic there.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import nn
+
+from st3.demo.architecture import build_config, build_model
+from st3.demo.codes import Codes
+from st3.demo.joint_stage import JointStage
+from st3.demo.language import vocabulary
+from st3.demo.language_stage import LanguageStage, codes_batch
+from st3.demo.loop import run_stage
+from st3.demo.optimiser import MasterAdamW
+from st3.demo.packaging import save
+from st3.demo.scenes import Scene, sample_scene
+from st3.demo.tower_stage import TowerStage, random_windows, tower_batch
+
+
+class Stage(str, enum.Enum):
+    """The parts of the training, in order."""
+
+    tower = "tower"
+    whole = "whole"
+    language = "language"
+    joint = "joint"
+
+
+STEPS = {Stage.tower: 3000, Stage.whole: 900, Stage.language: 1900, Stage.joint: 2000}
+RATES = {Stage.tower: 1.5e-3, Stage.whole: 7e-4, Stage.language: 1.2e-3, Stage.joint: 8e-4}
+WINDOWED = 0.87  # share of the tower stage on windows
+
+
+def _scenes(rng: np.random.Generator, batch: int, dense: float) -> list[Scene]:
+    """Scenes of 1-4 objects, a share `dense` of them with 6-9."""
+    return [
+        sample_scene(rng, objects=(6, 9) if rng.random() < dense else (1, 4)) for _ in range(batch)
+    ]
+
+
+class Training:
+    """A model, its stages, and a folder of checkpoints."""
+
+    def __init__(self, folder: Path, seed: int, batch: int, device: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.seed, self.batch, self.device = folder, seed, batch, device
+        model = build_model(build_config(vocabulary()), seed)
+        with torch.no_grad():
+            model.model.language_model.embed_tokens.weight.normal_(0, 0.5)
+        self.model = model.to(device, torch.bfloat16)
+        self.tower = TowerStage(self.model).to(device, torch.bfloat16)
+        self.language = LanguageStage(self.model).to(device)
+        self.joint = JointStage(self.tower, self.language)
+
+    def run(self, stage: Stage, steps: int) -> None:
+        """Train one stage on top of what the folder holds of the stages before it."""
+        if stage is Stage.whole:
+            self._restore(Stage.tower, self.tower)
+        if stage is Stage.joint:
+            self._restore(Stage.whole, self.tower)
+            self._restore(Stage.language, self.language)
+        modules: dict[Stage, nn.Module] = {
+            Stage.tower: self.tower,
+            Stage.whole: self.tower,
+            Stage.language: self.language,
+            Stage.joint: self.joint,
+        }
+        module = modules[stage]
+        module.requires_grad_(True)
+        if stage is Stage.joint:
+            self.joint.freeze_tower()
+        optimiser = MasterAdamW(module.parameters(), lr=RATES[stage], steps=steps)
+        codes = Codes()
+
+        def step(number: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            result: Any
+            if stage is Stage.joint:
+                result = self.joint(_scenes(rng, self.batch, 0.0), rng)
+            elif stage is Stage.language:
+                inputs = codes_batch(codes, _scenes(rng, self.batch, 0.0), rng)
+                result = self.language(*(x.to(self.device) for x in inputs))
+            else:
+                dense = 0.75 if stage is Stage.tower else 0.5
+                batch = tower_batch(_scenes(rng, self.batch, dense), rng).to(self.device)
+                windowed = stage is Stage.tower and number < WINDOWED * steps
+                windows = random_windows(rng, self.batch).to(self.device) if windowed else None
+                result = self.tower(batch, windows)
+            loss, measures = result
+            return loss, measures
+
+        run_stage(stage.value, module, optimiser, step, seed=self.seed, folder=self.folder)
+
+    def _restore(self, stage: Stage, module: nn.Module) -> None:
+        file = self.folder / f"{stage.value}.state.pt"
+        if not file.exists():
+            raise typer.BadParameter(f"{file} is missing: train the stage {stage.value!r} first")
+        module.load_state_dict(torch.load(file, map_location=self.device, weights_only=True)["module"])
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Checkpoints, log.jsonl, and in the end model/.")],
+    stage: Annotated[Stage | None, typer.Option(help="Only this one. [all]")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 8,
+    scale: Annotated[float, typer.Option(min=0, help="Steps, as a multiple of the default.")] = 1.0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads. [torch's choice]")] = 0,
+) -> None:
+    """Train the demo model on procedural scenes."""
+    if threads:
+        torch.set_num_threads(threads)
+    training = Training(output, seed, batch, device)
+    for each in [stage] if stage else list(Stage):
+        training.run(each, max(1, round(STEPS[each] * scale)))
+    if stage in (None, Stage.joint):
+        save(training.model, output / "model")
+        typer.echo(f"wrote {output / 'model'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,108 @@
+"""An answer as JSON and as lines to read: what `st3 run` prints."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+import st3
+from st3.generation import Answer
+
+
+def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) -> dict[str, Any]:
+    """The JSON document of one trimmed answer; the keys of DESIGN section 6 are stable.
+
+    `kv_cache.bytes` is what lives at the end of prefill; `mean_bytes`, `peak_bytes` and
+    `final_bytes` are over the decode, `allocated_bytes` counts free slots too.
+    """
+    session = answer.session
+    assert session is not None
+    assert session.cache is not None
+    timing = answer.timing
+    return {
+        "answer": answer.text,
+        "model": name,
+        "method": session.method.name,
+        "visual_tokens": {
+            "total": session.visual_tokens[0],
+            "kept_per_layer": session.kept_per_layer(),
+        },
+        "kv_cache": {
+            "bytes": session.kv_bytes[0],
+            "untrimmed_bytes": session.untrimmed_kv_bytes[0],
+            "ratio": session.kv_bytes[0] / session.untrimmed_kv_bytes[0],
+            "mean_bytes": sum(session.kv_bytes) / len(session.kv_bytes),
+            "mean_ratio": sum(session.kv_bytes) / sum(session.untrimmed_kv_bytes),
+            "peak_bytes": max(session.kv_bytes),
+            "final_bytes": session.kv_bytes[-1],
+            "allocated_bytes": session.cache.allocated_bytes,
+        },
+        "timing": {
+            "ttft_ms": timing.ttft_ms,
+            "tpot_ms": timing.tpot_ms,
+            "total_ms": timing.total_ms,
+        },
+        "new_tokens": answer.new_tokens,
+        "prompt": prompt,
+        "prompt_tokens": answer.prompt_tokens,
+        "settings": session.method.settings(session.layers),
+        "machine": {
+            "st3": st3.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+    }
+
+
+def summary(answer: Answer) -> str:
+    """One line: tokens, TTFT, tokens per second, the KV cache's share of untrimmed."""
+    parts = [
+        f"{answer.new_tokens} token{'s' if answer.new_tokens != 1 else ''}"
+        f" in {answer.timing.total_ms / 1000:.2f} s",
+        f"TTFT {_ms(answer.timing.ttft_ms)}",
+        f"{answer.tokens_per_second:.1f} tok/s",
+        f"KV cache {_kv(answer)}",
+    ]
+    return " · ".join(parts)
+
+
+def compare(answer: Answer, baseline: Answer) -> list[tuple[str, str, str]]:
+    """Rows (label, trimmed, untrimmed) of the comparison."""
+    rows = [("answer", answer.text, "the same" if baseline.text == answer.text else baseline.text)]
+    measures = (
+        ("tokens", lambda a: str(a.new_tokens)),
+        ("TTFT", lambda a: _ms(a.timing.ttft_ms)),
+        ("TPOT", lambda a: _ms(a.timing.tpot_ms)),
+        ("speed", lambda a: f"{a.tokens_per_second:.1f} tok/s"),
+        ("KV cache", _kv),
+    )
+    return rows + [(label, measure(answer), measure(baseline)) for label, measure in measures]
+
+
+def _ms(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f} ms"
+
+
+def _kv(answer: Answer) -> str:
+    session = answer.session
+    assert session is not None
+    share = session.kv_bytes[0] / session.untrimmed_kv_bytes[0]
+    mean = sum(session.kv_bytes) / sum(session.untrimmed_kv_bytes)
+    size = _size(session.kv_bytes[0])
+    return f"{size}, {share:.1%} of untrimmed after prefill ({mean:.1%} on average)"
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"

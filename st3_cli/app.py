@@ -1,0 +1,50 @@
+"""`st3`: the entry point. Importing this must not import torch; commands do that when they run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from st3 import __version__
+from st3_cli import run
+from st3_cli.errors import guard
+
+app = typer.Typer(
+    name="st3",
+    help="Faster multimodal LLMs: drop the visual tokens that nobody attends to.",
+    epilog="Start with: st3 run  (a bundled picture and the demo model, offline)",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"st3 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(name="run", epilog=run.EXAMPLES)(run.run)
+
+
+def main() -> None:
+    """Console script: parse, run, and turn errors into one line."""
+    command = typer.main.get_command(app)
+    sys.exit(guard(lambda: command(prog_name="st3", standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

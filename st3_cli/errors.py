@@ -1,0 +1,103 @@
+"""One boundary for everything that goes wrong: one line on stderr, and the exit code.
+
+0 done, 2 wrong usage, 1 anything else, 130 interrupted. A traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from rich.text import Text
+
+from st3_cli.console import err
+
+
+class UsageError(Exception):
+    """What was asked for makes no sense; the message says how to ask."""
+
+
+def guard(command: Callable[[], int | None]) -> int:
+    """Run `command` and turn whatever it raises into a line and an exit code."""
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter from flushing into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        message, code = explain(error)
+        _say(message)
+        return code
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """A line that says what is wrong and how to mend it, and the exit code."""
+    if isinstance(error, UsageError):
+        return str(error), 2
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's own
+        hint = getattr(error, "ctx", None)
+        path = getattr(hint, "command_path", "st3")
+        return f"{_line(error.format_message())} (see {path} --help)", int(error.exit_code)
+    memory = _out_of_memory(error)
+    if memory:
+        return memory, 1
+    network = _not_reachable(error)
+    if network:
+        return network, 1
+    if isinstance(error, (ValueError, RuntimeError, OSError)) and str(error):
+        return _line(str(error)), 1
+    return f"{type(error).__name__}: {_line(str(error))} (--debug shows where)", 1
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return (
+            "out of memory: use a smaller model or --dtype bfloat16, or lower --max-new-tokens"
+        )
+    return None
+
+
+def _not_reachable(error: BaseException) -> str | None:
+    """The Hub's many exceptions, by the names in their chain of causes."""
+    names: set[str] = set()
+    text = _line(str(error))
+    link: BaseException | None = error
+    while link is not None:
+        names |= {cls.__name__ for cls in type(link).__mro__}
+        link = link.__cause__ or link.__context__
+    if "GatedRepoError" in names:
+        return f"this model is gated: accept its terms on the Hub and set HF_TOKEN ({text})"
+    if "RevisionNotFoundError" in names:
+        return f"there is no such revision on the Hub ({text})"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    if offline and names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
+        return (
+            "the model is not in the local cache and HF_HUB_OFFLINE is set: unset it, or run "
+            "`hf download MODEL` where there is a network and set HF_HOME to that cache"
+        )
+    if "RepositoryNotFoundError" in names:
+        return "there is no such model on the Hub, or it is private: check its id, or set HF_TOKEN"
+    unreachable = {"LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"}
+    if names & (unreachable | {"OfflineModeIsEnabled", "TransportError", "ProxyError"}):
+        return (
+            "the model is not in the local cache and the Hub cannot be reached: check the network, "
+            "or run `hf download MODEL` where there is one and set HF_HOME to that cache"
+        )
+    return None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _say(message: str) -> None:
+    err.print(Text.assemble(("st3: ", "bold red"), message), soft_wrap=True)

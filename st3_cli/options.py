@@ -1,0 +1,138 @@
+"""The options that every subcommand shares, and how they become a method."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from st3.schedule import ANNEALINGS
+from st3_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from st3.methods import Method
+
+MODEL, METHOD, OUTPUT = "Model", "Method", "Output"
+
+Annealing = enum.Enum("Annealing", {name: name for name in ANNEALINGS}, type=str)  # type: ignore[misc]
+
+
+class Device(str, enum.Enum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(str, enum.Enum):
+    """What to compute in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def _share(text: str) -> float:
+    """A share of the visual tokens: 0.07 or 7%."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number: give a share such as 0.07 or 7%") from None
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{text} is not between 0 and 1 (0 % and 100 %)")
+    return value
+
+
+def _tau(text: str) -> int:
+    """A number of tokens, or 0 for `none`."""
+    if text.lower() == "none":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is no whole number from 1 on: give e.g. 128, or none")
+    return int(text)
+
+
+def _stride(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is no whole number of layers from 1 on: give e.g. 4")
+    return int(text)
+
+
+def _option(group: str, *names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=group, **more)
+
+
+ModelOption = Annotated[
+    str,
+    _option(MODEL, "--model", "-m", help="demo, 7b, 13b, a Hub id (or id@revision), or a folder."),
+]
+DeviceOption = Annotated[Device, _option(MODEL, "--device", help="auto takes CUDA if there is any.")]
+DtypeOption = Annotated[
+    Dtype, _option(MODEL, "--dtype", help="auto: the checkpoint's; on a CPU fp32 if it is small.")
+]
+AttentionOption = Annotated[
+    str | None,
+    _option(MODEL, "--attn-implementation", help="eager, sdpa, flash_attention_2.", metavar="NAME"),
+]
+MethodOption = Annotated[str, _option(METHOD, "--method", help="none, pvtp, vta or st3.")]
+PruneRatioOption = Annotated[
+    float | None,
+    _option(METHOD, "--prune-ratio", help="P, dropped at layer 4.", show_default="0.5", parser=_share, metavar="P"),
+]
+StrideOption = Annotated[
+    int | None,
+    _option(METHOD, "--stride", help="S, layers between cuts.", show_default="4, or a quarter of the depth", parser=_stride, metavar="S"),
+]
+RatioOption = Annotated[
+    float | None,
+    _option(METHOD, "--ratio", help="R, dropped every S layers.", show_default="from C", parser=_share, metavar="R"),
+]
+FinalKeepOption = Annotated[
+    float | None,
+    _option(
+        METHOD, "--final-keep", help="C, left in the last layer.", show_default="1 % for 32 layers, else 5 %",
+        parser=_share, metavar="C",
+    ),
+]  # fmt: skip
+TauOption = Annotated[
+    int | None,
+    _option(
+        METHOD, "--tau", help="After so many generated tokens no visual one is left; or none.", show_default="128",
+        parser=_tau, metavar="TOKENS|none",
+    ),
+]  # fmt: skip
+AnnealingOption = Annotated[
+    Annealing | None, _option(METHOD, "--annealing", help="How they leave over time.", show_default="cosine")
+]
+ScorerOption = Annotated[
+    str | None, _option(METHOD, "--scorer", help="What importance is.", show_default="last-token", metavar="NAME")
+]
+SeedOption = Annotated[int, _option(MODEL, "--seed", help="Of everything random.", min=0)]
+JsonOption = Annotated[
+    bool, _option(OUTPUT, "--json", help="One JSON document on stdout, all else on stderr.")
+]
+DebugOption = Annotated[bool, _option(OUTPUT, "--debug", help="Show tracebacks.")]
+
+
+def build_method(name: str, layers: int, **given: Any) -> Method:
+    """The method that was asked for, checked against a decoder of `layers` layers.
+
+    Raises:
+        UsageError: an unknown method, a parameter that it lacks, or values that do not fit.
+    """
+    from st3.methods import make_method
+
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if "tau" in chosen:
+        chosen["tau"] = chosen["tau"] or None
+    if "annealing" in chosen:
+        chosen["annealing"] = chosen["annealing"].value
+    try:
+        method = make_method(name, **chosen)
+        method.schedule(layers)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return method

@@ -1,0 +1,152 @@
+"""`st3 run IMAGE PROMPT`: ask about a picture, trimmed; the answer streams."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from st3_cli import options as o
+from st3_cli.console import err, out, print_json, quiet_transformers
+from st3_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from st3.generation import Answer
+
+EXAMPLES = (
+    "Examples:  st3 run  |  st3 run photo.jpg 'What do you see?' --model 7b  |  "
+    "st3 run photo.jpg 'How many?' --compare --show-kept kept.png"
+)
+
+
+def run(
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            help="A path, a URL, or - for standard input.", show_default="a bundled picture"
+        ),
+    ] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The question.", show_default="Describe this picture.")] = None,
+    model: o.ModelOption = "demo",
+    method: o.MethodOption = "st3",
+    prune_ratio: o.PruneRatioOption = None,
+    stride: o.StrideOption = None,
+    ratio: o.RatioOption = None,
+    final_keep: o.FinalKeepOption = None,
+    tau: o.TauOption = None,
+    annealing: o.AnnealingOption = None,
+    scorer: o.ScorerOption = None,
+    device: o.DeviceOption = o.Device.auto,
+    dtype: o.DtypeOption = o.Dtype.auto,
+    attn_implementation: o.AttentionOption = None,
+    seed: o.SeedOption = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="At most so many.", rich_help_panel=o.MODEL)
+    ] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 is greedy.", rich_help_panel=o.MODEL)
+    ] = 0.0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Run it untrimmed as well.", rich_help_panel=o.OUTPUT)
+    ] = False,
+    show_kept: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the patches that survive, one panel a group of layers.",
+            metavar="FILE.png", rich_help_panel=o.OUTPUT,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite FILE.png.", rich_help_panel=o.OUTPUT)
+    ] = False,
+    json: o.JsonOption = False,
+    debug: o.DebugOption = False,
+) -> None:  # fmt: skip
+    """Ask about a picture; the answer streams, and one line says what it took."""
+    _check_output(show_kept, force)
+    if prompt is not None and not prompt.strip():
+        raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
+
+    from st3 import demo, generation, loading, report
+    from st3.pictures import open_picture
+
+    quiet_transformers()
+    source = loading.find(model)
+    layers = loading.load_config(source).get_text_config().num_hidden_layers
+    chosen = o.build_method(
+        method, layers, prune_ratio=prune_ratio, stride=stride, ratio=ratio, final_keep=final_keep,
+        tau=tau, annealing=annealing, scorer=scorer,
+    )  # fmt: skip
+    picture = open_picture(image if image is not None else demo.PICTURE)
+    question = prompt if prompt is not None else demo.PROMPT
+    live, processor = loading.load(
+        model, device=device.value, dtype=dtype.value, attn_implementation=attn_implementation
+    )
+
+    def ask(how: Any, tokens: int = max_new_tokens, on_text: Any = None) -> Answer:
+        return generation.answer(
+            live, processor, picture, question, how,
+            max_new_tokens=tokens, temperature=temperature, seed=seed, on_text=on_text,
+        )  # fmt: skip
+
+    from st3.methods import make_method
+
+    untrimmed = make_method("none")
+    if compare:  # both are timed warm
+        ask(chosen, 2)
+        ask(untrimmed, 2)
+    if not json and image is None:
+        err.print(f"[dim]picture: {demo.PICTURE.name} (bundled)   prompt: {question}[/dim]")
+    answer = ask(chosen, on_text=None if json else _stream)
+    baseline = ask(untrimmed) if compare else None
+    if show_kept is not None:
+        from st3.plots import save_kept
+
+        save_kept(show_kept, live, processor, picture, answer.session)
+    if json:
+        document = report.describe(answer, model, live, prompt=question)
+        if baseline is not None:
+            document["untrimmed"] = report.describe(baseline, model, live, prompt=question)
+            document["same_answer"] = baseline.text == answer.text
+        print_json(document)
+        return
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    if baseline is None:
+        err.print(f"[dim]{report.summary(answer)}[/dim]")
+    else:
+        _print_comparison(answer, baseline)
+    if show_kept is not None:
+        err.print(f"[dim]wrote {show_kept}[/dim]")
+
+
+def _stream(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _check_output(path: Path | None, force: bool) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--show-kept writes a PNG: name it {path.with_suffix('.png')}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--show-kept: there is no folder {path.parent}")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists: give another name, or --force to overwrite it")
+
+
+def _print_comparison(answer: Answer, baseline: Answer) -> None:
+    from st3 import report
+
+    assert answer.session is not None
+    table = Table(title="Timed warm, one run each", title_justify="left", title_style="dim")
+    table.add_column("")
+    table.add_column(answer.session.method.name)
+    table.add_column("untrimmed")
+    for label, ours, theirs in report.compare(answer, baseline):
+        table.add_row(label, ours, theirs)
+    out.print(table)
