@@ -5,9 +5,9 @@ stores its visual tokens sorted by importance, least first, in front of everythi
 
     [ visual, least ... most | text | generated -> ]
 
-Annealing is then a start pointer that moves right: no gather, no mask, no copy, and attention reads
-one contiguous window. When the buffer is full the window slides back to slot 0, or, if it has really
-outgrown the buffer, the buffer is replaced by one for twice as many generated tokens.
+Annealing is then a start pointer that moves right: no gather, no mask, no copy, and attention
+reads one contiguous window. When the buffer is full the window slides back to slot 0, or, if it has
+really outgrown the buffer, into one for twice as many generated tokens.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class TrimmedLayer(CacheLayerMixin):
     """
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +157,8 @@ class TrimmedLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.keys = self.values = self.valid = None
+        del self.keys, self.values
+        self.valid = None
         self.is_initialized = False
         self.start = self.end = self.visual = self.seen = 0
 
@@ -200,7 +203,12 @@ class TrimmedCache(Cache):
         self.closed = False
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `TrimmedLayer.update`.
 
@@ -221,9 +229,9 @@ class TrimmedCache(Cache):
     @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values that attention sees."""
-        return sum(x.numel() * x.element_size() for layer in self.layers for x in layer.live())
+        return sum(x.nbytes for layer in self.layers for x in layer.live())
 
     @property
     def allocated_bytes(self) -> int:
         """Bytes of all buffers, free slots included."""
-        return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)

@@ -83,7 +83,7 @@ def prepare(
     if placeholder in prompt:
         raise ValueError(f"leave {placeholder} out of the prompt: the picture is put in by itself")
     if processor.chat_template is not None:
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
         text = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
@@ -137,7 +137,9 @@ def answer(
     """
     inputs = prepare(model, processor, picture, prompt)
     length = inputs["input_ids"].shape[1]
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    sampling = (
+        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    )
     streamer = _Streamer(processor.tokenizer, on_text)
     torch.manual_seed(seed)
     trimmed: Any = nullcontext() if method is None else trim(model, method)

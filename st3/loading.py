@@ -1,7 +1,7 @@
 """From a name to a model and its processor: `demo`, `7b`, `13b`, a Hub id or a local folder.
 
-One path for all of them: transformers' own `from_pretrained`, safetensors only. `random_model` makes
-a model of the same shape with random weights, for measuring without a download.
+One path for all of them: transformers' own `from_pretrained`, safetensors only. `random_model`
+makes a model of the same shape with random weights, for measuring without a download.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -108,7 +108,7 @@ def load(
     source = find(name, revision)
     config = load_config(source)
     chosen = find_device(device)
-    model, report = AutoModelForImageTextToText.from_pretrained(
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         source.place,
         revision=source.revision,
         config=config,
@@ -117,13 +117,14 @@ def load(
         use_safetensors=True,
         output_loading_info=True,
     )
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
             f"{name} lacks {len(missing)} weights of a {config.model_type} model, {missing[0]} "
             "among them: the checkpoint is incomplete"
         )
-    processor = AutoProcessor.from_pretrained(source.place, revision=source.revision)
+    processor: Any = AutoProcessor.from_pretrained(source.place, revision=source.revision)
     processor.tokenizer.padding_side = "left"
     return model.to(chosen).eval(), processor
 
@@ -139,8 +140,9 @@ def random_model(
     find_adapter(config)
     torch.manual_seed(seed)
     with torch.device(find_device(device)):
-        model: PreTrainedModel = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    return model.eval()
+        model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    model.eval()
+    return cast(PreTrainedModel, model)
 
 
 def known_config(name: str) -> Any:

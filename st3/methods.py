@@ -83,7 +83,9 @@ class PVTP(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ratio is not None and self.final_keep is not None:
-            raise ValueError("give the ratio R or the final keep C, not both: each follows from the other")
+            raise ValueError(
+                "give the ratio R or the final keep C, not both: each follows from the other"
+            )
 
     def schedule(self, layers: int) -> Schedule:
         return Schedule(self._keeps(layers))

@@ -60,10 +60,10 @@ def _read(path: Path) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "st3"})
     deadline = time.monotonic() + TIMEOUT
     data = bytearray()
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "st3"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             while chunk := response.read1(1 << 16):
                 data += chunk
@@ -113,7 +113,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.float64)
         low, high = float(np.nanmin(grey)), float(np.nanmax(grey))
         if image.mode == "F":
-            scale = 255.0 if 0 <= low and high <= 1 else 1.0
+            scale = 255.0 if low >= 0 and high <= 1 else 1.0
         else:
             scale = 255 / 65535 if high > 255 else 1.0
         grey = np.nan_to_num(grey * scale).clip(0, 255)

@@ -20,7 +20,7 @@ from st3.schedule import Group, Schedule
 from st3.session import TrimSession
 
 _PANEL = 2.6  # inches
-_COLUMNS = 4
+_COLUMNS = 5
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -63,10 +63,11 @@ def save_kept(
         alive = np.zeros(total, dtype=bool)
         alive[kept] = True
         _show_patches(axis, seen, alive.reshape(side, side))
-        axis.set_title(f"{_name(group)}\n{len(kept)} of {total} ({len(kept) / total:.0%})", fontsize=9)
+        axis.set_title(
+            f"{_name(group)}\n{len(kept)} of {total} ({len(kept) / total:.0%})", fontsize=9
+        )
     figure.suptitle(
-        f"Visual tokens kept at prefill by {session.method.name}, "
-        f"{session.layers} layers",
+        f"Visual tokens kept at prefill by {session.method.name}, {session.layers} layers",
         fontsize=10,
     )
     save(figure, path)
@@ -104,17 +105,19 @@ def seen_by_model(processor: ProcessorMixin, picture: Image.Image) -> np.ndarray
     return shown
 
 
-def _show_patches(
-    axis: Any, seen: np.ndarray[Any, Any], alive: np.ndarray[Any, Any]
-) -> None:
-    """Dropped patches fade to near white; kept ones stay as they are."""
+def _show_patches(axis: Any, seen: np.ndarray[Any, Any], alive: np.ndarray[Any, Any]) -> None:
+    """Dropped patches turn grey; kept ones stay as they are."""
     height, width, _ = seen.shape
     rows = np.arange(height) * alive.shape[0] // height
     columns = np.arange(width) * alive.shape[1] // width
     mask = alive[rows][:, columns, None]
-    grey = 0.82 + 0.1 * seen.mean(axis=2, keepdims=True)
+    grey = 0.5 + 0.2 * seen.mean(axis=2, keepdims=True)
     axis.imshow(np.where(mask, seen, grey))
 
 
 def _name(group: Group) -> str:
-    return f"layer {group.first}" if group.first == group.last else f"layers {group.first}–{group.last}"
+    return (
+        f"layer {group.first}"
+        if group.first == group.last
+        else f"layers {group.first}-{group.last}"
+    )

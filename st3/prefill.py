@@ -115,7 +115,12 @@ class Prefill:
         return hidden, tuple(turn.to(hidden.device) for turn in self.turns)
 
     def observe(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
     ) -> None:
         """Score if this layer decides something, and put its keys and values into the cache."""
         if layer in self.scored:

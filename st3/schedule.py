@@ -21,8 +21,8 @@ ANNEALINGS: dict[str, Callable[[float], float]] = {
     "step": lambda x: 1.0 if x < 1 else 0.0,
     "none": lambda x: 1.0,
 }
-"""Name -> share of visual tokens left at x = min(t, tau) / tau. The paper says "cosine" and no more;
-`cosine` is the half cosine of SGDR (ours), the others are for comparison (ours)."""
+"""Name -> share of visual tokens left at x = min(t, tau) / tau. The paper says "cosine" and no
+more; `cosine` is the half cosine of SGDR (ours), the others are for comparison (ours)."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ class Schedule:
 
     def groups(self) -> tuple[Group, ...]:
         """The runs of layers with one keep ratio, in order."""
-        starts = [1] + [
-            i + 1 for i in range(1, self.layers) if self.keeps[i] != self.keeps[i - 1]
-        ]
+        starts = [1] + [i + 1 for i in range(1, self.layers) if self.keeps[i] != self.keeps[i - 1]]
         ends = [start - 1 for start in starts[1:]] + [self.layers]
         first_score = min(FIRST_PRUNED_LAYER - 1, ends[0] if len(starts) > 1 else self.layers)
         return tuple(
@@ -122,7 +120,7 @@ def strides_below(layers: int, stride: int) -> int:
 
 
 def final_keep(layers: int, prune_ratio: float, ratio: float, stride: int) -> float:
-    """C of eq. 9: the share left in the last layer. May be negative: then the setting is illegal."""
+    """C of eq. 9: the share left in the last layer; negative where the setting is illegal."""
     if layers < FIRST_PRUNED_LAYER:
         return 1.0
     return _tidy(1 - prune_ratio - strides_below(layers, stride) * ratio)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
-from st3.adapters import attention_function, find_adapter, visual_mask
+from st3.adapters import Adapter, attention_function, find_adapter, visual_mask
 from st3.cache import TrimmedCache
 from st3.methods import Method, make_method
 from st3.prefill import Prefill, attention_mask, layout
@@ -33,7 +33,9 @@ _BACKENDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 
 
 @contextmanager
-def trim(model: PreTrainedModel, method: str | Method = "st3", **parameters: Any) -> Iterator[TrimSession]:
+def trim(
+    model: PreTrainedModel, method: str | Method = "st3", **parameters: Any
+) -> Iterator[TrimSession]:
     """Trim visual tokens of everything that `model` computes inside the `with`.
 
     Args:
@@ -66,20 +68,18 @@ def trim(model: PreTrainedModel, method: str | Method = "st3", **parameters: Any
     layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
     session = TrimSession(method, len(layers))
     trimmer = _Trimmer(session, adapter, model, before)
+    places = [(adapter.merger(model), trimmer.see_tokens), (decoder, trimmer.enter)]
+    places += [(layer, trimmer.enter_layer) for layer in layers]
     hooks = []
     try:
-        hooks.append(
-            adapter.merger(model).register_forward_pre_hook(trimmer.see_tokens, with_kwargs=True)
-        )
-        hooks.append(decoder.register_forward_pre_hook(trimmer.enter, with_kwargs=True))
-        for layer in layers:
-            hooks.append(layer.register_forward_pre_hook(trimmer.enter_layer, with_kwargs=True))
+        for module, hook in places:
+            hooks += [module.register_forward_pre_hook(hook, with_kwargs=True)]
         config._attn_implementation = _IMPLEMENTATION
         yield session
     finally:
         config._attn_implementation = before
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
         if session.cache is not None:
             session.cache.closed = True
 
@@ -87,7 +87,7 @@ def trim(model: PreTrainedModel, method: str | Method = "st3", **parameters: Any
 class _Trimmer:
     """The hooks of one `trim`, and the prefill they are in, if any."""
 
-    def __init__(self, session: TrimSession, adapter: Any, model: Any, backend: str) -> None:
+    def __init__(self, session: TrimSession, adapter: Adapter, model: Any, backend: str) -> None:
         self.session = session
         self.adapter = adapter
         self.model = model
@@ -103,10 +103,10 @@ class _Trimmer:
         if input_ids is not None:
             self.visual = visual_mask(self.adapter, self.model, input_ids)
 
-    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def enter(self, module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Before the decoder: start a prefill, or let annealing evict before a decode step."""
         cache, hidden = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
-        if cache is not None and cache is self.session.cache and cache.get_seq_length() > 0:
+        if isinstance(cache, TrimmedCache) and cache is self.session.cache:
             if self.visual is not None and hidden.shape[1] > 1 and bool(self.visual.any()):
                 raise ValueError("st3 needs every picture of a conversation in its first forward")
             self.prefill = None
@@ -129,11 +129,11 @@ class _Trimmer:
         self.prefill = Prefill(self.session, prompt, self.visual, mask)
         return args, kwargs
 
-    def enter_layer(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def enter_layer(self, module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Before a layer: at prefill, gather the tokens that its group keeps."""
         kwargs["st3_trimmer"] = self
         if self.prefill is not None:
-            layer = module.self_attn.layer_idx + 1  # type: ignore[union-attr, operator]
+            layer = module.self_attn.layer_idx + 1
             hidden = args[0] if args else kwargs["hidden_states"]
             hidden, turns = self.prefill.enter_layer(layer, hidden, kwargs["position_embeddings"])
             args = (hidden, *args[1:]) if args else args
@@ -145,7 +145,12 @@ class _Trimmer:
         return args, kwargs
 
     def attend(
-        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        **kwargs: Any,
     ) -> Any:
         """One layer's attention, with our mask and, at prefill, our scoring and cache."""
         layer = module.layer_idx + 1

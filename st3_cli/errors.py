@@ -14,6 +14,8 @@ from rich.text import Text
 
 from st3_cli.console import err
 
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
 
 class UsageError(Exception):
     """What was asked for makes no sense; the message says how to ask."""
@@ -22,10 +24,10 @@ class UsageError(Exception):
 def guard(command: Callable[[], int | None]) -> int:
     """Run `command` and turn whatever it raises into a line and an exit code."""
     try:
-        return command() or 0
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+        code = command() or 0
+        if code == _INTERRUPTED:
+            _say("interrupted")
+        return code
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep the interpreter from flushing into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,9 +62,7 @@ def explain(error: Exception) -> tuple[str, int]:
 def _out_of_memory(error: Exception) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return (
-            "out of memory: use a smaller model or --dtype bfloat16, or lower --max-new-tokens"
-        )
+        return "out of memory: use a smaller model or --dtype bfloat16, or lower --max-new-tokens"
     return None
 
 

@@ -40,7 +40,9 @@ def _share(text: str) -> float:
     try:
         value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number: give a share such as 0.07 or 7%") from None
+        raise typer.BadParameter(
+            f"{text!r} is no number: give a share such as 0.07 or 7%"
+        ) from None
     if not 0 <= value <= 1:
         raise typer.BadParameter(f"{text} is not between 0 and 1 (0 % and 100 %)")
     return value
@@ -69,7 +71,9 @@ ModelOption = Annotated[
     str,
     _option(MODEL, "--model", "-m", help="demo, 7b, 13b, a Hub id (or id@revision), or a folder."),
 ]
-DeviceOption = Annotated[Device, _option(MODEL, "--device", help="auto takes CUDA if there is any.")]
+DeviceOption = Annotated[
+    Device, _option(MODEL, "--device", help="auto takes CUDA if there is any.")
+]
 DtypeOption = Annotated[
     Dtype, _option(MODEL, "--dtype", help="auto: the checkpoint's; on a CPU fp32 if it is small.")
 ]
@@ -80,35 +84,62 @@ AttentionOption = Annotated[
 MethodOption = Annotated[str, _option(METHOD, "--method", help="none, pvtp, vta or st3.")]
 PruneRatioOption = Annotated[
     float | None,
-    _option(METHOD, "--prune-ratio", help="P, dropped at layer 4.", show_default="0.5", parser=_share, metavar="P"),
+    _option(
+        METHOD,
+        "--prune-ratio",
+        help="P, dropped at layer 4.",
+        show_default="0.5",
+        parser=_share,
+        metavar="P",
+    ),
 ]
 StrideOption = Annotated[
     int | None,
-    _option(METHOD, "--stride", help="S, layers between cuts.", show_default="4, or a quarter of the depth", parser=_stride, metavar="S"),
+    _option(
+        METHOD,
+        "--stride",
+        help="S, layers between cuts.",
+        show_default="4, or a quarter of the depth",
+        parser=_stride,
+        metavar="S",
+    ),
 ]
 RatioOption = Annotated[
     float | None,
-    _option(METHOD, "--ratio", help="R, dropped every S layers.", show_default="from C", parser=_share, metavar="R"),
+    _option(
+        METHOD,
+        "--ratio",
+        help="R, dropped every S layers.",
+        show_default="from C",
+        parser=_share,
+        metavar="R",
+    ),
 ]
 FinalKeepOption = Annotated[
     float | None,
     _option(
-        METHOD, "--final-keep", help="C, left in the last layer.", show_default="1 % for 32 layers, else 5 %",
+        METHOD, "--final-keep", help="C, left in the last layer.",
+        show_default="1 % for 32 layers, else 5 %",
         parser=_share, metavar="C",
     ),
 ]  # fmt: skip
 TauOption = Annotated[
     int | None,
     _option(
-        METHOD, "--tau", help="After so many generated tokens no visual one is left; or none.", show_default="128",
+        METHOD, "--tau", help="After so many generated tokens no visual one is left; or none.",
+        show_default="128",
         parser=_tau, metavar="TOKENS|none",
     ),
 ]  # fmt: skip
 AnnealingOption = Annotated[
-    Annealing | None, _option(METHOD, "--annealing", help="How they leave over time.", show_default="cosine")
+    Annealing | None,
+    _option(METHOD, "--annealing", help="How they leave over time.", show_default="cosine"),
 ]
 ScorerOption = Annotated[
-    str | None, _option(METHOD, "--scorer", help="What importance is.", show_default="last-token", metavar="NAME")
+    str | None,
+    _option(
+        METHOD, "--scorer", help="What importance is.", show_default="last-token", metavar="NAME"
+    ),
 ]
 SeedOption = Annotated[int, _option(MODEL, "--seed", help="Of everything random.", min=0)]
 JsonOption = Annotated[

@@ -29,7 +29,9 @@ def run(
             help="A path, a URL, or - for standard input.", show_default="a bundled picture"
         ),
     ] = None,
-    prompt: Annotated[str | None, typer.Argument(help="The question.", show_default="Describe this picture.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The question.", show_default="Describe this picture.")
+    ] = None,
     model: o.ModelOption = "demo",
     method: o.MethodOption = "st3",
     prune_ratio: o.PruneRatioOption = None,

@@ -37,7 +37,9 @@ def cosine(tau: int) -> Callable[[int], float]:
     return lambda t: 0.5 + 0.5 * math.cos(math.pi * min(t / tau, 1))
 
 
-def oracle_logits(model: Any, inputs: dict[str, Any], answer: torch.Tensor, setting: Setting) -> Any:
+def oracle_logits(
+    model: Any, inputs: dict[str, Any], answer: torch.Tensor, setting: Setting
+) -> Any:
     """Logits [B, T, vocabulary] of the T answer tokens [B, T], and the kept visual tokens.
 
     The second result is kept[row][layer - 1]: the prompt positions of the visual tokens that are

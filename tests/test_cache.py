@@ -39,9 +39,7 @@ def test_layer_behaves_as_lists_do(seed: int) -> None:
         keys, -keys, seen=visual + text, valid=None, order=order,
         capacity=lambda t: visual + text + (t // 4 if tight else t),
     )  # fmt: skip
-    model = [
-        keys[row, 0, index[row, visual - counts[row] :], 0].tolist() for row in range(rows)
-    ]
+    model = [keys[row, 0, index[row, visual - counts[row] :], 0].tolist() for row in range(rows)]
     left = list(counts)
     for step in range(400):
         smaller = [max(0, n - rng.choice([0, 0, 1, 3])) for n in left]

@@ -86,7 +86,9 @@ def test_counts_never_rise(
         return
     schedule = Schedule(pvtp_keeps(depth, prune, ratio, stride), tau, form)
     times = sorted({0, 1, tau // 2, tau - 1, tau, tau + 1, 10 * tau})
-    table = [[schedule.count(n, visual, t) for t in times] for n in (1, 3, 4, depth // 2 + 2, depth)]
+    table = [
+        [schedule.count(n, visual, t) for t in times] for n in (1, 3, 4, depth // 2 + 2, depth)
+    ]
     for row in table:
         assert row == sorted(row, reverse=True)
     for column in zip(*table, strict=True):
@@ -114,7 +116,8 @@ def test_a_refusal_names_values_that_fit(
 
 
 @pytest.mark.parametrize(
-    ("form", "half"), [("cosine", 0.5), ("quarter-cosine", 0.5**0.5), ("linear", 0.5), ("step", 1.0)]
+    ("form", "half"),
+    [("cosine", 0.5), ("quarter-cosine", 0.5**0.5), ("linear", 0.5), ("step", 1.0)],
 )
 def test_annealing_forms(form: str, half: float) -> None:
     schedule = Schedule((1.0,) * 8, 100, form)

@@ -1,10 +1,12 @@
-"""The demo's shape: a small, true `LlavaForConditionalGeneration` with LLaVA-1.5's 576 visual tokens.
+"""The demo's shape: a small, true LLaVA with LLaVA-1.5's 576 visual tokens.
 
 One place for every size. The tower sees 192 x 192 pictures in patches of 8; the decoder is twelve
 layers deep, enough for four groups of layers under the default schedule.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -18,6 +20,11 @@ HEADS = 4
 
 def build_config(vocabulary: dict[str, int]) -> LlavaConfig:
     """The configuration for a tokenizer's `vocabulary` (token -> id)."""
+    special: dict[str, Any] = {
+        "bos_token_id": vocabulary["<s>"],
+        "eos_token_id": vocabulary["</s>"],
+        "pad_token_id": vocabulary["<pad>"],
+    }
     vision = CLIPVisionConfig(
         image_size=PICTURE_SIZE,
         patch_size=PATCH_SIZE,
@@ -37,23 +44,18 @@ def build_config(vocabulary: dict[str, int]) -> LlavaConfig:
         max_position_embeddings=2048,
         initializer_range=0.06,
         tie_word_embeddings=False,
-        bos_token_id=vocabulary["<s>"],
-        eos_token_id=vocabulary["</s>"],
-        pad_token_id=vocabulary["<pad>"],
+        **special,
     )
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=vocabulary["<image>"],
-        image_token_id=vocabulary["<image>"],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
         image_seq_length=(PICTURE_SIZE // PATCH_SIZE) ** 2,
         tie_word_embeddings=False,
-        bos_token_id=vocabulary["<s>"],
-        eos_token_id=vocabulary["</s>"],
-        pad_token_id=vocabulary["<pad>"],
+        **special,
     )
 
 

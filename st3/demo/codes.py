@@ -1,8 +1,8 @@
-"""What one visual token should say: a fixed code of colour, shape and place, as wide as the decoder.
+"""What one visual token should say: a fixed code of colour, shape and place.
 
-The tower and the projector learn to turn a patch into its code; the language model meanwhile learns
-to read codes made straight from scenes, with no picture drawn. Both stages can therefore run at the
-same time, and meet afterwards.
+The tower and the projector learn to turn a patch into its code; the language model meanwhile
+learns to read codes made straight from scenes, with no picture drawn. Both stages can therefore run
+at the same time, and meet afterwards.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Codes:
         nothing, something = self.presence
         thing = self.colours[colour] + self.shapes[shape] + something
         share = coverage.unsqueeze(-1)
-        return self.place[place] + share * thing + (1 - share) * nothing
+        code: torch.Tensor = self.place[place] + share * thing + (1 - share) * nothing
+        return code
 
 
 def labels(scene: Scene, owner: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,7 +23,14 @@ from st3.methods import Method, make_method
 
 
 def accuracies(
-    model: Any, processor: Any, method: Method, *, scenes: int, seed: int, tasks: tuple[str, ...], batch: int
+    model: Any,
+    processor: Any,
+    method: Method,
+    *,
+    scenes: int,
+    seed: int,
+    tasks: tuple[str, ...],
+    batch: int,
 ) -> dict[str, float]:
     """Exact-match accuracy of each task, in 0..1."""
     right: dict[str, int] = dict.fromkeys(tasks, 0)
@@ -69,10 +76,14 @@ def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str])
 
 
 def main(
-    method: Annotated[str, typer.Option(help="none, pvtp, vta or st3, at its default setting.")] = "none",
+    method: Annotated[
+        str, typer.Option(help="none, pvtp, vta or st3, at its default setting.")
+    ] = "none",
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 300,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    model: Annotated[Path | None, typer.Option(help="A trained folder. [the packaged model]")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A trained folder. [the packaged model]")
+    ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 16,
     final_keep: Annotated[float | None, typer.Option(help="C of pvtp and st3.")] = None,
@@ -86,9 +97,7 @@ def main(
     live, processor = st3.load(str(model or "demo"), device=device)
     chosen = make_method(method, **{k: v for k, v in given.items() if v is not None})
     tasks = tuple(task or TASKS)
-    found = accuracies(
-        live, processor, chosen, scenes=scenes, seed=seed, tasks=tasks, batch=batch
-    )
+    found = accuracies(live, processor, chosen, scenes=scenes, seed=seed, tasks=tasks, batch=batch)
     overall = sum(found.values()) / len(found)
     if as_json:
         settings = chosen.settings(live.config.get_text_config().num_hidden_layers)

@@ -52,7 +52,7 @@ class JointStage(nn.Module):
         device = self.language.head.weight.device
         with torch.no_grad():
             features = self.seeing.features(pixels.to(device, self.language.head.weight.dtype))
-        return self.language(
+        result: tuple[torch.Tensor, dict[str, float]] = self.language(
             self.seeing.projector(features),
             torch.arange(GRID * GRID, device=device).expand(len(scenes), -1),
             torch.stack([torch.from_numpy(r.owner).flatten() for r in rendered]).to(device),
@@ -60,3 +60,4 @@ class JointStage(nn.Module):
             pack([questions(scene, rng) for scene in scenes], rng).to(device),
             random_keep(rng),
         )
+        return result

@@ -34,7 +34,7 @@ class Question:
 
 
 def place(cell: int) -> str:
-    """"at the top left", "in the centre", ..."""
+    """ "at the top left", "in the centre", ..."""
     row, column = divmod(cell, CELLS)
     where = PLACES[row][column]
     return f"in the {where}" if where == "centre" else f"at the {where}"
@@ -46,7 +46,7 @@ def _noun(thing: SceneObject) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """"at the top left a red star, in the centre a blue circle and at the ... a green cross."."""
+    """ "at the top left a red star, in the centre a blue circle and at the ... a green cross."."""
     parts = [f"{place(o.cell)} {_noun(o)}" for o in scene.objects]
     *head, last = parts
     return (", ".join(head) + " and " if head else "") + last + "."

@@ -2,7 +2,7 @@
 
 All questions about a picture are packed behind its visual tokens in one row: a question attends to
 the picture and to itself, and its positions start anew behind the picture. Two additions to the
-usual loss come from what the renderer knows (both in `_AttentionLoss`): the last prompt token should
+usual loss come from what the renderer knows (both in `_AttentionLoss`): the last prompt token is to
 look at the objects, and one head at the object that is asked about or named next. `trim` runs the
 forward under an ST3 schedule, ranked by one question's last token, as at inference.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, LlavaForConditionalGeneration
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -29,13 +29,14 @@ PREFIX = ("<s>", "user", ":")
 QUESTIONS = {
     "describe": 1,
     "count": 1,
-    "colour_at_place": 2,
-    "shape_at_place": 2,
-    "colour_of_shape": 1,
-    "shape_of_colour": 1,
-    "exists": 2,
+    "colour_at_place": 1,
+    "shape_at_place": 1,
+    "colour_of_shape": 2,
+    "shape_of_colour": 2,
+    "exists": 4,
     "where": 2,
 }
+LOOKUPS = ("colour_of_shape", "shape_of_colour", "exists", "where")
 _IMPLEMENTATION = "st3_demo_training"
 _GENERAL_LAYERS = range(2, 11)  # 0-based: the layers whose scores can decide a cut
 _POINTED_LAYERS = range(3, 9)
@@ -47,6 +48,7 @@ class Packed:
 
     tokens, branch, offset: int64 [B, T]; branch -1 is padding; offset counts inside the branch.
     rows, labels: where an answer token is predicted [A, 2] (row, place) and which [A].
+    lookup: bool [A], the tokens that answer a look-up by content, for the log.
     last: last prompt tokens [Q, 2].
     pointed, objects: places that concern one object [M, 2] and which object [M].
     ranking: the last prompt token of the question that ranks, one for each row [B].
@@ -57,6 +59,7 @@ class Packed:
     offset: torch.Tensor
     rows: torch.Tensor
     labels: torch.Tensor
+    lookup: torch.Tensor
     last: torch.Tensor
     pointed: torch.Tensor
     objects: torch.Tensor
@@ -64,7 +67,9 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """The same on `device`."""
-        return Packed(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return Packed(
+            **{field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        )
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
@@ -83,7 +88,8 @@ def _objects_named(question: Question) -> list[int | None]:
     words = split(question.answer)
     if question.task != "describe":
         return [question.target] * len(words)
-    named, current = [], 0
+    named: list[int | None] = []
+    current = 0
     for word in words:
         named.append(current)
         if word in {",", "and"}:
@@ -98,7 +104,7 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
     tokens: list[list[int]] = []
     branches: list[list[int]] = []
     offsets: list[list[int]] = []
-    rows, labels, last, pointed, objects, ranking = [], [], [], [], [], []
+    rows, labels, lookup, last, pointed, objects, ranking = [], [], [], [], [], [], []
     for row, batch in enumerate(asked):
         line: list[int] = []
         branch: list[int] = []
@@ -115,6 +121,7 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
             for i, (word, thing) in enumerate(zip(answer, named, strict=True)):
                 rows.append((row, end + i))
                 labels.append(ids[word])
+                lookup.append(question.task in LOOKUPS and word != "</s>")
                 if thing is not None:
                     pointed.append((row, end + i))
                     objects.append(thing)
@@ -137,6 +144,7 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
         offset=padded(offsets, 0),
         rows=torch.tensor(rows),
         labels=torch.tensor(labels),
+        lookup=torch.tensor(lookup),
         last=torch.tensor(last),
         pointed=torch.tensor(pointed),
         objects=torch.tensor(objects),
@@ -188,7 +196,9 @@ def _cross_entropy(log_p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return loss[count > 0].mean() if bool((count > 0).any()) else log_p.sum() * 0
 
 
-def _attention(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+def _attention(
+    module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any
+) -> Any:
     observer: _AttentionLoss = kwargs.pop("observer")
     observer.observe(module.layer_idx, query, key, module.scaling)  # type: ignore[arg-type]
     return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
@@ -229,13 +239,16 @@ def codes_batch(
 class LanguageStage(nn.Module):
     """The decoder, its embeddings and head, with the loss of these stages."""
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.decoder = model.model.language_model
+        self.prefix: torch.Tensor
+        self.decoder: Any = model.model.language_model
         self.head = model.lm_head
         self.decoder.set_attn_implementation(_IMPLEMENTATION)
         ids = vocabulary()
-        self.register_buffer("prefix", torch.tensor([ids[word] for word in PREFIX]), persistent=False)
+        self.register_buffer(
+            "prefix", torch.tensor([ids[word] for word in PREFIX]), persistent=False
+        )
 
     def forward(
         self,
@@ -314,11 +327,13 @@ class LanguageStage(nn.Module):
         answer_loss = F.cross_entropy(logits, packed.labels)
         general = torch.stack(observer.general).mean()
         pointed = torch.stack(observer.pointed).mean()
-        loss = answer_loss + 0.1 * general + 0.1 * pointed
+        loss = answer_loss + 0.1 * general + 0.3 * pointed
+        right = logits.argmax(-1) == packed.labels
         measures = {
             "answer": answer_loss.item(),
             "look_at_objects": general.item(),
             "look_at_target": pointed.item(),
-            "token_accuracy": (logits.argmax(-1) == packed.labels).float().mean().item(),
+            "token_accuracy": right.float().mean().item(),
+            "lookup_accuracy": right[packed.lookup].float().mean().item(),
         }
         return loss, measures

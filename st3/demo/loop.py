@@ -56,7 +56,12 @@ def run_stage(
         if done % _LOG_EVERY == 0:
             means = {key: round(sums[key] / counts[key], 4) for key in sums}
             pace = (time.monotonic() - started) / (done - first)
-            line = {"stage": name, "step": done, "of": optimiser.steps, "s_per_step": round(pace, 3)}
+            line = {
+                "stage": name,
+                "step": done,
+                "of": optimiser.steps,
+                "s_per_step": round(pace, 3),
+            }
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line | means) + "\n")
             sums, counts = {}, {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     GenerationConfig,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
@@ -72,7 +72,7 @@ def build_processor() -> LlavaProcessor:
     )
 
 
-def save(model: LlavaForConditionalGeneration, folder: Path) -> None:
+def save(model: Any, folder: Path) -> None:
     """Write weights (bf16 safetensors), configuration and processor into `folder`."""
     ids = vocabulary()
     assert list(ids)[: len(SPECIAL)] == list(SPECIAL)

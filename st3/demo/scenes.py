@@ -1,7 +1,7 @@
 """Procedural scenes: one to nine coloured shapes in the cells of a 3 x 3 grid, and their pictures.
 
 The demo model is trained and measured on these and on nothing else. A scene is what is said of a
-picture (which shape, which colour, which cell); `render` draws one of the many pictures that show it.
+picture (which shape, which colour, which cell); `render` draws one of the pictures that show it.
 Scenes whose `held_out` is true are never trained on, whatever the seed: training draws from the
 others, evaluation from these, so no held-out scene can have been seen.
 """
@@ -180,9 +180,7 @@ def _outline(shape: str, x: float, y: float, r: float, turn: float) -> list[tupl
     elif shape == "star":
         angles = [math.pi * i / 5 for i in range(10)]
         radii = [1.0 if i % 2 == 0 else 0.42 for i in range(10)]
-        points = [
-            (q * math.sin(a), -q * math.cos(a)) for a, q in zip(angles, radii, strict=True)
-        ]
+        points = [(q * math.sin(a), -q * math.cos(a)) for a, q in zip(angles, radii, strict=True)]
     elif shape == "cross":
         a, b = 0.32, 1.0
         points = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from st3.demo.architecture import WIDTH
 from st3.demo.codes import Codes, labels
@@ -29,7 +29,6 @@ from st3.demo.scenes import (
     SHAPES,
     Scene,
     render,
-    sample_scene,
 )
 
 

@@ -59,7 +59,7 @@ class Training:
     def __init__(self, folder: Path, seed: int, batch: int, device: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.seed, self.batch, self.device = folder, seed, batch, device
-        model = build_model(build_config(vocabulary()), seed)
+        model: Any = build_model(build_config(vocabulary()), seed)
         with torch.no_grad():
             model.model.language_model.embed_tokens.weight.normal_(0, 0.5)
         self.model = model.to(device, torch.bfloat16)
@@ -109,7 +109,9 @@ class Training:
         file = self.folder / f"{stage.value}.state.pt"
         if not file.exists():
             raise typer.BadParameter(f"{file} is missing: train the stage {stage.value!r} first")
-        module.load_state_dict(torch.load(file, map_location=self.device, weights_only=True)["module"])
+        module.load_state_dict(
+            torch.load(file, map_location=self.device, weights_only=True)["module"]
+        )
 
 
 def main(

@@ -1,0 +1,30 @@
+"""Draw the figures of the docs and the README again: `python docs/make_figures.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import st3
+from st3 import demo
+from st3.generation import answer
+from st3.methods import make_method
+from st3.pictures import open_picture
+from st3.plots import save_kept, save_schedule
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def main() -> None:
+    """Write every figure into docs/images."""
+    method = make_method("st3")
+    schedules = {"7B: S = 4, R = 7 %, C = 1 %": method.schedule(32)}
+    schedules["13B: S = 4, R = 5 %, C = 5 %"] = method.schedule(40)
+    save_schedule(IMAGES / "schedule.png", schedules, visual=576)
+    model, processor = st3.load("demo")
+    picture = open_picture(demo.PICTURE)
+    result = answer(model, processor, picture, demo.PROMPT, method)
+    save_kept(IMAGES / "kept.png", model, processor, picture, result.session)
+
+
+if __name__ == "__main__":
+    main()
