@@ -44,8 +44,8 @@ ADAPTERS = {
         Adapter(
             model_type="llava",
             example="llava-hf/llava-1.5-7b-hf",
-            merger=lambda model: model.model,
-            decoder=lambda model: model.model.language_model,
+            merger=lambda model: getattr(model, "model", model),
+            decoder=lambda model: getattr(model, "model", model).language_model,
             visual_token_id=lambda config: config.image_token_id,
         ),
     )

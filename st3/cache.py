@@ -23,6 +23,11 @@ _ROOM = 64  # generated tokens that a buffer first has room for
 _SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
 
 
+def to_device(values: Sequence[int], device: torch.device) -> torch.Tensor:
+    """int64 [n] on `device`, without making the host wait for it."""
+    return torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Order:
     """A layout of n tokens in m slots: `visual` of them first, least important first.
@@ -54,11 +59,11 @@ class TrimmedLayer(CacheLayerMixin):
     is_sliding = False
     keys: torch.Tensor
     values: torch.Tensor
+    valid: torch.Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
-        self.start = self.end = self.visual = self.seen = 0
-        self.valid: torch.Tensor | None = None
+        self.reset()
         self._capacity: Callable[[int], int] = lambda generated: generated
         self._room = _ROOM
 
@@ -107,7 +112,7 @@ class TrimmedLayer(CacheLayerMixin):
         if min(left) < self.visual:
             assert self.valid is not None
             place = torch.arange(self.visual, device=self.device)
-            own = torch.tensor(left, device=self.device)
+            own = to_device(left, self.device)
             window = slice(self.start, self.start + self.visual)
             self.valid[:, window] = place >= self.visual - own[:, None]
 
@@ -155,9 +160,19 @@ class TrimmedLayer(CacheLayerMixin):
         """No limit."""
         return -1
 
+    get_max_cache_shape = get_max_length  # its name before transformers 5.17
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: what has been evicted cannot come back.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("st3.trim cannot take tokens back: turn assisted decoding off")
+
     def reset(self) -> None:
-        """Forget everything."""
-        del self.keys, self.values
+        """Forget everything, and free the buffers."""
+        self.keys = self.values = torch.empty(0)
         self.valid = None
         self.is_initialized = False
         self.start = self.end = self.visual = self.seen = 0
@@ -202,6 +217,11 @@ class TrimmedCache(Cache):
         super().__init__(layers=[TrimmedLayer() for _ in range(layers)])
         self.closed = False
 
+    def close(self) -> None:
+        """Free everything; any further use raises."""
+        self.closed = True
+        self.reset()
+
     def update(
         self,
         key_states: torch.Tensor,
@@ -229,7 +249,7 @@ class TrimmedCache(Cache):
     @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values that attention sees."""
-        return sum(x.nbytes for layer in self.layers for x in layer.live())
+        return sum(x.nbytes for layer in self.layers if layer.is_initialized for x in layer.live())
 
     @property
     def allocated_bytes(self) -> int:

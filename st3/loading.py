@@ -6,7 +6,6 @@ makes a model of the same shape with random weights, for measuring without a dow
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,11 +36,6 @@ class Source:
 
     place: str
     revision: str | None = None
-
-    @property
-    def local(self) -> bool:
-        """Whether it is a folder."""
-        return os.path.isdir(self.place)
 
 
 def find(name: str, revision: str | None = None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import sys
 import time
@@ -39,7 +40,7 @@ def open_picture(source: str | Path) -> Image.Image:
     elif name.startswith(("http://", "https://")):
         data = _fetch(name)
     else:
-        data = _read(Path(source).expanduser())
+        data = _read(Path(source))
     if not data:
         raise PictureError(f"{name} is empty")
     if len(data) > MAX_BYTES:
@@ -48,15 +49,17 @@ def open_picture(source: str | Path) -> Image.Image:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise PictureError(f"{path} is a folder: give a picture in it")
-    if not path.exists():
-        raise PictureError(f"there is no file {path}")
     try:
+        path = path.expanduser()
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise PictureError(f"{path} cannot be read: {error.strerror}") from None
+    except FileNotFoundError:
+        raise PictureError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise PictureError(f"{path} is a folder: give a picture in it") from None
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PictureError(f"{path} cannot be read: {reason}") from None
 
 
 def _fetch(url: str) -> bytes:
@@ -75,7 +78,7 @@ def _fetch(url: str) -> bytes:
         raise PictureError(f"{url} did not arrive within {TIMEOUT:g} s") from None
     except urllib.error.HTTPError as error:
         raise PictureError(f"{url} answers {error.code} {error.reason}") from None
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise PictureError(f"{url} did not arrive within {TIMEOUT:g} s") from None
@@ -86,7 +89,7 @@ def _fetch(url: str) -> bytes:
 def _decode(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # bombs are refused below; the rest is for programmers
             image = Image.open(io.BytesIO(data))
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -95,6 +98,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
                     "million: scale it down"
                 )
             image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise PictureError(f"{name} is not a picture that Pillow can read") from None
     except Image.DecompressionBombError:
@@ -103,9 +107,8 @@ def _decode(data: bytes, name: str) -> Image.Image:
         ) from None
     except PictureError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    except Exception as error:  # decoders raise whatever they stumble over
         raise PictureError(f"{name} is a damaged picture: {error}") from None
-    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

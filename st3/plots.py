@@ -6,13 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from PIL import Image
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from st3.files import replacing
@@ -24,10 +20,9 @@ _COLUMNS = 5
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, all or nothing, and forget it."""
+    """Write a figure as PNG, all or nothing."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
-    plt.close(figure)
 
 
 def save_kept(
@@ -52,10 +47,9 @@ def save_kept(
     groups = session.groups
     columns = min(_COLUMNS, len(groups))
     rows = math.ceil(len(groups) / columns)
-    figure, axes = plt.subplots(
-        rows, columns, squeeze=False, layout="constrained",
-        figsize=(max(columns, 2) * _PANEL, rows * (_PANEL + 0.35) + 0.4),
-    )  # fmt: skip
+    size = (max(columns, 2) * _PANEL, rows * (_PANEL + 0.35) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, group in zip(axes.flat, groups, strict=False):
@@ -75,7 +69,8 @@ def save_kept(
 
 def save_schedule(path: Path, schedules: dict[str, Schedule], visual: int) -> None:
     """Draw the visual tokens alive per layer, and for the first one over generated tokens."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for (label, schedule), style in zip(schedules.items(), ("-", "--", ":", "-."), strict=False):
         layers = range(1, schedule.layers + 1)
         left.step(

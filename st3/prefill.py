@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from st3.cache import Order
+from st3.cache import Order, to_device
 from st3.scoring import LayerView
 
 if TYPE_CHECKING:
@@ -45,12 +45,9 @@ def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
         mask: the attention mask [B, n] that `generate` got, or None.
 
     Raises:
-        ValueError: a mask that is not two-dimensional, padding on the right, or a prompt whose
-            last token is visual.
+        ValueError: padding on the right, or a prompt whose last token is visual.
     """
     here = visual.cpu()
-    if mask is not None and mask.dim() != 2:
-        raise ValueError(f"st3.trim needs an attention mask [batch, tokens], got {mask.dim()}-D")
     valid = torch.ones_like(here) if mask is None else mask.bool().cpu()
     if not bool(valid[:, -1].all()):
         raise ValueError(
@@ -61,12 +58,12 @@ def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
             "a prompt ends in a picture: end it in text, whose last token decides what is kept"
         )
     tokens = here.shape[1]
-    last = (here * torch.arange(1, tokens + 1)).amax(1)
+    last = (here * torch.arange(1, tokens + 1)).amax(1).tolist()
     return Prompt(
         tokens=tokens,
         visual=tuple(here.sum(1).tolist()),
         text=tuple((valid & ~here).sum(1).tolist()),
-        trailing=max(1, *(tokens - int(end) for end in last if end > 0), 1),
+        trailing=max((tokens - end for end in last if end > 0), default=1),
     )
 
 
@@ -90,7 +87,8 @@ class Prefill:
         self.group = session.groups[0]
         self.visual = visual
         self.ordinal = (visual.long().cumsum(1) - 1).clamp_min(0)
-        self.valid = None if mask is None or _even(prompt.text, prompt.visual) else mask.bool()
+        full = all(a + b == prompt.tokens for a, b in zip(prompt.visual, prompt.text, strict=True))
+        self.valid = None if mask is None or full else mask.bool()
         self.turns: tuple[torch.Tensor, ...] = ()
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
         self.order: Order | None = None
@@ -112,7 +110,7 @@ class Prefill:
         elif layer in self.groups:
             self.group = self.groups[layer]
             hidden = self._thin(hidden)
-        return hidden, tuple(turn.to(hidden.device) for turn in self.turns)
+        return hidden, self.turns
 
     def observe(
         self,
@@ -125,8 +123,9 @@ class Prefill:
         """Score if this layer decides something, and put its keys and values into the cache."""
         if layer in self.scored:
             view = LayerView(
-                query, key, scaling, self.valid, self.visual, self.ordinal, self.prompt.trailing
-            )
+                query, key, scaling, self.valid, self.visual, self.ordinal,
+                total=max(self.prompt.visual), trailing=self.prompt.trailing,
+            )  # fmt: skip
             self.recent[layer] = self.scorer.score(view)
         cache = self.session.cache
         if self.group.first == 1 and layer == self.group.scored_in and self.schedule.anneals:
@@ -153,13 +152,12 @@ class Prefill:
     def _thin(self, hidden: torch.Tensor) -> torch.Tensor:
         """Drop what the group that begins here does not keep; returns the kept hidden states."""
         importance = self._importance()
-        self.visual = self.visual.to(hidden.device)
         counts = [self.schedule.count(self.group.first, n) for n in self.prompt.visual]
         best = _most_important_first(importance, self.visual)
         rank = torch.empty_like(best).scatter_(
             1, best, torch.arange(best.shape[1], device=best.device).expand_as(best)
         )
-        allowed = torch.tensor(counts, device=rank.device)[:, None]
+        allowed = to_device(counts, rank.device)[:, None]
         keep = torch.where(self.visual, rank < allowed, True)
         if self.valid is not None:
             keep = keep & self.valid
@@ -185,7 +183,7 @@ class Prefill:
         is_text = ~self.visual if self.valid is None else ~self.visual & self.valid
         text = is_text.int().argsort(dim=1, stable=True)[:, tokens - max(self.prompt.text) :]
         valid = None
-        if len({*counts}) > 1 or len({*self.prompt.text}) > 1:
+        if len({*self.prompt.visual}) > 1 or len({*self.prompt.text}) > 1:
             valid = torch.cat((self.visual.gather(1, visual), is_text.gather(1, text)), dim=1)
         self.session.record_order(self.group, self.ordinal.gather(1, visual))
         return Order(torch.cat((visual, text), dim=1), valid, width)
@@ -233,7 +231,7 @@ def attention_mask(
     own = place[keys - queries :, None]
     allowed = (place <= own)[None]
     if valid is not None:
-        allowed = allowed & (valid.to(key.device)[:, None] | (place == own))
+        allowed = allowed & (valid[:, None] | (place == own))
     allowed = allowed[:, None]  # [B or 1, 1, queries, keys]
     if backend == "sdpa":
         return allowed

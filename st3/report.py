@@ -21,7 +21,6 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
     """
     session = answer.session
     assert session is not None
-    assert session.cache is not None
     timing = answer.timing
     return {
         "answer": answer.text,
@@ -39,7 +38,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
             "mean_ratio": sum(session.kv_bytes) / sum(session.untrimmed_kv_bytes),
             "peak_bytes": max(session.kv_bytes),
             "final_bytes": session.kv_bytes[-1],
-            "allocated_bytes": session.cache.allocated_bytes,
+            "allocated_bytes": session.allocated_kv_bytes,
         },
         "timing": {
             "ttft_ms": timing.ttft_ms,

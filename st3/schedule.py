@@ -44,7 +44,7 @@ class Schedule:
     """Share of the visual tokens alive in each layer, and how it falls as tokens are generated.
 
     Attributes:
-        keeps: keep ratio of each layer, from layer 1, in 0..1 and never rising.
+        keeps: keep ratio of each layer, from layer 1: 1 there, in 0..1, never rising.
         tau: after this many generated tokens no visual token is left; None for no annealing.
         annealing: a key of `ANNEALINGS`.
 
@@ -59,6 +59,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.keeps or not all(0 <= k <= 1 for k in self.keeps):
             raise ValueError(f"keep ratios must lie in 0..1, got {self.keeps}")
+        if self.keeps[0] != 1:
+            raise ValueError(f"layer 1 must keep all: nothing has been scored, got {self.keeps[0]}")
         if any(b > a for a, b in zip(self.keeps, self.keeps[1:], strict=False)):
             raise ValueError(f"keep ratios must not rise with depth, got {self.keeps}")
         if self.tau is not None and self.tau < 1:
@@ -77,11 +79,6 @@ class Schedule:
     def anneals(self) -> bool:
         """Whether visual tokens leave while tokens are generated."""
         return self.tau is not None and self.annealing != "none"
-
-    @property
-    def trims(self) -> bool:
-        """Whether anything is ever dropped."""
-        return self.anneals or min(self.keeps) < 1
 
     @property
     def mean_keep(self) -> float:

@@ -25,6 +25,7 @@ class LayerView:
         valid: bool [B, n], False for padding; None where there is none.
         visual: bool [B, n], which tokens are visual.
         ordinal: int64 [B, n], for visual tokens their number among the prompt's visual tokens.
+        total: visual tokens of the prompt that has most, before anything was dropped.
         trailing: number of tokens behind the last visual token (the longest prompt's), at least 1.
     """
 
@@ -34,6 +35,7 @@ class LayerView:
     valid: torch.Tensor | None
     visual: torch.Tensor
     ordinal: torch.Tensor
+    total: int
     trailing: int
 
 
@@ -45,7 +47,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def score(self, view: LayerView) -> torch.Tensor:
-        """float32 [B, n], greater is more important. O(n) memory."""
+        """float32 [B, n], greater is more important. A few rows of n: never an n x n matrix."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,8 @@ class RandomScorer(Scorer):
 
     def score(self, view: LayerView) -> torch.Tensor:
         # One draw a visual token, the same in every layer, so that the choices are nested.
-        count = view.visual.shape[1]
         generator = torch.Generator().manual_seed(self.seed)
-        table = torch.rand(max(count, int(view.ordinal.max()) + 1), generator=generator)
+        table = torch.rand(max(view.total, 1), generator=generator)
         return table.to(view.query.device)[view.ordinal]
 
 
@@ -94,7 +95,7 @@ def attention_rows(view: LayerView, rows: int) -> torch.Tensor:
     batch, heads, tokens, size = view.query.shape
     groups = view.key.shape[1]
     query = view.query[:, :, -rows:].reshape(batch, groups, heads // groups * rows, size)
-    logits = (query @ view.key.transpose(2, 3)).float() * view.scaling
+    logits = query.float() @ view.key.float().transpose(2, 3) * view.scaling
     logits = logits.view(batch, heads, rows, tokens)
     if rows > 1:
         place = torch.arange(tokens, device=logits.device)

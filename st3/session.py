@@ -31,6 +31,7 @@ class TrimSession:
         kv_bytes: bytes of live keys and values after prefill and after each decode step; padding
             of a ragged batch counts.
         untrimmed_kv_bytes: the same had nothing been dropped.
+        allocated_kv_bytes: bytes of the cache's buffers when the `with` or the generation ended.
     """
 
     def __init__(self, method: Method, layers: int) -> None:
@@ -43,6 +44,7 @@ class TrimSession:
         self.generated = 0
         self.kv_bytes: list[int] = []
         self.untrimmed_kv_bytes: list[int] = []
+        self.allocated_kv_bytes = 0
         self._prompt: Prompt | None = None
         self._kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
         self._order: dict[Group, torch.Tensor] = {}
@@ -85,21 +87,30 @@ class TrimSession:
 
     def start(self, prompt: Prompt, cache: TrimmedCache | None) -> None:
         """A prefill begins."""
-        if self.cache is not None:
-            self.cache.closed = True
+        self.close()
         self._prompt, self.cache, self.generated = prompt, cache, 0
         self.kv_bytes, self.untrimmed_kv_bytes = [], []
         self._kept, self._order = {}, {}
 
+    def close(self) -> None:
+        """Free the cache; what it held stays on record."""
+        if self.cache is not None:
+            self.allocated_kv_bytes = self.cache.allocated_bytes
+            self.cache.close()
+
     def step(self, tokens: int) -> None:
-        """A decode step feeds `tokens` tokens: evict what annealing lets go before it attends."""
-        self.generated += tokens
+        """A later forward feeds `tokens` tokens: evict what annealing lets go, before it attends.
+
+        One token is a generated one; more are a user's next turn, which is no generation.
+        """
+        self.generated += tokens == 1
         assert self.cache is not None
         visual = self.visual_tokens
         if self.schedule.anneals:
-            for number, layer in enumerate(self.cache.layers, start=1):
-                count = self.schedule.count
-                layer.evict([count(number, n, self.generated) for n in visual])
+            for group in self.groups:
+                left = [self.schedule.count(group.first, n, self.generated) for n in visual]
+                for layer in self.cache.layers[group.first - 1 : group.last]:
+                    layer.evict(left)
         self.record_bytes(new=tokens)
 
     def record_kept(self, group: Group, visual: torch.Tensor, ordinal: torch.Tensor) -> None:
@@ -117,5 +128,4 @@ class TrimSession:
         batch, heads, _, size = layer.keys.shape
         token = 2 * batch * heads * size * layer.keys.element_size()
         self.kv_bytes.append(token * sum(n + new for n in self.cache.live_tokens))
-        prompt = self._started()
-        self.untrimmed_kv_bytes.append(token * self.layers * (prompt.tokens + self.generated))
+        self.untrimmed_kv_bytes.append(token * self.layers * (layer.seen + new))

@@ -66,6 +66,10 @@ def trim(
             f"load the model with one of: {', '.join(_BACKENDS)}"
         )
     layers: list[nn.Module] = list(decoder.layers)  # type: ignore[arg-type]
+    if len({p.device for layer in layers for p in layer.parameters()}) > 1:
+        raise ValueError("st3 cannot trim a decoder that lies on several devices: use one device")
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        raise ValueError("st3 cannot trim under tensor parallelism: each rank would choose alone")
     session = TrimSession(method, len(layers))
     trimmer = _Trimmer(session, adapter, model, before)
     places = [(adapter.merger(model), trimmer.see_tokens), (decoder, trimmer.enter)]
@@ -80,8 +84,7 @@ def trim(
         config._attn_implementation = before
         for handle in hooks:
             handle.remove()
-        if session.cache is not None:
-            session.cache.closed = True
+        session.close()
 
 
 class _Trimmer:
@@ -106,28 +109,39 @@ class _Trimmer:
     def enter(self, module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Before the decoder: start a prefill, or let annealing evict before a decode step."""
         cache, hidden = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
+        mask, tokens = kwargs.get("attention_mask"), hidden.shape[1]
+        if mask is not None and mask.dim() != 2:
+            raise ValueError(f"st3.trim needs a mask [batch, tokens], got a {mask.dim()}-D one")
         if isinstance(cache, TrimmedCache) and cache is self.session.cache:
-            if self.visual is not None and hidden.shape[1] > 1 and bool(self.visual.any()):
-                raise ValueError("st3 needs every picture of a conversation in its first forward")
+            if tokens > 1:
+                self._check_turn(mask, tokens)
             self.prefill = None
-            self.session.step(hidden.shape[1])
+            self.session.step(tokens)
             return args, kwargs
-        if cache is not None and (not isinstance(cache, DynamicCache) or cache.get_seq_length()):
+        fresh = isinstance(cache, DynamicCache) and not cache.get_seq_length()
+        if cache is not None and (not fresh or getattr(cache, "offloading", False)):
             raise ValueError(
                 f"st3.trim brings its own KV cache and cannot go on from a {type(cache).__name__}: "
                 "start with the whole prompt, and leave cache_implementation unset"
             )
         if self.visual is None:
             raise ValueError("st3.trim needs input_ids to know which tokens are visual")
-        mask = kwargs.get("attention_mask")
-        prompt = layout(self.visual, mask)
+        visual = self.visual if mask is None else self.visual & mask.bool()
+        prompt = layout(visual, mask)
         use_cache = kwargs.get("use_cache")
         if use_cache is None:
             use_cache = module.config.use_cache
         self.session.start(prompt, TrimmedCache(self.session.layers) if use_cache else None)
         kwargs["past_key_values"] = self.session.cache
-        self.prefill = Prefill(self.session, prompt, self.visual, mask)
+        self.prefill = Prefill(self.session, prompt, visual, mask)
         return args, kwargs
+
+    def _check_turn(self, mask: torch.Tensor | None, tokens: int) -> None:
+        """A later forward of many tokens: a user's next turn."""
+        if self.visual is not None and bool(self.visual.any()):
+            raise ValueError("st3 needs every picture of a conversation in its first forward")
+        if mask is not None and not bool(mask[:, -tokens:].all()):
+            raise ValueError("st3 cannot take padding in a later turn: feed the rows one by one")
 
     def enter_layer(self, module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Before a layer: at prefill, gather the tokens that its group keeps."""
@@ -161,7 +175,12 @@ class _Trimmer:
             assert self.session.cache is not None
             valid = self.session.cache.layers[layer - 1].live_valid()
         mask = attention_mask(valid, query, key, self.backend)
-        return self.attention(module, query, key, value, mask, **kwargs)
+        # FlashAttention's wrapper reads its own name here.
+        module.config._attn_implementation = self.backend
+        try:
+            return self.attention(module, query, key, value, mask, **kwargs)
+        finally:
+            module.config._attn_implementation = _IMPLEMENTATION
 
 
 def _attention(

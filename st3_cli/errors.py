@@ -36,7 +36,8 @@ def guard(command: Callable[[], int | None]) -> int:
         if "--debug" in sys.argv:
             traceback.print_exc()
         message, code = explain(error)
-        _say(message)
+        if message:
+            _say(message)
         return code
 
 
@@ -45,9 +46,14 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, UsageError):
         return str(error), 2
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's own
-        hint = getattr(error, "ctx", None)
-        path = getattr(hint, "command_path", "st3")
-        return f"{_line(error.format_message())} (see {path} --help)", int(error.exit_code)
+        message = _line(error.format_message())
+        path = getattr(getattr(error, "ctx", None), "command_path", "st3")
+        # `st3` alone has printed its help by now, and has nothing to say.
+        return f"{message} (see {path} --help)" if message else "", int(error.exit_code)
+    from st3.pictures import PictureError
+
+    if isinstance(error, PictureError):
+        return _line(str(error)), 1
     memory = _out_of_memory(error)
     if memory:
         return memory, 1
@@ -73,7 +79,8 @@ def _not_reachable(error: BaseException) -> str | None:
     link: BaseException | None = error
     while link is not None:
         names |= {cls.__name__ for cls in type(link).__mro__}
-        link = link.__cause__ or link.__context__
+        hidden = link.__suppress_context__
+        link = link.__cause__ or (None if hidden else link.__context__)
     if "GatedRepoError" in names:
         return f"this model is gated: accept its terms on the Hub and set HF_TOKEN ({text})"
     if "RevisionNotFoundError" in names:

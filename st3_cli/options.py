@@ -141,7 +141,7 @@ ScorerOption = Annotated[
         METHOD, "--scorer", help="What importance is.", show_default="last-token", metavar="NAME"
     ),
 ]
-SeedOption = Annotated[int, _option(MODEL, "--seed", help="Of everything random.", min=0)]
+SeedOption = Annotated[int, _option(MODEL, "--seed", help="Of sampling.", min=0, max=2**63 - 1)]
 JsonOption = Annotated[
     bool, _option(OUTPUT, "--json", help="One JSON document on stdout, all else on stderr.")
 ]

@@ -65,7 +65,7 @@ def tiny_llava(
 
 
 def prompts(*rows: str, seed: int = 0) -> dict[str, Any]:
-    """Inputs for rows such as "tttIttt": t a text token, I a picture; left-padded."""
+    """Inputs for rows such as "..ttIttt": . padding, t a text token, I a picture; left-padded."""
     generator = torch.Generator().manual_seed(seed)
     lines = []
     for row in rows:
@@ -73,15 +73,17 @@ def prompts(*rows: str, seed: int = 0) -> dict[str, Any]:
         for kind in row:
             if kind == "I":
                 line += [IMAGE] * PATCHES
+            elif kind == ".":
+                line.append(PAD)
             else:
                 line.append(int(torch.randint(1, IMAGE, (), generator=generator)))
         lines.append(line)
     width = max(map(len, lines))
     pictures = sum(row.count("I") for row in rows)
-    inputs = {
+    inputs: dict[str, Any] = {
         "input_ids": torch.tensor([[PAD] * (width - len(x)) + x for x in lines]),
-        "attention_mask": torch.tensor([[0] * (width - len(x)) + [1] * len(x) for x in lines]),
     }
+    inputs["attention_mask"] = (inputs["input_ids"] != PAD).long()
     if pictures:
         inputs["pixel_values"] = torch.randn(pictures, 3, 32, 32, generator=generator)
     return inputs

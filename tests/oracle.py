@@ -51,11 +51,11 @@ def oracle_logits(
     rows, prompt = ids.shape
     steps = answer.shape[1]
     hidden = decoder.embed_tokens(torch.cat((ids, answer[:, :-1]), dim=1))
-    visual = ids == model.config.image_token_id
+    visual = (ids == model.config.image_token_id) & mask
     features = model.model.get_image_features(
         pixel_values=inputs["pixel_values"].double(), return_dict=True
     ).pooler_output
-    hidden[:, :prompt][visual] = torch.cat(list(features))
+    hidden[:, :prompt][ids == model.config.image_token_id] = torch.cat(list(features))
     total = hidden.shape[1]
     valid = torch.cat((mask, torch.ones(rows, steps - 1, dtype=torch.bool)), dim=1)
     positions = (valid.long().cumsum(1) - 1).clamp_min(0)

@@ -19,6 +19,8 @@ ROWS = {
     "one": ["tttItttt"],
     "padded": ["ttItttttttt", "tttItt", "tItttt"],
     "two pictures": ["ttIttItttt"],
+    "padding alone": ["...ttIttt"],
+    "equal rows, padded": ["..tItttt", "..tttItt"],
     "ragged": ["ttItt", "tItIttttt", "ttttt"],
 }
 
@@ -40,10 +42,25 @@ def test_prefill_and_every_decode_step(name: str, rows: str, kv_heads: int, back
     got = torch.stack(result.logits, dim=1)
     torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
     visual = inputs["input_ids"] == model.config.image_token_id
+    assert sum(map(sum, kept[0])) < 10 * sum(session.visual_tokens) or name == "vta"
     for row in range(len(answer)):
         numbers = (visual[row].long().cumsum(0) - 1).tolist()
         for layer in range(1, session.layers + 1):
             assert session.kept(layer, row) == [numbers[i] for i in kept[row][layer - 1]]
+
+
+def test_rows_whose_counts_differ_only_later() -> None:
+    """64 and 62 visual tokens: 32 and 31 at layer 4, 16 and 16 in between, then apart again."""
+    model, inputs = tiny_llava(), prompts("ttItttt", "ttItttt")
+    inputs["attention_mask"][1, 10:12] = 0  # in the middle of the picture
+    with st3.trim(model, "st3", stride=2, ratio=0.0, tau=12) as session:
+        result = greedy(model, inputs)
+    answer = result.sequences[:, inputs["input_ids"].shape[1] :]
+    with torch.no_grad():
+        expected, _ = oracle_logits(model, inputs, answer, Setting(0.5, 2, 0.0, cosine(12)))
+    assert session.visual_tokens == (64, 62)
+    got = torch.stack(result.logits, dim=1)
+    torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2"])

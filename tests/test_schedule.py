@@ -169,7 +169,12 @@ def test_defaults_fit_every_depth(name: str, depth: int) -> None:
     assert make_method(name).schedule(depth).layers == depth
 
 
-@pytest.mark.parametrize("keeps", [(), (1.0, 1.2), (0.5, 0.7), (-0.1,)])
+def test_layer_1_keeps_all() -> None:
+    with pytest.raises(ValueError, match="layer 1 must keep all"):
+        Schedule((0.5, 0.5))
+
+
+@pytest.mark.parametrize("keeps", [(), (1.0, 1.2), (1.0, 0.5, 0.7), (1.0, -0.1), (float("nan"),)])
 def test_impossible_schedules(keeps: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="keep ratios"):
         Schedule(keeps)

@@ -10,9 +10,12 @@ import torch
 from conftest import IMAGE, greedy, prompts, tiny_llava
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextStreamer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import st3
 from st3.methods import make_method
+from st3.prefill import attention_mask
+from st3.scoring import SCORERS, LayerView
 
 TRIMMED = {"prune_ratio": 0.5, "stride": 2, "ratio": 0.15, "tau": 20}
 WAYS: dict[str, dict[str, Any]] = {
@@ -43,7 +46,7 @@ def test_beams_are_trimmed_each_with_its_own_past(llava: Any) -> None:
     inputs = prompts("ttItttt", "tIttttttt")
     with st3.trim(llava, "st3", **TRIMMED) as session:
         result = greedy(llava, inputs, 10, num_beams=4, output_scores=True, output_logits=False)
-    assert max(session.cache.live_tokens) < 64
+        assert max(session.cache.live_tokens) < 64
     answer = result.sequences[:, inputs["input_ids"].shape[1] :]
     with st3.trim(llava, "st3", **TRIMMED):
         mask = inputs["attention_mask"]
@@ -243,7 +246,7 @@ def test_prefill_memory_is_linear() -> None:
         ),
         (["ttI"], {}, "ends in a picture"),
         (["tIt"], {"past_key_values": "filled"}, "cannot go on from a DynamicCache"),
-        (["tIt"], {"attention_mask": torch.ones(1, 1, 66, 66, dtype=torch.bool)}, "got 4-D"),
+        (["tIt"], {"attention_mask": torch.ones(1, 1, 66, 66, dtype=torch.bool)}, "got a 4-D"),
     ],
 )
 def test_refusals(llava: Any, rows: list[str], change: dict[str, Any], message: str) -> None:
@@ -268,8 +271,95 @@ def test_a_cache_does_not_outlive_its_trim(llava: Any) -> None:
         llava(input_ids=torch.tensor([[5]]), past_key_values=cache)
 
 
+def test_an_offloaded_cache_is_refused(llava: Any) -> None:
+    with st3.trim(llava), pytest.raises(ValueError, match="own KV cache"):
+        greedy(llava, prompts("ttItttt"), cache_implementation="offloaded")
+
+
+def test_assisted_decoding_is_refused(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    with st3.trim(llava), pytest.raises(ValueError, match="assisted decoding"):
+        llava.generate(**inputs, prompt_lookup_num_tokens=2, max_new_tokens=20)
+
+
+def test_padding_in_a_later_turn_is_refused(llava: Any) -> None:
+    inputs = prompts("ttItttt", "tItt")
+    with st3.trim(llava):
+        cache = llava(**inputs).past_key_values
+        mask = torch.cat((inputs["attention_mask"], torch.tensor([[1, 1], [0, 1]])), dim=1)
+        with pytest.raises(ValueError, match="padding in a later turn"):
+            llava(input_ids=torch.ones(2, 2).long(), attention_mask=mask, past_key_values=cache)
+
+
+def test_a_later_turn_does_not_anneal(llava: Any) -> None:
+    with st3.trim(llava, "vta", tau=5) as session:
+        cache = llava(**prompts("ttItttt")).past_key_values
+        llava(input_ids=torch.ones(1, 9).long(), past_key_values=cache)
+        assert session.generated == 0
+        assert cache.live_tokens == [70 + 9] * 10
+        llava(input_ids=torch.ones(1, 1).long(), past_key_values=cache)
+        assert session.generated == 1
+        assert session.untrimmed_kv_bytes[-1] == 80 * 10 * 2 * 2 * 16 * 4
+
+
+def test_flash_attention_is_asked_for_by_its_own_name(
+    llava: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in on the CPU: what it gets is what the real one needs."""
+    seen: list[Any] = []
+
+    def stand_in(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        seen.append((module.config._attn_implementation, mask, kwargs.get("position_ids")))
+        causal = mask if mask is not None and mask.dim() == 4 else None
+        if module.config._attn_implementation != "sdpa":
+            causal = attention_mask(mask, query, key, "sdpa")
+        return sdpa_attention_forward(module, query, key, value, causal, **kwargs)
+
+    monkeypatch.setattr("st3.trimming.attention_function", lambda decoder, name: stand_in)
+    inputs = prompts("ttItttt", "tItt")
+    with st3.trim(llava, "st3", **TRIMMED):
+        want = greedy(llava, inputs).sequences
+    llava.model.language_model.config._attn_implementation = "flash_attention_2"
+    with st3.trim(llava, "st3", **TRIMMED):
+        got = greedy(llava, inputs).sequences
+    assert torch.equal(want, got)
+    flash = [x for x in seen if x[0] == "flash_attention_2"]
+    assert len(flash) == len(seen) // 2
+    assert all(mask.dim() == 2 and position is None for _, mask, position in flash[:10])
+
+
+def test_the_inner_model_can_be_trimmed_too(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    with torch.no_grad(), st3.trim(llava, "pvtp", stride=2, ratio=0.15):
+        whole = llava(**inputs).logits[:, -1]
+    with torch.no_grad(), st3.trim(llava.model, "pvtp", stride=2, ratio=0.15):
+        inner = llava.model(**inputs).last_hidden_state[:, -1]
+    torch.testing.assert_close(llava.lm_head(inner), whole)
+
+
+def test_a_decoder_on_several_devices_is_refused(llava: Any) -> None:
+    llava.model.language_model.layers[3].to("meta")
+    with pytest.raises(ValueError, match="several devices"), st3.trim(llava):
+        pass
+
+
+def test_scores_survive_half_precision() -> None:
+    view = LayerView(
+        query=torch.full((1, 2, 4, 128), 30.0, dtype=torch.float16),
+        key=torch.full((1, 2, 4, 128), 30.0, dtype=torch.float16),
+        scaling=128**-0.5,
+        valid=None,
+        visual=torch.tensor([[True, True, False, False]]),
+        ordinal=torch.tensor([[0, 1, 1, 1]]),
+        total=2,
+        trailing=2,
+    )
+    score = SCORERS["last-token"].score(view)
+    torch.testing.assert_close(score, torch.full((1, 4), 0.25))
+
+
 def test_a_static_cache_is_refused(llava: Any) -> None:
-    with st3.trim(llava), pytest.raises(ValueError, match="cache_implementation"):
+    with st3.trim(llava), pytest.raises(ValueError, match=r"cache_implementation|4-D"):
         greedy(llava, prompts("ttItttt"), cache_implementation="static")
 
 
