@@ -22,6 +22,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
     session = answer.session
     assert session is not None
     timing = answer.timing
+    after_prefill, mean = _kv_ratios(answer)
     return {
         "answer": answer.text,
         "model": name,
@@ -33,9 +34,9 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
         "kv_cache": {
             "bytes": session.kv_bytes[0],
             "untrimmed_bytes": session.untrimmed_kv_bytes[0],
-            "ratio": session.kv_bytes[0] / session.untrimmed_kv_bytes[0],
+            "ratio": after_prefill,
             "mean_bytes": sum(session.kv_bytes) / len(session.kv_bytes),
-            "mean_ratio": sum(session.kv_bytes) / sum(session.untrimmed_kv_bytes),
+            "mean_ratio": mean,
             "peak_bytes": max(session.kv_bytes),
             "final_bytes": session.kv_bytes[-1],
             "allocated_bytes": session.allocated_kv_bytes,
@@ -61,13 +62,13 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
 
 
 def summary(answer: Answer) -> str:
-    """One line: tokens, TTFT, tokens per second, the KV cache's share of untrimmed."""
+    """One line: tokens, TTFT, tokens per second, the KV cache's share after prefill."""
     parts = [
         f"{answer.new_tokens} token{'s' if answer.new_tokens != 1 else ''}"
         f" in {answer.timing.total_ms / 1000:.2f} s",
-        f"TTFT {_ms(answer.timing.ttft_ms)}",
+        f"TTFT {answer.timing.ttft_ms:.0f} ms",
         f"{answer.tokens_per_second:.1f} tok/s",
-        f"KV cache {_kv(answer)}",
+        f"KV cache {_kv_ratios(answer)[0]:.0%} of untrimmed",
     ]
     return " · ".join(parts)
 
@@ -80,7 +81,8 @@ def compare(answer: Answer, baseline: Answer) -> list[tuple[str, str, str]]:
         ("TTFT", lambda a: _ms(a.timing.ttft_ms)),
         ("TPOT", lambda a: _ms(a.timing.tpot_ms)),
         ("speed", lambda a: f"{a.tokens_per_second:.1f} tok/s"),
-        ("KV cache", _kv),
+        ("KV cache after prefill", _kv_after_prefill),
+        ("KV cache on average", lambda a: f"{_kv_ratios(a)[1]:.1%}"),
     )
     return rows + [(label, measure(answer), measure(baseline)) for label, measure in measures]
 
@@ -89,13 +91,17 @@ def _ms(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1f} ms"
 
 
-def _kv(answer: Answer) -> str:
+def _kv_ratios(answer: Answer) -> tuple[float, float]:
+    """The KV cache's share of untrimmed at the end of prefill, and on average over the answer."""
     session = answer.session
     assert session is not None
-    share = session.kv_bytes[0] / session.untrimmed_kv_bytes[0]
-    mean = sum(session.kv_bytes) / sum(session.untrimmed_kv_bytes)
-    size = _size(session.kv_bytes[0])
-    return f"{size}, {share:.1%} of untrimmed after prefill ({mean:.1%} on average)"
+    ours, theirs = session.kv_bytes, session.untrimmed_kv_bytes
+    return ours[0] / theirs[0], sum(ours) / sum(theirs)
+
+
+def _kv_after_prefill(answer: Answer) -> str:
+    assert answer.session is not None
+    return f"{_size(answer.session.kv_bytes[0])}, {_kv_ratios(answer)[0]:.1%}"
 
 
 def _size(count: int) -> str:

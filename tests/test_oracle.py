@@ -42,7 +42,6 @@ def test_prefill_and_every_decode_step(name: str, rows: str, kv_heads: int, back
     got = torch.stack(result.logits, dim=1)
     torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
     visual = inputs["input_ids"] == model.config.image_token_id
-    assert sum(map(sum, kept[0])) < 10 * sum(session.visual_tokens) or name == "vta"
     for row in range(len(answer)):
         numbers = (visual[row].long().cumsum(0) - 1).tolist()
         for layer in range(1, session.layers + 1):

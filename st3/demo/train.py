@@ -41,7 +41,7 @@ class Stage(str, enum.Enum):
     joint = "joint"
 
 
-STEPS = {Stage.tower: 3000, Stage.whole: 900, Stage.language: 1900, Stage.joint: 2000}
+STEPS = {Stage.tower: 3000, Stage.whole: 900, Stage.language: 1500, Stage.joint: 1200}
 RATES = {Stage.tower: 1.5e-3, Stage.whole: 7e-4, Stage.language: 1.2e-3, Stage.joint: 8e-4}
 WINDOWED = 0.87  # share of the tower stage on windows
 
