@@ -1,4 +1,4 @@
-"""Stage `joint` of the demo's training: the decoder answers about what the trained tower sees.
+"""Stages `joint` and `refine` of the demo's training: answers about what the trained tower sees.
 
 Pictures now, and all 576 visual tokens. In most batches the forward runs a random ST3 schedule, so
 that the answers survive trimming; the tower stays frozen, the projector and the decoder learn.
@@ -6,12 +6,14 @@ that the answers survive trimming; the tower stays frozen, the projector and the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
 
 from st3.demo.architecture import LAYERS
-from st3.demo.language_stage import LanguageStage, pack, questions
+from st3.demo.language_stage import QUESTIONS, LanguageStage, pack, questions
 from st3.demo.scenes import GRID, Scene, render
 from st3.demo.tower_stage import TowerStage, disturb, normalise
 from st3.schedule import pvtp_keeps, ratio_for
@@ -44,7 +46,10 @@ class JointStage(nn.Module):
         self.seeing.projector.requires_grad_(True)
 
     def forward(
-        self, scenes: list[Scene], rng: np.random.Generator
+        self,
+        scenes: list[Scene],
+        rng: np.random.Generator,
+        mixture: Mapping[str, int] = QUESTIONS,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Draw, look and ask; returns the loss and this batch's measures."""
         rendered = [render(scene, rng) for scene in scenes]
@@ -57,7 +62,7 @@ class JointStage(nn.Module):
             torch.arange(GRID * GRID, device=device).expand(len(scenes), -1),
             torch.stack([torch.from_numpy(r.owner).flatten() for r in rendered]).to(device),
             torch.stack([torch.from_numpy(r.coverage).flatten() for r in rendered]).to(device),
-            pack([questions(scene, rng) for scene in scenes], rng).to(device),
+            pack([questions(scene, rng, mixture) for scene in scenes], rng).to(device),
             random_keep(rng),
         )
         return result

@@ -1,4 +1,4 @@
-"""Stages `language` and `joint` of the demo's training: the decoder learns to answer.
+"""Stage `language` of the demo's training, and the loss of those after it: learning to answer.
 
 All questions about a picture are packed behind its visual tokens in one row: a question attends to
 the picture and to itself, and its positions start anew behind the picture. Two additions to the
@@ -9,7 +9,7 @@ forward under an ST3 schedule, ranked by one question's last token, as at infere
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -36,6 +36,8 @@ QUESTIONS = {
     "exists": 4,
     "where": 2,
 }
+# For the last stage: what is learned last gets more room.
+MORE_LOOKUPS = QUESTIONS | {"colour_of_shape": 1, "shape_of_colour": 4}
 LOOKUPS = ("colour_of_shape", "shape_of_colour", "exists", "where")
 _IMPLEMENTATION = "st3_demo_training"
 _GENERAL_LAYERS = range(2, 11)  # 0-based: the layers whose scores can decide a cut
@@ -72,10 +74,15 @@ class Packed:
         )
 
 
-def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """The questions that train on one scene, captions first; sometimes a nonsense prompt."""
+def questions(
+    scene: Scene, rng: np.random.Generator, mixture: Mapping[str, int] = QUESTIONS
+) -> list[Question]:
+    """The questions that train on one scene, captions first; sometimes a nonsense prompt.
+
+    `mixture` says how many of each task, which should name "describe" first.
+    """
     asked = []
-    for task, count in QUESTIONS.items():
+    for task, count in mixture.items():
         asked += [q for _ in range(count) if (q := ask(task, scene, rng)) is not None]
     if rng.random() < 0.15:
         caption = asked[0].answer

@@ -1,9 +1,10 @@
 """Train the demo model: `python -m st3.demo.train --output FOLDER`.
 
-Four stages: `tower` (windows of pictures), `whole` (whole pictures), `language` (on codes, no
-pictures) and `joint` (the trained tower, all visual tokens, random ST3 schedules). Each can be run
-alone with --stage; `tower` and `language` do not need each other and can run at the same time. An
-interrupted run goes on where its last checkpoint was when the same command is given again.
+Five stages: `tower` (windows of pictures), `whole` (whole pictures), `language` (on codes, no
+pictures), `joint` (the trained tower, all visual tokens, random ST3 schedules) and `refine` (the
+same with more look-ups by content). Each can be run alone with --stage; `tower` and `language` do
+not need each other and can run at the same time. An interrupted run goes on where its last
+checkpoint was when the same command is given again.
 
 On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 MALLOC_TOP_PAD_=268435456 first: page faults cost more than arithmetic there.
@@ -24,7 +25,7 @@ from st3.demo.architecture import build_config, build_model
 from st3.demo.codes import Codes
 from st3.demo.joint_stage import JointStage
 from st3.demo.language import vocabulary
-from st3.demo.language_stage import LanguageStage, codes_batch
+from st3.demo.language_stage import MORE_LOOKUPS, QUESTIONS, LanguageStage, codes_batch
 from st3.demo.loop import run_stage
 from st3.demo.optimiser import MasterAdamW
 from st3.demo.packaging import save
@@ -39,10 +40,17 @@ class Stage(str, enum.Enum):
     whole = "whole"
     language = "language"
     joint = "joint"
+    refine = "refine"
 
 
-STEPS = {Stage.tower: 3000, Stage.whole: 900, Stage.language: 1500, Stage.joint: 1200}
-RATES = {Stage.tower: 1.5e-3, Stage.whole: 7e-4, Stage.language: 1.2e-3, Stage.joint: 8e-4}
+# Stage -> optimiser steps, learning rate.
+PLAN = {
+    Stage.tower: (3000, 1.5e-3),
+    Stage.whole: (900, 7e-4),
+    Stage.language: (1500, 1.2e-3),
+    Stage.joint: (1200, 8e-4),
+    Stage.refine: (360, 5e-4),
+}
 WINDOWED = 0.87  # share of the tower stage on windows
 
 
@@ -74,23 +82,27 @@ class Training:
         if stage is Stage.joint:
             self._restore(Stage.whole, self.tower)
             self._restore(Stage.language, self.language)
+        if stage is Stage.refine:
+            self._restore(Stage.joint, self.joint)
         modules: dict[Stage, nn.Module] = {
             Stage.tower: self.tower,
             Stage.whole: self.tower,
             Stage.language: self.language,
             Stage.joint: self.joint,
+            Stage.refine: self.joint,
         }
         module = modules[stage]
         module.requires_grad_(True)
-        if stage is Stage.joint:
+        if module is self.joint:
             self.joint.freeze_tower()
-        optimiser = MasterAdamW(module.parameters(), lr=RATES[stage], steps=steps)
+        optimiser = MasterAdamW(module.parameters(), lr=PLAN[stage][1], steps=steps)
         codes = Codes()
 
         def step(number: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
             result: Any
-            if stage is Stage.joint:
-                result = self.joint(_scenes(rng, self.batch, 0.0), rng)
+            if module is self.joint:
+                mixture = MORE_LOOKUPS if stage is Stage.refine else QUESTIONS
+                result = self.joint(_scenes(rng, self.batch, 0.0), rng, mixture)
             elif stage is Stage.language:
                 inputs = codes_batch(codes, _scenes(rng, self.batch, 0.0), rng)
                 result = self.language(*(x.to(self.device) for x in inputs))
@@ -128,8 +140,8 @@ def main(
         torch.set_num_threads(threads)
     training = Training(output, seed, batch, device)
     for each in [stage] if stage else list(Stage):
-        training.run(each, max(1, round(STEPS[each] * scale)))
-    if stage in (None, Stage.joint):
+        training.run(each, max(1, round(PLAN[each][0] * scale)))
+    if stage in (None, Stage.refine):
         save(training.model, output / "model")
         typer.echo(f"wrote {output / 'model'}")
 
