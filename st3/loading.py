@@ -46,15 +46,15 @@ def find(name: str, revision: str | None = None) -> Source:
     """
     if name == "demo":
         return Source(str(_DEMO))
-    if name in HUB_IDS:
-        return Source(HUB_IDS[name], revision)
+    place, _, at = name.partition("@")
+    if place in HUB_IDS:
+        return Source(HUB_IDS[place], at or revision)
     path = Path(name).expanduser()
     if path.is_dir():
         _check_folder(path)
         return Source(str(path))
     if path.exists():
         raise ValueError(f"{name} is a file: give the folder of a checkpoint")
-    place, _, at = name.partition("@")
     if name[:1] in {".", "/", "~"} or place.count("/") > 1:
         raise ValueError(f"there is no folder {name}")
     if place.count("/") != 1 or not all(place.split("/")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import Any
 
@@ -18,9 +19,10 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def quiet_transformers() -> None:
-    """Leave stderr to us: transformers' warnings are for programmers."""
+    """Leave stderr to us: the warnings of transformers and the Hub are for programmers."""
     import transformers
 
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     transformers.logging.set_verbosity_error()
     if not err.is_terminal:
         transformers.logging.disable_progress_bar()

@@ -60,7 +60,9 @@ def explain(error: Exception) -> tuple[str, int]:
     network = _not_reachable(error)
     if network:
         return network, 1
-    if isinstance(error, (ValueError, RuntimeError, OSError)) and str(error):
+    if type(error).__name__ == "SafetensorError":
+        return f"the checkpoint's weights are damaged, fetch them again: {_line(str(error))}", 1
+    if isinstance(error, (ValueError, RuntimeError, OSError, ImportError)) and str(error):
         return _line(str(error)), 1
     return f"{type(error).__name__}: {_line(str(error))} (--debug shows where)", 1
 

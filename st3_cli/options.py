@@ -35,6 +35,15 @@ class Dtype(str, enum.Enum):
     float16 = "float16"
 
 
+class Attention(str, enum.Enum):
+    """The attention implementations that trimming works with."""
+
+    eager = "eager"
+    sdpa = "sdpa"
+    flash_attention_2 = "flash_attention_2"
+    flash_attention_3 = "flash_attention_3"
+
+
 def _share(text: str) -> float:
     """A share of the visual tokens: 0.07 or 7%."""
     try:
@@ -78,8 +87,8 @@ DtypeOption = Annotated[
     Dtype, _option(MODEL, "--dtype", help="auto: the checkpoint's; on a CPU fp32 if it is small.")
 ]
 AttentionOption = Annotated[
-    str | None,
-    _option(MODEL, "--attn-implementation", help="eager, sdpa, flash_attention_2.", metavar="NAME"),
+    Attention | None,
+    _option(MODEL, "--attn-implementation", help="Of transformers.", show_default="sdpa"),
 ]
 MethodOption = Annotated[str, _option(METHOD, "--method", help="none, pvtp, vta or st3.")]
 PruneRatioOption = Annotated[

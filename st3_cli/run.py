@@ -77,6 +77,8 @@ def run(
 
     quiet_transformers()
     source = loading.find(model)
+    if err.is_terminal and not Path(source.place).is_dir():
+        err.print(f"[dim]model: {source.place}, from the Hub or its cache[/dim]")
     layers = loading.load_config(source).get_text_config().num_hidden_layers
     chosen = o.build_method(
         method, layers, prune_ratio=prune_ratio, stride=stride, ratio=ratio, final_keep=final_keep,
@@ -85,7 +87,10 @@ def run(
     picture = open_picture(image if image is not None else demo.PICTURE)
     question = prompt if prompt is not None else demo.PROMPT
     live, processor = loading.load(
-        model, device=device.value, dtype=dtype.value, attn_implementation=attn_implementation
+        model,
+        device=device.value,
+        dtype=dtype.value,
+        attn_implementation=attn_implementation.value if attn_implementation else None,
     )
 
     def ask(how: Any, tokens: int = max_new_tokens, on_text: Any = None) -> Answer:

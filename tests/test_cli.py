@@ -172,6 +172,7 @@ def test_standard_input(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", "--show-kept", "kept.jpg"], 2, "kept.png"),
         (["run", "--show-kept", "nowhere/kept.png"], 2, "no folder nowhere"),
         (["run", "--dtype", "int4"], 2, "bfloat16"),
+        (["run", "--attn-implementation", "flex"], 2, "flash_attention_2"),
         (["run", "--nonsense"], 2, "--nonsense"),
         (["fly"], 2, "fly"),
     ],
@@ -225,6 +226,15 @@ def test_a_local_checkpoint(st3_: Any, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     document = json.loads(result.out)
     assert document["visual_tokens"]["kept_per_layer"] == [64, 64, 64, 22, 13, 3]
+
+
+def test_damaged_weights(st3_: Any, tmp_path: Path) -> None:
+    tiny_llava(layers=4).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 100)
+    result = st3_("run", "--model", tmp_path)
+    assert result.code == 1
+    assert "weights are damaged" in result.err
+    assert len(result.err.strip().splitlines()) == 1
 
 
 def test_out_of_memory_says_what_to_lower(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:

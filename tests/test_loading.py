@@ -42,6 +42,7 @@ def test_a_local_folder(checkpoint: Path) -> None:
 def test_names() -> None:
     assert find("7b").place == "llava-hf/llava-1.5-7b-hf"
     assert find("13b", "main").revision == "main"
+    assert find("7b@v2").revision == "v2"
     assert find("org/name").place == "org/name"
     assert find("org/name@v1.0").revision == "v1.0"
     assert find("org/name@v1.0").place == "org/name"
