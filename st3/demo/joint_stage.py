@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from st3.demo.architecture import LAYERS
-from st3.demo.language_stage import QUESTIONS, LanguageStage, pack, questions
+from st3.demo.language_stage import LanguageStage
+from st3.demo.packing import QUESTIONS, pack, questions
 from st3.demo.scenes import GRID, Scene, render
 from st3.demo.tower_stage import TowerStage, disturb, normalise
 from st3.schedule import pvtp_keeps, ratio_for

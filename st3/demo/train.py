@@ -25,10 +25,11 @@ from st3.demo.architecture import build_config, build_model
 from st3.demo.codes import Codes
 from st3.demo.joint_stage import JointStage
 from st3.demo.language import vocabulary
-from st3.demo.language_stage import MORE_LOOKUPS, QUESTIONS, LanguageStage, codes_batch
+from st3.demo.language_stage import LanguageStage, codes_batch
 from st3.demo.loop import run_stage
 from st3.demo.optimiser import MasterAdamW
 from st3.demo.packaging import save
+from st3.demo.packing import MORE_LOOKUPS, QUESTIONS
 from st3.demo.scenes import Scene, sample_scene
 from st3.demo.tower_stage import TowerStage, random_windows, tower_batch
 
