@@ -54,7 +54,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise PictureError(f"there is no file {path}") from None
+        question = any(mark in str(path) for mark in " ?")
+        hint = ": the picture comes first, then the prompt" if question else ""
+        raise PictureError(f"there is no file {path}{hint}") from None
     except IsADirectoryError:
         raise PictureError(f"{path} is a folder: give a picture in it") from None
     except (OSError, RuntimeError) as error:

@@ -75,7 +75,9 @@ def summary(answer: Answer) -> str:
 
 def compare(answer: Answer, baseline: Answer) -> list[tuple[str, str, str]]:
     """Rows (label, trimmed, untrimmed) of the comparison."""
-    rows = [("answer", answer.text, "the same" if baseline.text == answer.text else baseline.text)]
+    same = answer.text == baseline.text
+    answers = ("as above", "the same") if same else (answer.text, baseline.text)
+    rows = [("answer", *answers)]
     measures = (
         ("tokens", lambda a: str(a.new_tokens)),
         ("TTFT", lambda a: _ms(a.timing.ttft_ms)),

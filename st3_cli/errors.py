@@ -46,7 +46,7 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, UsageError):
         return str(error), 2
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's own
-        message = _line(error.format_message())
+        message = _line(error.format_message()).replace("Value error, ", "")
         path = getattr(getattr(error, "ctx", None), "command_path", "st3")
         # `st3` alone has printed its help by now, and has nothing to say.
         return f"{message} (see {path} --help)" if message else "", int(error.exit_code)
@@ -62,6 +62,8 @@ def explain(error: Exception) -> tuple[str, int]:
         return network, 1
     if type(error).__name__ == "SafetensorError":
         return f"the checkpoint's weights are damaged, fetch them again: {_line(str(error))}", 1
+    if isinstance(error, ImportError) and "Flash" in str(error):
+        return f"{_line(str(error))} Or use --attn-implementation sdpa.", 1
     if isinstance(error, (ValueError, RuntimeError, OSError, ImportError)) and str(error):
         return _line(str(error)), 1
     return f"{type(error).__name__}: {_line(str(error))} (--debug shows where)", 1

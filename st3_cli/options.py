@@ -53,7 +53,8 @@ def _share(text: str) -> float:
             f"{text!r} is no number: give a share such as 0.07 or 7%"
         ) from None
     if not 0 <= value <= 1:
-        raise typer.BadParameter(f"{text} is not between 0 and 1 (0 % and 100 %)")
+        hint = f": did you mean {text}%?" if 1 < value <= 100 else " (0 % and 100 %)"
+        raise typer.BadParameter(f"{text} is not between 0 and 1{hint}")
     return value
 
 
@@ -88,7 +89,12 @@ DtypeOption = Annotated[
 ]
 AttentionOption = Annotated[
     Attention | None,
-    _option(MODEL, "--attn-implementation", help="Of transformers.", show_default="sdpa"),
+    _option(
+        MODEL,
+        "--attn-implementation",
+        help="How transformers computes attention.",
+        show_default="sdpa",
+    ),
 ]
 MethodOption = Annotated[str, _option(METHOD, "--method", help="none, pvtp, vta or st3.")]
 PruneRatioOption = Annotated[
@@ -147,10 +153,16 @@ AnnealingOption = Annotated[
 ScorerOption = Annotated[
     str | None,
     _option(
-        METHOD, "--scorer", help="What importance is.", show_default="last-token", metavar="NAME"
+        METHOD,
+        "--scorer",
+        help="Importance: last-token, prompt, random, ... (docs/method.md).",
+        show_default="last-token",
+        metavar="NAME",
     ),
 ]
-SeedOption = Annotated[int, _option(MODEL, "--seed", help="Of sampling.", min=0, max=2**63 - 1)]
+SeedOption = Annotated[
+    int, _option(MODEL, "--seed", help="Seed of sampling (--temperature).", min=0, max=2**32 - 1)
+]
 JsonOption = Annotated[
     bool, _option(OUTPUT, "--json", help="One JSON document on stdout, all else on stderr.")
 ]
@@ -166,6 +178,9 @@ def build_method(name: str, layers: int, **given: Any) -> Method:
     from st3.methods import make_method
 
     chosen = {key: value for key, value in given.items() if value is not None}
+    tau, annealing = given.get("tau"), given.get("annealing")
+    if tau is not None and annealing is not None and (tau == 0) != (annealing.value == "none"):
+        raise UsageError("--tau and --annealing contradict each other: leave one out")
     if "tau" in chosen:
         chosen["tau"] = chosen["tau"] or None
     if "annealing" in chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,13 +47,13 @@ def run(
     attn_implementation: o.AttentionOption = None,
     seed: o.SeedOption = 0,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="At most so many.", rich_help_panel=o.MODEL)
+        int, typer.Option(min=1, help="Most tokens to generate.", rich_help_panel=o.MODEL)
     ] = 128,
     temperature: Annotated[
-        float, typer.Option(min=0, help="0 is greedy.", rich_help_panel=o.MODEL)
+        float, typer.Option(min=0, help="Of sampling; 0 is greedy.", rich_help_panel=o.MODEL)
     ] = 0.0,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Run it untrimmed as well.", rich_help_panel=o.OUTPUT)
+        bool, typer.Option("--compare", help="Also run it untrimmed.", rich_help_panel=o.OUTPUT)
     ] = False,
     show_kept: Annotated[
         Path | None,
@@ -69,6 +70,10 @@ def run(
 ) -> None:  # fmt: skip
     """Ask about a picture; the answer streams, and one line says what it took."""
     _check_output(show_kept, force)
+    if image == "":
+        raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
+    if compare and method == "none":
+        raise UsageError("--compare sets a method against none: give another --method")
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
 
@@ -109,25 +114,28 @@ def run(
         err.print(f"[dim]picture: {demo.PICTURE.name} (bundled)   prompt: {question}[/dim]")
     answer = ask(chosen, on_text=None if json else _stream)
     baseline = ask(untrimmed) if compare else None
-    if show_kept is not None:
-        from st3.plots import save_kept
-
-        save_kept(show_kept, live, processor, picture, answer.session)
     if json:
         document = report.describe(answer, model, live, prompt=question)
         if baseline is not None:
             document["untrimmed"] = report.describe(baseline, model, live, prompt=question)
             document["same_answer"] = baseline.text == answer.text
         print_json(document)
-        return
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    if baseline is None:
-        err.print(f"[dim]{report.summary(answer)}[/dim]")
     else:
-        _print_comparison(answer, baseline)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        if baseline is None:
+            err.print(f"[dim]{report.summary(answer)}[/dim]")
+        else:
+            _print_comparison(answer, baseline)
     if show_kept is not None:
-        err.print(f"[dim]wrote {show_kept}[/dim]")
+        from st3.plots import save_kept
+
+        try:
+            save_kept(show_kept, live, processor, picture, answer.session)
+        except OSError as error:
+            raise ValueError(f"cannot write {show_kept}: {error.strerror}") from error
+        if not json:
+            err.print(f"[dim]wrote {show_kept}[/dim]")
 
 
 def _stream(text: str) -> None:
@@ -137,11 +145,17 @@ def _stream(text: str) -> None:
 
 def _check_output(path: Path | None, force: bool) -> None:
     if path is None:
+        if force:
+            raise UsageError("--force goes with --show-kept FILE.png")
         return
+    if path.is_dir():
+        raise UsageError(f"--show-kept: {path} is a folder, give the name of a PNG in it")
     if path.suffix.lower() != ".png":
         raise UsageError(f"--show-kept writes a PNG: name it {path.with_suffix('.png')}")
     if not path.parent.is_dir():
         raise UsageError(f"--show-kept: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--show-kept: the folder {path.parent} is not writable")
     if path.exists() and not force:
         raise UsageError(f"{path} exists: give another name, or --force to overwrite it")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers must not fight over the cores
+
 from typing import Any
 
 import pytest

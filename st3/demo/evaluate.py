@@ -17,7 +17,7 @@ import torch
 import typer
 
 import st3
-from st3.demo.language import TASKS, Question, ask
+from st3.demo.language import ALL_TASKS, TASKS, Question, ask
 from st3.demo.scenes import render, sample_distinct
 from st3.methods import Method, make_method
 
@@ -85,6 +85,9 @@ def main(
         Path | None, typer.Option(help="A trained folder. [the packaged model]")
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
+    all_tasks: Annotated[
+        bool, typer.Option("--all-tasks", help="Also those that are not offered.")
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 16,
     final_keep: Annotated[float | None, typer.Option(help="C of pvtp and st3.")] = None,
     tau: Annotated[int | None, typer.Option(help="tau of vta and st3.")] = None,
@@ -96,7 +99,10 @@ def main(
     given = {"final_keep": final_keep, "tau": tau, "scorer": scorer}
     live, processor = st3.load(str(model or "demo"), device=device)
     chosen = make_method(method, **{k: v for k, v in given.items() if v is not None})
-    tasks = tuple(task or TASKS)
+    tasks = tuple(task or (ALL_TASKS if all_tasks else TASKS))
+    unknown = sorted(set(tasks) - set(ALL_TASKS))
+    if unknown:
+        raise typer.BadParameter(f"unknown task {unknown[0]}; known: {', '.join(ALL_TASKS)}")
     found = accuracies(live, processor, chosen, scenes=scenes, seed=seed, tasks=tasks, batch=batch)
     overall = sum(found.values()) / len(found)
     if as_json:
