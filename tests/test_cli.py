@@ -33,6 +33,7 @@ def st3_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["st3", *map(str, arguments)])
+        capsys.readouterr()  # what the test itself made others print
         with pytest.raises(SystemExit) as ended:
             app.main()
         captured = capsys.readouterr()
