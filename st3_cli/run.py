@@ -78,6 +78,7 @@ def run(
         raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
 
     from st3 import demo, generation, loading, report
+    from st3.methods import make_method
     from st3.pictures import open_picture
 
     quiet_transformers()
@@ -103,8 +104,6 @@ def run(
             live, processor, picture, question, how,
             max_new_tokens=tokens, temperature=temperature, seed=seed, on_text=on_text,
         )  # fmt: skip
-
-    from st3.methods import make_method
 
     untrimmed = make_method("none")
     if compare:  # both are timed warm

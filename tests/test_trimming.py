@@ -228,8 +228,6 @@ def test_prefill_memory_is_linear() -> None:
     largest = []
     for pictures in (4, 8):
         inputs = prompts("t" + "It" * pictures)
-        hidden = model.model.get_image_features(inputs["pixel_values"])
-        del hidden
         with torch.no_grad(), st3.trim(model, "st3", **TRIMMED), _Watch() as watch:
             model(**inputs, logits_to_keep=1)
         largest.append(watch.largest)
