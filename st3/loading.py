@@ -6,11 +6,13 @@ makes a model of the same shape with random weights, for measuring without a dow
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -26,6 +28,11 @@ from st3.adapters import find_adapter
 
 HUB_IDS = {"7b": "llava-hf/llava-1.5-7b-hf", "13b": "llava-hf/llava-1.5-13b-hf"}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+PRESETS = ("demo", "small", "7b", "13b")
+"""Built-in shapes; `small` is one without weights, that a laptop can time."""
+# Decoder: hidden, intermediate, layers, head size. LLaVA-1.5's are LLaMA's; `small` has 7b's
+# proportions and depth.
+_SIZES = {"small": (640, 1728, 32, 64), "7b": (4096, 11008, 32, 128), "13b": (5120, 13824, 40, 128)}
 _DEMO = Path(__file__).parent / "demo" / "model"
 _LARGE = 1_000_000_000  # parameters above which fp32 on a CPU is a waste of memory
 
@@ -46,6 +53,8 @@ def find(name: str, revision: str | None = None) -> Source:
     """
     if name == "demo":
         return Source(str(_DEMO))
+    if name == "small":
+        raise ValueError("small is a shape without weights, for `st3 profile` alone: try demo")
     place, _, at = name.partition("@")
     if place in HUB_IDS:
         return Source(HUB_IDS[place], at or revision)
@@ -124,7 +133,12 @@ def load(
 
 
 def random_model(
-    config: Any, *, device: str = "auto", dtype: torch.dtype = torch.float32, seed: int = 0
+    config: Any,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """A model of this configuration with random weights: it times as a trained one would.
 
@@ -134,28 +148,30 @@ def random_model(
     find_adapter(config)
     torch.manual_seed(seed)
     with torch.device(find_device(device)):
-        model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        model: Any = AutoModelForImageTextToText.from_config(
+            config, dtype=dtype, attn_implementation=attn_implementation
+        )
     model.eval()
     return cast(PreTrainedModel, model)
 
 
 def known_config(name: str) -> Any:
-    """The configuration of `demo`, `7b` or `13b`, with no network.
+    """The configuration of one of `PRESETS`, with no network.
 
     Raises:
         ValueError: any other name.
     """
     if name == "demo":
         return load_config(find(name))
-    sizes = {"7b": (4096, 11008, 32), "13b": (5120, 13824, 40)}
-    if name not in sizes:
-        raise ValueError(f"no built-in configuration {name!r}; there are: demo, 7b, 13b")
-    hidden, intermediate, layers = sizes[name]
+    if name not in _SIZES:
+        raise ValueError(f"no built-in configuration {name!r}; there are: {', '.join(PRESETS)}")
+    hidden, intermediate, layers, head_size = _SIZES[name]
+    tower = (256, 1024, 6, 4) if name == "small" else (1024, 4096, 24, 16)
     vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
+        hidden_size=tower[0],
+        intermediate_size=tower[1],
+        num_hidden_layers=tower[2],
+        num_attention_heads=tower[3],
         image_size=336,
         patch_size=14,
         projection_dim=768,
@@ -165,11 +181,45 @@ def known_config(name: str) -> Any:
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 128,
-        num_key_value_heads=hidden // 128,
+        num_attention_heads=hidden // head_size,
+        num_key_value_heads=hidden // head_size,
         max_position_embeddings=4096,
     )
     return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32000)
+
+
+def read_config(path: Path) -> Any:
+    """The configuration in a `config.json`.
+
+    Raises:
+        ValueError: no such file, no JSON, or of no family that transformers knows and we adapt.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    family = found.pop("model_type", None) if isinstance(found, dict) else None
+    if family is None:
+        raise ValueError(f"{path} is no model's configuration: it has no model_type")
+    try:
+        config = AutoConfig.for_model(family, **found)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} makes no configuration: {error}") from error
+    find_adapter(config)
+    return config
+
+
+def in_cache(source: Source) -> bool:
+    """Whether a checkpoint's weights are on this machine: a folder, or downloaded before."""
+    if Path(source.place).is_dir():
+        return True
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any(
+        isinstance(try_to_load_from_cache(source.place, name, revision=source.revision), str)
+        for name in names
+    )
 
 
 def find_device(device: str) -> torch.device:
@@ -192,7 +242,7 @@ def find_device(device: str) -> torch.device:
     return chosen
 
 
-def find_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype | str:
+def find_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype:
     """The dtype to load in; see `load`.
 
     Raises:
@@ -206,7 +256,8 @@ def find_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype | s
         chosen: torch.dtype = getattr(torch, dtype)
         return chosen
     if device.type == "cuda":
-        return "auto"
+        own = config.dtype or config.get_text_config().dtype
+        return own if isinstance(own, torch.dtype) else torch.bfloat16
     with torch.device("meta"):
         count = AutoModelForImageTextToText.from_config(config).num_parameters()
     return torch.float32 if count < _LARGE else torch.bfloat16

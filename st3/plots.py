@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from st3.files import replacing
 from st3.schedule import Group, Schedule
 from st3.session import TrimSession
+from st3.units import si
+
+if TYPE_CHECKING:
+    from st3.profiling import Report
 
 _PANEL = 2.6  # inches
 _COLUMNS = 5
@@ -89,6 +96,75 @@ def save_schedule(path: Path, schedules: dict[str, Schedule], visual: int) -> No
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     save(figure, path)
+
+
+def save_profile(path: Path, report: Report) -> None:
+    """Draw what a profile counted: visual tokens per layer and over time, MACs and KV cache."""
+    rows = [row for row in report.rows if row.method in report.alive]
+    rows = [row for row in rows if row.batch_size == rows[0].batch_size]
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
+    (layers, time), (macs, cache) = figure.subplots(2, 2)
+    for (label, alive), look in zip(report.alive.items(), _looks(), strict=False):
+        depth = range(1, len(alive[0]) + 1)
+        layers.step(depth, alive[0], where="mid", label=label, **look)
+        time.plot([fmean(counts) for counts in alive], label=label, **look)
+    layers.set(xlabel="layer", ylabel="visual tokens alive", title="At prefill", ylim=0)
+    time.set(
+        xlabel="generated tokens", ylabel="visual tokens alive, mean over layers",
+        title="While decoding", ylim=0,
+    )  # fmt: skip
+    layers.legend(frameon=False, fontsize=8)
+    labels = [row.method for row in rows]
+    _bars(macs, labels, {"prefill": [row.prefill_macs_ratio for row in rows]})
+    macs.set(
+        xlabel=f"MACs of the decoder, share of untrimmed ({si(report.rows[0].prefill_macs)})",
+        title="Compute of prefill",
+    )
+    _bars(
+        cache, labels,
+        {
+            "after prefill": [row.kv_ratio for row in rows],
+            "mean": [row.kv_mean_ratio for row in rows],
+        },
+    )  # fmt: skip
+    cache.set(
+        xlabel=f"share of untrimmed ({si(report.rows[0].kv_bytes, 'B')} after prefill)",
+        title="KV cache",
+    )
+    cache.legend(frameon=False, fontsize=8, loc="lower right")
+    for axis in (layers, time, macs, cache):
+        axis.spines[["top", "right"]].set_visible(False)
+    settings = report.settings
+    figure.suptitle(
+        f"{report.model}: {settings['visual_tokens']} visual + {settings['text_tokens']} text "
+        f"tokens, {settings['new_tokens']} new, batch {rows[0].batch_size} (counted, not timed)",
+        fontsize=11,
+    )
+    save(figure, path)
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    """Colours that colour-blind readers tell apart (Okabe and Ito), with styles for print."""
+    colours = ("#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+    for style in ("-", "--", ":", "-."):
+        for colour in colours:
+            yield {"color": colour, "linestyle": style, "linewidth": 1.6}
+
+
+def _bars(axis: Any, labels: list[str], series: dict[str, list[float]]) -> None:
+    """Horizontal bars, one group a label, the first on top; each with its figure."""
+    height = 0.8 / len(series)
+    for number, (name, values) in enumerate(series.items()):
+        places = [place + number * height for place in range(len(labels))]
+        bars = axis.barh(
+            places, values, height, label=name, color=("#0072B2", "#56B4E9")[number % 2]
+        )
+        axis.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=8)
+    axis.set_yticks([place + (len(series) - 1) * height / 2 for place in range(len(labels))])
+    axis.set_yticklabels(labels)
+    axis.set_xlim(0, 1.15)
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.invert_yaxis()
 
 
 def seen_by_model(processor: ProcessorMixin, picture: Image.Image) -> np.ndarray[Any, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
-import torch
-import transformers
 from transformers import PreTrainedModel
 
-import st3
 from st3.generation import Answer
+from st3.machine import describe_machine
+from st3.units import si
 
 
 def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) -> dict[str, Any]:
@@ -50,14 +48,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
         "prompt": prompt,
         "prompt_tokens": answer.prompt_tokens,
         "settings": session.method.settings(session.layers),
-        "machine": {
-            "st3": st3.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-        },
+        "machine": describe_machine(model.device, model.dtype),
     }
 
 
@@ -103,13 +94,4 @@ def _kv_ratios(answer: Answer) -> tuple[float, float]:
 
 def _kv_after_prefill(answer: Answer) -> str:
     assert answer.session is not None
-    return f"{_size(answer.session.kv_bytes[0])}, {_kv_ratios(answer)[0]:.1%}"
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} GB"
+    return f"{si(answer.session.kv_bytes[0], 'B')}, {_kv_ratios(answer)[0]:.1%}"

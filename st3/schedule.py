@@ -120,7 +120,7 @@ def final_keep(layers: int, prune_ratio: float, ratio: float, stride: int) -> fl
     """C of eq. 9: the share left in the last layer; negative where the setting is illegal."""
     if layers < FIRST_PRUNED_LAYER:
         return 1.0
-    return _tidy(1 - prune_ratio - strides_below(layers, stride) * ratio)
+    return tidy(1 - prune_ratio - strides_below(layers, stride) * ratio)
 
 
 def ratio_for(layers: int, prune_ratio: float, stride: int, final: float) -> float:
@@ -131,7 +131,7 @@ def ratio_for(layers: int, prune_ratio: float, stride: int, final: float) -> flo
     """
     _check_share("prune ratio P", prune_ratio)
     _check_share("final keep C", final)
-    if final > _tidy(1 - prune_ratio):
+    if final > tidy(1 - prune_ratio):
         raise ValueError(
             f"final keep C = {final:g} is more than the {1 - prune_ratio:.4g} that the first cut "
             f"P = {prune_ratio:g} leaves: lower P to {_floor(1 - final):g} or C to "
@@ -139,7 +139,7 @@ def ratio_for(layers: int, prune_ratio: float, stride: int, final: float) -> flo
         )
     strides = strides_below(layers, stride)
     if strides < 1:
-        if layers >= FIRST_PRUNED_LAYER and final < _tidy(1 - prune_ratio):
+        if layers >= FIRST_PRUNED_LAYER and final < tidy(1 - prune_ratio):
             raise ValueError(
                 f"stride S = {stride} is too long for {layers} layers to reach C = {final:g}: "
                 f"the largest S that prunes again is {layers - FIRST_PRUNED_LAYER + 1}"
@@ -174,12 +174,12 @@ def pvtp_keeps(layers: int, prune_ratio: float, ratio: float, stride: int) -> tu
     return tuple(
         1.0
         if layer < FIRST_PRUNED_LAYER
-        else _tidy(1 - prune_ratio - strides_below(layer, stride) * ratio)
+        else tidy(1 - prune_ratio - strides_below(layer, stride) * ratio)
         for layer in range(1, layers + 1)
     )
 
 
-def _tidy(share: float) -> float:
+def tidy(share: float) -> float:
     """Free of float noise, so that half a token rounds as it does on paper."""
     tidy = round(share, 12)
     return 0.0 if tidy == 0 else tidy
@@ -187,7 +187,7 @@ def _tidy(share: float) -> float:
 
 def _floor(value: float) -> float:
     """Rounded down to four decimals: still legal when typed in."""
-    return math.floor(_tidy(value) * 10_000) / 10_000
+    return math.floor(tidy(value) * 10_000) / 10_000
 
 
 def _check_share(name: str, value: float) -> None:

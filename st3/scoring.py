@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 @dataclass(frozen=True)
 class LayerView:
@@ -90,6 +92,27 @@ class RandomScorer(Scorer):
         return table.to(view.query.device)[view.ordinal]
 
 
+@dataclass(frozen=True)
+class UniformScorer(Scorer):
+    """An even spread over the picture, whatever is in it.
+
+    Multiples of the golden ratio, modulo 1, are spread as evenly as can be for every prefix at
+    once, so the tokens above any threshold are too, and thresholds that rise nest.
+    """
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        return (view.ordinal.double() * _GOLDEN).frac().float()
+
+
+@dataclass(frozen=True)
+class KeyNormScorer(Scorer):
+    """Small keys are important (Devoto et al., EMNLP 2024, arXiv 2406.11430); mean over heads."""
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        norms: torch.Tensor = torch.linalg.vector_norm(view.key.float(), dim=-1)
+        return -norms.mean(1)
+
+
 def attention_rows(view: LayerView, rows: int) -> torch.Tensor:
     """Attention probabilities of the last `rows` tokens, float32 [B, query heads, rows, n]."""
     batch, heads, tokens, size = view.query.shape
@@ -112,4 +135,6 @@ SCORERS: dict[str, Scorer] = {
     "prompt": AttentionScorer(queries="prompt"),
     "prompt-3-layers": AttentionScorer(queries="prompt", layers_summed=3),
     "random": RandomScorer(),
+    "uniform": UniformScorer(),
+    "key-norm": KeyNormScorer(),
 }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from st3 import __version__
-from st3_cli import run
+from st3_cli import env, methods, profile, run
 from st3_cli.errors import guard
 
 app = typer.Typer(
@@ -38,6 +38,9 @@ def _main(
 
 
 app.command(name="run", epilog=run.EXAMPLES)(run.run)
+app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
+app.command(name="methods")(methods.methods)
+app.command(name="env")(env.env)
 
 
 def main() -> None:

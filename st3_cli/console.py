@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -15,7 +18,31 @@ err = Console(stderr=True, highlight=False)
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    print_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Text on stdout, as it is."""
+    sys.stdout.write(text)
+
+
+def print_table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False
+) -> None:
+    """A table on stdout; figures to the right, or with `wrap` text that may take several lines."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        show_header=any(heads),
+    )  # fmt: skip
+    for number, head in enumerate(heads):
+        table.add_column(
+            head.strip(),
+            justify="left" if wrap or number == 0 else "right",
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 def quiet_transformers() -> None:

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from st3_cli.console import err
 
-_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as Typer has it."""
 
 
 class UsageError(Exception):
@@ -25,7 +26,7 @@ def guard(command: Callable[[], int | None]) -> int:
     """Run `command` and turn whatever it raises into a line and an exit code."""
     try:
         code = command() or 0
-        if code == _INTERRUPTED:
+        if code == INTERRUPTED:
             _say("interrupted")
         return code
     except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +97,14 @@ AttentionOption = Annotated[
         show_default="sdpa",
     ),
 ]
-MethodOption = Annotated[str, _option(METHOD, "--method", help="none, pvtp, vta or st3.")]
+MethodOption = Annotated[
+    str,
+    _option(
+        METHOD,
+        "--method",
+        help="A method, such as st3 or fastv:k=2,r=75%; `st3 methods` lists them.",
+    ),
+]
 PruneRatioOption = Annotated[
     float | None,
     _option(
@@ -169,7 +177,7 @@ JsonOption = Annotated[
 DebugOption = Annotated[bool, _option(OUTPUT, "--debug", help="Show tracebacks.")]
 
 
-def build_method(name: str, layers: int, **given: Any) -> Method:
+def build_method(spec: str, layers: int, **given: Any) -> Method:
     """The method that was asked for, checked against a decoder of `layers` layers.
 
     Raises:
@@ -177,6 +185,49 @@ def build_method(name: str, layers: int, **given: Any) -> Method:
     """
     from st3.methods import make_method
 
+    chosen = _chosen(given)
+    try:
+        method = make_method(spec, **chosen)
+        method.schedule(layers)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return method
+
+
+def build_methods(text: str, layers: int, **given: Any) -> dict[str, Method]:
+    """The methods of a list: spec -> method. Options go to those of the ST3 family that have them.
+
+    `stock` in the list is left out: it is no method, and always measured.
+
+    Raises:
+        UsageError: as `build_method`; or an option that no method in the list takes.
+    """
+    from st3.methods import PVTP, VTA, parse_methods
+
+    chosen = _chosen(given)
+    try:
+        found = parse_methods(",".join(s for s in text.split(",") if s.strip() != "stock"))
+        taken: set[str] = set()
+        for spec, method in found.items():
+            if isinstance(method, (PVTP, VTA)):
+                own = {key: value for key, value in chosen.items() if hasattr(method, key)}
+                taken |= own.keys()
+                found[spec] = dataclasses.replace(method, **own)
+            found[spec].schedule(layers)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    left = sorted(chosen.keys() - taken)
+    if left:
+        raise UsageError(f"--{left[0].replace('_', '-')} is for the ST3 family; none is in {text}")
+    return found
+
+
+def _chosen(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as parameters.
+
+    Raises:
+        UsageError: --tau and --annealing that contradict each other.
+    """
     chosen = {key: value for key, value in given.items() if value is not None}
     tau, annealing = given.get("tau"), given.get("annealing")
     if tau is not None and annealing is not None and (tau == 0) != (annealing.value == "none"):
@@ -185,9 +236,4 @@ def build_method(name: str, layers: int, **given: Any) -> Method:
         chosen["tau"] = chosen["tau"] or None
     if "annealing" in chosen:
         chosen["annealing"] = chosen["annealing"].value
-    try:
-        method = make_method(name, **chosen)
-        method.schedule(layers)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return method
+    return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 from st3_cli import options as o
 from st3_cli.console import err, out, print_json, quiet_transformers
 from st3_cli.errors import UsageError
+from st3_cli.outputs import check_output
 
 if TYPE_CHECKING:
     from st3.generation import Answer
@@ -69,7 +69,9 @@ def run(
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """Ask about a picture; the answer streams, and one line says what it took."""
-    _check_output(show_kept, force)
+    check_output("--show-kept", show_kept, force, ".png")
+    if force and show_kept is None:
+        raise UsageError("--force goes with --show-kept FILE.png")
     if image == "":
         raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
     if compare and method == "none":
@@ -140,23 +142,6 @@ def run(
 def _stream(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _check_output(path: Path | None, force: bool) -> None:
-    if path is None:
-        if force:
-            raise UsageError("--force goes with --show-kept FILE.png")
-        return
-    if path.is_dir():
-        raise UsageError(f"--show-kept: {path} is a folder, give the name of a PNG in it")
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--show-kept writes a PNG: name it {path.with_suffix('.png')}")
-    if not path.parent.is_dir():
-        raise UsageError(f"--show-kept: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"--show-kept: the folder {path.parent} is not writable")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists: give another name, or --force to overwrite it")
 
 
 def _print_comparison(answer: Answer, baseline: Answer) -> None:

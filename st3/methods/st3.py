@@ -1,63 +1,18 @@
-"""The registry of trimming methods: name -> schedule and scorer.
+"""The paper's own methods: PVTP, VTA, and both together, ST3.
 
-A method is a frozen dataclass whose fields are its parameters. To add one, write the class and put
-it into `METHODS`; `st3 run`, `trim` and every other command know it from then on.
+Zhuang et al., AAAI 2025, arXiv 2412.20105.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from st3.methods.base import Method
 from st3.schedule import Schedule, pvtp_keeps, ratio_for, strides_below
-from st3.scoring import SCORERS
 
 DEFAULT_PRUNE_RATIO = 0.5
 DEFAULT_TAU = 128
-
-
-@dataclass(frozen=True)
-class Method(ABC):
-    """Which visual tokens leave, where and when.
-
-    Attributes:
-        scorer: a key of `SCORERS`, what importance is.
-    """
-
-    name: ClassVar[str]
-    source: ClassVar[str]
-    """The paper the method comes from."""
-
-    scorer: str = "last-token"
-
-    def __post_init__(self) -> None:
-        if self.scorer not in SCORERS:
-            raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
-
-    @abstractmethod
-    def schedule(self, layers: int) -> Schedule:
-        """The schedule for a decoder of `layers` layers.
-
-        Raises:
-            ValueError: the parameters fit no schedule of this depth.
-        """
-
-    def settings(self, layers: int) -> dict[str, Any]:
-        """Every parameter with the value that is in force for `layers` layers, for reports."""
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
-class Untrimmed(Method):
-    """Nothing is dropped: our path without trimming, the baseline of every comparison."""
-
-    name: ClassVar[str] = "none"
-    source: ClassVar[str] = "baseline"
-
-    def schedule(self, layers: int) -> Schedule:
-        return Schedule((1.0,) * layers)
 
 
 @dataclass(frozen=True)
@@ -152,33 +107,3 @@ class ST3(PVTP):
 
     def schedule(self, layers: int) -> Schedule:
         return Schedule(self._keeps(layers), self.tau, self.annealing)
-
-
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Untrimmed, PVTP, VTA, ST3)}
-
-
-def parameters(name: str) -> tuple[str, ...]:
-    """Names of the parameters of the method `name`."""
-    return tuple(field.name for field in dataclasses.fields(_find(name)))
-
-
-def make_method(name: str, **given: Any) -> Method:
-    """The method `name` with the parameters `given`.
-
-    Raises:
-        ValueError: an unknown method or parameter (the known ones are named), or a bad value.
-    """
-    cls = _find(name)
-    known = parameters(name)
-    for parameter in given:
-        if parameter not in known:
-            raise ValueError(
-                f"method {name!r} has no parameter {parameter!r}; it has: {', '.join(known)}"
-            )
-    return cls(**given)
-
-
-def _find(name: str) -> type[Method]:
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    return METHODS[name]

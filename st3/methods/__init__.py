@@ -1,0 +1,100 @@
+"""The registry of trimming methods: name -> schedule and scorer.
+
+A method is a frozen dataclass whose fields are its parameters. To add one, write the class and put
+it into `METHODS`; `trim` and every command know it from then on. A method can be written as one
+word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from st3.methods.base import Method, Untrimmed
+from st3.methods.peers import VTW, FastV, PyramidDrop, Random, Uniform
+from st3.methods.st3 import PVTP, ST3, VTA
+
+__all__ = ["METHODS", "PVTP", "VTA", "Method", "make_method", "parameters", "parse_methods"]
+
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)
+}
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """Names of the parameters of the method `name`.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    return tuple(field.name for field in dataclasses.fields(_find(name)))
+
+
+def make_method(spec: str, **given: Any) -> Method:
+    """The method that `spec` names, with the parameters in it and those in `given`.
+
+    Raises:
+        ValueError: an unknown method or parameter (the known ones are named), a parameter given
+            twice, or a bad value.
+    """
+    name, _, rest = spec.strip().partition(":")
+    cls = _find(name)
+    known = parameters(name)
+    chosen = {}
+    for pair in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not value:
+            raise ValueError(f"{spec}: write a parameter as name=value, got {pair!r}")
+        if key in chosen or key in given:
+            raise ValueError(f"{spec}: {key} is given twice")
+        chosen[key] = value
+    for parameter in (*chosen, *given):
+        if parameter not in known:
+            raise ValueError(
+                f"method {name!r} has no parameter {parameter!r}; it has: {', '.join(known)}"
+            )
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _read(key, value, hints[key]) for key, value in chosen.items()}, **given)
+
+
+def parse_methods(text: str) -> dict[str, Method]:
+    """Methods from a list such as `none,st3,fastv:k=2,r=0.5,vtw:k=16`: spec -> method.
+
+    A piece with `=` and no `:` goes on with the parameters of the method before it.
+
+    Raises:
+        ValueError: as `make_method`; or nothing in the list.
+    """
+    specs: list[str] = []
+    for piece in filter(None, (part.strip() for part in text.split(","))):
+        if specs and "=" in piece and ":" not in piece:
+            specs[-1] += ("," if ":" in specs[-1] else ":") + piece
+        else:
+            specs.append(piece)
+    if not specs:
+        raise ValueError(f"no method in {text!r}; known: {', '.join(METHODS)}")
+    return {spec: make_method(spec) for spec in specs}
+
+
+def _read(name: str, text: str, hint: Any) -> Any:
+    """A parameter's value from its text, by the type that it has."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if text.lower() == "none" and types.NoneType in allowed:
+        return None
+    try:
+        if int in allowed:
+            return int(text)
+        if float in allowed:
+            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        kind = "whole number" if int in allowed else "number"
+        raise ValueError(f"{name} must be a {kind}, got {text!r}") from None
+    return text
+
+
+def _find(name: str) -> type[Method]:
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,53 @@
+"""What a trimming method is: parameters that become a schedule, and the name of a scorer."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from st3.schedule import Schedule
+from st3.scoring import SCORERS
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Which visual tokens leave, where and when.
+
+    Attributes:
+        scorer: a key of `SCORERS`, what importance is.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    """The paper the method comes from."""
+
+    scorer: str = "last-token"
+
+    def __post_init__(self) -> None:
+        if self.scorer not in SCORERS:
+            raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
+
+    @abstractmethod
+    def schedule(self, layers: int) -> Schedule:
+        """The schedule for a decoder of `layers` layers.
+
+        Raises:
+            ValueError: the parameters fit no schedule of this depth.
+        """
+
+    def settings(self, layers: int) -> dict[str, Any]:
+        """Every parameter with the value that is in force for `layers` layers, for reports."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Untrimmed(Method):
+    """Nothing is dropped: our path without trimming, the baseline of every comparison."""
+
+    name: ClassVar[str] = "none"
+    source: ClassVar[str] = "baseline"
+
+    def schedule(self, layers: int) -> Schedule:
+        return Schedule((1.0,) * layers)

@@ -1,0 +1,153 @@
+"""What the device can do at best, measured; and the time that a workload would take at that rate.
+
+The roofline: no layer is faster than its arithmetic at the matrix product rate, nor than its bytes
+at the copy bandwidth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from st3.profiling.clocks import clock_for
+from st3.profiling.macs import MacCounter, tokens_alive
+from st3.profiling.shape import Shape, Workload
+from st3.schedule import Schedule
+
+_SECONDS = 0.4  # for each measurement
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Best rates seen.
+
+    Attributes:
+        macs_per_second: of a square matrix product in the model's dtype.
+        bytes_per_second: read and written by a copy larger than any cache.
+        launch_seconds: to start an operation that does next to nothing.
+    """
+
+    macs_per_second: float
+    bytes_per_second: float
+    launch_seconds: float
+
+
+@dataclass(frozen=True)
+class Ideal:
+    """Roofline of one forward, milliseconds.
+
+    Attributes:
+        time: the larger of both in every layer, added up.
+        arithmetic, bandwidth: each as if there were only it.
+    """
+
+    time: float
+    arithmetic: float
+    bandwidth: float
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    """Measure them, about a second and a half; rates are the best of many repeats."""
+    on_cuda = device.type == "cuda"
+    side = 8192 if on_cuda else 1024
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    product_ms = _fastest(device, lambda: torch.mm(left, right, out=product))
+    count = 2**30 if on_cuda else 2**28
+    source = torch.zeros(count, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy_ms = _fastest(device, lambda: target.copy_(source))
+    tiny = torch.zeros(1, device=device, dtype=dtype)
+    many = 1000
+
+    def launch() -> None:
+        for _ in range(many):
+            tiny.add_(1)
+
+    launch_ms = _fastest(device, launch)
+    return Ceilings(
+        macs_per_second=1000 * side**3 / product_ms,
+        bytes_per_second=1000 * 2 * count / copy_ms,
+        launch_seconds=launch_ms / 1000 / many,
+    )
+
+
+def best_of(found: Sequence[Ceilings]) -> Ceilings:
+    """A device that is shared or warms up is measured more than once."""
+    return Ceilings(
+        max(c.macs_per_second for c in found),
+        max(c.bytes_per_second for c in found),
+        min(c.launch_seconds for c in found),
+    )
+
+
+def ideal_prefill(
+    ceilings: Ceilings, counter: MacCounter, shape: Shape, schedule: Schedule, work: Workload,
+    element: int,
+) -> Ideal:  # fmt: skip
+    """The decoder layers over the prompts: weights are read once, keys and values written."""
+    return _layers(
+        ceilings, shape, element,
+        [work.batch * counter.prefill_layer(n) for n in tokens_alive(schedule, work, 0)],
+        [work.batch * n for n in tokens_alive(schedule, work, 0)],
+    )  # fmt: skip
+
+
+def ideal_step(
+    ceilings: Ceilings, counter: MacCounter, shape: Shape, schedule: Schedule, work: Workload,
+    element: int,
+) -> Ideal | None:  # fmt: skip
+    """The mean decode step, LM head included: all weights and all live keys and values are read."""
+    if work.new < 2:
+        return None
+    alive = [n for t in range(1, work.new) for n in tokens_alive(schedule, work, t)]
+    macs = [work.batch * count for count in counter.decode_layers(alive)]
+    layers = _layers(ceilings, shape, element, macs, [work.batch * n for n in alive])
+    steps = work.new - 1
+    head = _one(ceilings, work.batch * counter.head(), element * shape.head_parameters)
+    return _add(
+        Ideal(layers.time / steps, layers.arithmetic / steps, layers.bandwidth / steps), head
+    )
+
+
+def _layers(
+    ceilings: Ceilings, shape: Shape, element: int, macs: Sequence[int], cached: Sequence[int]
+) -> Ideal:
+    weights = shape.decoder_parameters // shape.layers
+    token = 2 * shape.kv_heads * shape.head_size
+    parts = (
+        _one(ceilings, m, element * (weights + n * token))
+        for m, n in zip(macs, cached, strict=True)
+    )
+    return _add(*parts)
+
+
+def _one(ceilings: Ceilings, macs: int, moved: int) -> Ideal:
+    arithmetic = 1000 * macs / ceilings.macs_per_second
+    bandwidth = 1000 * moved / ceilings.bytes_per_second
+    return Ideal(max(arithmetic, bandwidth), arithmetic, bandwidth)
+
+
+def _add(*parts: Ideal) -> Ideal:
+    return Ideal(
+        sum(p.time for p in parts),
+        sum(p.arithmetic for p in parts),
+        sum(p.bandwidth for p in parts),
+    )
+
+
+def _fastest(device: torch.device, work: Callable[[], Any]) -> float:
+    """Milliseconds of the fastest of many runs."""
+    clock = clock_for(device)
+    work()
+    times: list[float] = []
+    started = time.perf_counter()
+    while time.perf_counter() - started < _SECONDS or len(times) < 3:
+        first = clock.mark()
+        work()
+        times.append(clock.between(first, clock.mark()))
+    return min(times)

@@ -1,0 +1,59 @@
+"""What a method costs by arithmetic: MACs and bytes of KV cache, from shapes and the schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from st3.profiling.macs import MacCounter, tokens_alive
+from st3.profiling.shape import Shape, Workload
+from st3.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one workload, its whole batch.
+
+    Attributes:
+        prefill_macs: decoder layers, over the prompt.
+        decode_macs: decoder layers, over all decode steps together.
+        vision_macs, projector_macs: once, at prefill.
+        head_macs: the LM head, for every new token.
+        kv_bytes: live keys and values after prefill and in each decode step.
+    """
+
+    prefill_macs: int
+    decode_macs: int
+    vision_macs: int
+    projector_macs: int
+    head_macs: int
+    kv_bytes: tuple[int, ...]
+
+
+def costs_of(
+    counter: MacCounter, shape: Shape, schedule: Schedule, work: Workload, element: int
+) -> Costs:
+    """Count one method.
+
+    Args:
+        element: bytes of one cached number.
+    """
+    pictures = work.visual / shape.picture_tokens
+    return Costs(
+        prefill_macs=work.batch * counter.prefill(schedule, work),
+        decode_macs=work.batch * counter.decode(schedule, work),
+        vision_macs=round(work.batch * pictures * counter.vision()),
+        projector_macs=work.batch * counter.projector(work.visual),
+        head_macs=work.batch * work.new * counter.head(),
+        kv_bytes=kv_bytes(shape, schedule, work, element),
+    )
+
+
+def kv_bytes(shape: Shape, schedule: Schedule, work: Workload, element: int) -> tuple[int, ...]:
+    """Bytes of live keys and values after prefill, and in each of the new - 1 decode steps."""
+    token = 2 * work.batch * shape.kv_heads * shape.head_size * element
+    return tuple(token * sum(tokens_alive(schedule, work, t)) for t in range(work.new))
+
+
+def untrimmed(layers: int) -> Schedule:
+    """Every visual token in every layer, to the end."""
+    return Schedule((1.0,) * layers)

@@ -1,0 +1,180 @@
+"""Multiply-accumulates, counted by fvcore over transformers' own modules on the meta device.
+
+fvcore counts one multiply-accumulate as one flop; here it is called a MAC, and a FLOP is half of
+one. Matrix products, convolutions and attention count; norms, rotary embeddings, activations and
+softmax do not, as in every paper of the field. Attention counts the whole n x n square, causal or
+not, as the papers do.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+from transformers import DynamicCache
+
+from st3.adapters import find_adapter
+from st3.profiling.shape import Workload
+from st3.schedule import Schedule
+
+
+class MacCounter:
+    """MACs of each part of one model, for one prompt; a batch costs so many times more.
+
+    Args:
+        model: from `st3.profiling.shape.meta_model`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        adapter = find_adapter(model.config)
+        self._model = model
+        self._decoder: Any = adapter.decoder(model)
+        self._inner: Any = adapter.merger(model)
+        self._hidden: int = model.config.get_text_config().hidden_size
+        self.prefill_layer = cache(self._prefill_layer)
+        self.decode_layer = cache(self._decode_layer)
+        self.vision = cache(self._vision)
+
+    def _prefill_layer(self, tokens: int) -> int:
+        """One decoder layer over `tokens` tokens."""
+        return _count(_Layer(self._decoder, 0), self._states(tokens))
+
+    def _decode_layer(self, keys: int) -> int:
+        """One decoder layer for one new token that attends to `keys` keys, itself among them."""
+        return _count(_Layer(self._decoder, keys - 1), self._states(1))
+
+    def head(self) -> int:
+        """The LM head, for one token."""
+        return _count(self._model.lm_head, self._states(1))
+
+    def _vision(self) -> int:
+        """The vision tower, for one picture, all its layers: transformers runs them all."""
+        tower = self._inner.vision_tower
+        side = self._model.config.vision_config.image_size
+        picture = self._states(1).new_empty(1, 3, side, side)
+        convolutions = _Convolutions(tower)
+        with convolutions:
+            others = _count(tower, picture)
+        return others + convolutions.macs()
+
+    def projector(self, tokens: int) -> int:
+        """The projector, over `tokens` visual tokens."""
+        projector = self._inner.multi_modal_projector
+        width = self._model.config.vision_config.hidden_size
+        layers = self._model.config.vision_feature_layer
+        width *= 1 if isinstance(layers, int) else len(layers)
+        return _count(projector, self._states(1).new_empty(1, tokens, width))
+
+    def prefill(self, schedule: Schedule, work: Workload) -> int:
+        """The decoder layers over one prompt, each at the tokens that it has."""
+        return sum(self.prefill_layer(n) for n in tokens_alive(schedule, work, 0))
+
+    def decode(self, schedule: Schedule, work: Workload) -> int:
+        """The decoder layers over all decode steps of one answer."""
+        steps = [n for t in range(1, work.new) for n in tokens_alive(schedule, work, t)]
+        return sum(self.decode_layers(steps))
+
+    def decode_layers(self, keys: Sequence[int]) -> list[int]:
+        """`decode_layer` at each of these lengths, most of them read off a line.
+
+        A step's cost is affine in its keys: two counts make the line, a third one tests it, and
+        were it ever to bend, every length would be counted.
+        """
+        low, high = min(keys, default=1), max(keys, default=1)
+        middle = (low + high) // 2
+        at_low, at_high = self.decode_layer(low), self.decode_layer(high)
+        slope = (at_high - at_low) // max(high - low, 1)
+        if self.decode_layer(middle) != at_low + slope * (middle - low):
+            return [self.decode_layer(n) for n in keys]
+        return [at_low + slope * (n - low) for n in keys]
+
+    def _states(self, tokens: int) -> torch.Tensor:
+        return torch.empty(1, tokens, self._hidden, device="meta", dtype=torch.bfloat16)
+
+
+def tokens_alive(schedule: Schedule, work: Workload, generated: int) -> list[int]:
+    """Tokens in each layer while the token after `generated` ones is computed, for one prompt."""
+    return [
+        schedule.count(layer, work.visual, generated) + work.text + generated
+        for layer in range(1, schedule.layers + 1)
+    ]
+
+
+class _Layer(nn.Module):
+    """The first decoder layer as a function of hidden states alone, behind `past` cached tokens."""
+
+    def __init__(self, decoder: Any, past: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.past = past
+
+    def forward(self, hidden: torch.Tensor) -> Any:
+        place = torch.arange(self.past, self.past + hidden.shape[1], device="meta")[None]
+        turns = self.decoder.rotary_emb(hidden, place)
+        past = None
+        if self.past:
+            attention = self.decoder.layers[0].self_attn
+            heads = attention.k_proj.out_features // attention.head_dim
+            old = hidden.new_empty(1, heads, self.past, attention.head_dim)
+            past = DynamicCache()
+            past.update(old, old, 0)
+        return self.decoder.layers[0](
+            hidden, attention_mask=None, position_embeddings=turns, past_key_values=past
+        )
+
+
+class _Convolutions:
+    """Counts a module's convolutions, which do not trace on the meta device, by themselves.
+
+    Inside the `with` each only makes room for its output; `macs` then counts it on real zeros.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.found = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+        self.seen: list[tuple[nn.Conv2d, list[int]]] = []
+
+    def __enter__(self) -> None:
+        for convolution in self.found:
+            convolution.forward = partial(self._make_room, convolution)  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        for convolution in self.found:
+            del convolution.forward
+
+    def macs(self) -> int:
+        total = 0
+        for convolution, shape in self.seen:
+            real = copy.copy(convolution)
+            weight = torch.zeros(convolution.weight.shape)
+            real._parameters = {"weight": nn.Parameter(weight), "bias": None}
+            total += _count(real, torch.zeros(shape))
+        return total
+
+    def _make_room(self, convolution: nn.Conv2d, states: torch.Tensor) -> torch.Tensor:
+        shape = [int(size) for size in states.shape]
+        self.seen.append((convolution, shape))
+        pads = [int(pad) for pad in convolution.padding]
+        steps = zip(shape[2:], pads, convolution.kernel_size, convolution.stride, strict=True)
+        sides = [(size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in steps]
+        return states.new_empty(shape[0], convolution.out_channels, *sides)
+
+
+def _count(module: nn.Module, *inputs: torch.Tensor) -> int:
+    analysis = FlopCountAnalysis(module, inputs)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    # fvcore knows no fused attention, and would count norms, which nobody else does.
+    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
+    analysis.set_op_handle("aten::layer_norm", lambda inputs, outputs: 0)
+    return int(analysis.total())
+
+
+def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    batch, heads, queries, size = inputs[0].type().sizes()
+    keys, width = inputs[1].type().sizes()[2], inputs[2].type().sizes()[3]
+    return int(batch * heads * queries * keys * (size + width))

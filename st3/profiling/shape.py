@@ -1,0 +1,137 @@
+"""What is asked of a model, and the sizes that its cost depends on: no weights, no device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from st3.adapters import find_adapter
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Prompts and answers to count or time.
+
+    Attributes:
+        visual, text: tokens of either kind in one prompt.
+        new: tokens to generate; the first one comes from the prefill, so new - 1 decode steps.
+        batch: prompts at a time, all alike.
+
+    Raises:
+        ValueError: a number that cannot be.
+    """
+
+    visual: int
+    text: int = 64
+    new: int = 64
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        least = {"visual": 1, "text": 1, "new": 1, "batch": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} tokens must be at least {low}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a LLaVA.
+
+    Attributes:
+        layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary: the decoder's.
+        picture_tokens: visual tokens that one picture makes.
+        picture_size: side in pixels of what the vision tower sees.
+        context: longest sequence in tokens.
+        decoder_parameters: in the decoder layers; `head_parameters` in the LM head and
+            `vision_parameters` in tower and projector.
+        parameters: of the whole model.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    picture_tokens: int
+    picture_size: int
+    context: int
+    decoder_parameters: int
+    head_parameters: int
+    vision_parameters: int
+    parameters: int
+
+
+def meta_model(config: Any) -> Any:
+    """The model without its weights, on the meta device, in bfloat16 with SDPA.
+
+    Raises:
+        ValueError: the configuration is of no family that has an adapter, or builds no model.
+    """
+    find_adapter(config)
+    text = config.get_text_config()
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    for size in sizes:
+        if not isinstance(getattr(text, size), int) or getattr(text, size) < 1:
+            raise ValueError(
+                f"text_config.{size} must be a whole number from 1 on, got {getattr(text, size)!r}"
+            )
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(
+                config, dtype=torch.bfloat16, attn_implementation="sdpa"
+            )
+    except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"this configuration builds no model: {error}") from error
+    return model.eval()
+
+
+def shape_of(model: Any) -> Shape:
+    """The sizes of a model, on whatever device.
+
+    Raises:
+        ValueError: heads that do not fit together, or a vision tower without square patches.
+    """
+    adapter = find_adapter(model.config)
+    text, vision = model.config.get_text_config(), model.config.vision_config
+    heads = text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    if heads % kv_heads:
+        raise ValueError(f"{heads} attention heads cannot share {kv_heads} key-value heads")
+    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if not isinstance(side, int) or not isinstance(patch, int) or side < patch:
+        raise ValueError(
+            f"the vision tower has no square patches: image_size {side!r}, patch_size {patch!r}"
+        )
+    decoder: Any = adapter.decoder(model)
+    in_layers = _count(decoder.layers)
+    head = int(model.lm_head.weight.numel())
+    in_decoder = _count(decoder)
+    total = int(model.num_parameters())
+    tied = model.lm_head.weight is decoder.embed_tokens.weight
+    return Shape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        vocabulary=text.vocab_size,
+        picture_tokens=(side // patch) ** 2
+        + (getattr(model.config, "vision_feature_select_strategy", "default") == "full"),
+        picture_size=side,
+        context=text.max_position_embeddings,
+        decoder_parameters=in_layers,
+        head_parameters=head,
+        vision_parameters=total - in_decoder - (0 if tied else head),
+        parameters=total,
+    )
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,94 @@
+"""Which model to time: trained weights, random ones of the same shape, or none, and why."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from st3.loading import find, in_cache, load, random_model
+from st3.machine import free_memory
+from st3.profiling.profile import memory_needed
+from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.units import si
+
+SLOW = 1_000_000_000
+"""Parameters above which a CPU is only timed if that is asked for: it would take many minutes."""
+
+
+def choose(
+    name: str | None,
+    config: Any,
+    work: Workload,
+    *,
+    weights: Literal["auto", "random", "pretrained"],
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    attn_implementation: str | None = None,
+) -> tuple[Any, str | None, str]:
+    """A live model to time, or None.
+
+    Args:
+        name: for `st3.load`; None for a bare configuration.
+        config: of the model.
+        work: the largest workload.
+        weights: `auto` takes trained weights that are on this machine, else random ones, and gives
+            way where the model does not fit or would be slow; nothing is downloaded.
+        device, dtype: where and in what.
+        seed: of random weights.
+        attn_implementation: passed to transformers.
+
+    Returns:
+        The model, "pretrained" or "random", and a sentence to print; or (None, None, why not).
+
+    Raises:
+        ValueError: weights asked for by name that there are not, or a model that does not fit.
+        OSError: not found, or not reachable.
+    """
+    shape = shape_of(meta_model(config))
+    count = si(shape.parameters, "parameters")
+    _, rest = divmod(work.visual, shape.picture_tokens)
+    reason = None
+    if rest:
+        reason = (
+            f"{work.visual} visual tokens are no whole number of pictures of {shape.picture_tokens}"
+        )
+    elif work.visual + work.text + work.new > shape.context:
+        reason = (
+            f"{work.visual + work.text + work.new} tokens do not fit a context of {shape.context}"
+        )
+    needed, free = memory_needed(shape, work, dtype), free_memory(device)
+    if needed > free:
+        reason = (
+            f"it needs about {si(needed, 'B')} on {device} and {si(free, 'B')} are free, "
+            f"{si(needed - free, 'B')} too little"
+        )
+    if reason is not None and weights != "auto":
+        raise ValueError(f"cannot time {name or 'this model'}: {reason}")
+    if reason is None and weights == "auto" and device.type == "cpu" and shape.parameters > SLOW:
+        reason = f"{count} take many minutes on a CPU; --weights random times them all the same"
+    if reason is not None:
+        return None, None, f"Latency not measured: {reason}."
+    if weights == "pretrained" and name is None:
+        raise ValueError("a bare configuration has no weights: use --weights random")
+    if weights == "pretrained" or (weights == "auto" and name is not None and _is_here(name)):
+        assert name is not None
+        model, _ = load(
+            name,
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            attn_implementation=attn_implementation,
+        )
+        return model, "pretrained", "Latency of the trained weights, on random prompts."
+    model = random_model(
+        config, device=str(device), dtype=dtype, seed=seed, attn_implementation=attn_implementation
+    )
+    return model, "random", "Latency of random weights of the true shape, on random prompts."
+
+
+def _is_here(name: str) -> bool:
+    try:
+        return in_cache(find(name))
+    except ValueError:
+        return False

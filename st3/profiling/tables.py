@@ -1,0 +1,144 @@
+"""A profile's tables, as text: from the JSON document, so that saved ones render the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from st3.units import si
+
+NOT_MEASURED = "not measured"
+Cell = Callable[[dict[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, column heads and cells; the first column is text, the others are figures."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        lines = [self.heads, ("---", *("---:" for _ in self.heads[1:])), *self.rows]
+        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def tables(document: dict[str, Any], *, detail: bool = False) -> list[Table]:
+    """Compute, memory and latency for each batch size; with `detail` also the parts of prefill.
+
+    Where something was measured there is a roofline, too.
+    """
+    return [
+        table
+        for batch in dict.fromkeys(row["batch_size"] for row in document["rows"])
+        for table in _of_batch(document, batch, detail)
+    ]
+
+
+def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]:
+    rows = [row for row in document["rows"] if row["batch_size"] == batch]
+    weights = {"random": ", random weights", "pretrained": "", None: ""}[document["weights"]]
+    settings = document["settings"]
+    what = (
+        f"{document['model']}{weights}, batch {batch}, {settings['visual_tokens']} visual + "
+        f"{settings['text_tokens']} text tokens, {settings['new_tokens']} new"
+    )
+    found = [
+        _table(f"Compute of the decoder layers: {what}", rows, _COMPUTE),
+        _table(f"KV cache: {what}", rows, _MEMORY),
+    ]
+    if detail:
+        found.insert(1, _table(f"MACs by part: {what}", rows, _PARTS))
+    measured = any(row["ttft_ms"] is not None for row in rows)
+    found.append(_table(f"Latency: {what}", rows, _LATENCY if measured else _UNMEASURED))
+    if measured:
+        found.append(_table(f"Prefill against the roofline: {what}", rows, _PREFILL_ROOF))
+        if any(row["tpot_ms"] is not None for row in rows):
+            found.append(_table(f"Decode against the roofline: {what}", rows, _DECODE_ROOF))
+    return found
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
+    if all(row["peak_memory_bytes"] is None for row in rows):  # only a GPU tells
+        columns = {head: cell for head, cell in columns.items() if head != "peak memory"}
+    return Table(
+        title,
+        ("method", *columns),
+        tuple((row["method"], *(cell(row) for cell in columns.values())) for row in rows),
+    )
+
+
+def _figure(key: str, show: Callable[[Any], str]) -> Cell:
+    return lambda row: NOT_MEASURED if row[key] is None else show(row[key])
+
+
+def _count(key: str, unit: str = "") -> Cell:
+    return _figure(key, lambda value: si(value, unit))
+
+
+def _share(key: str) -> Cell:
+    return lambda row: "-" if row[key] is None else f"{row[key]:.1%}"
+
+
+def _ms(key: str) -> Cell:
+    return _figure(key, lambda value: f"{value:.4g} ms")
+
+
+def _times(key: str) -> Cell:
+    return _figure(key, lambda value: f"{value:.2f}x")
+
+
+_COMPUTE: dict[str, Cell] = {
+    "prefill MACs": _count("prefill_macs"),
+    "prefill FLOPs": _count("prefill_flops"),
+    "of untrimmed": _share("prefill_macs_ratio"),
+    "decode MACs": _count("decode_macs"),
+    "decode FLOPs": _count("decode_flops"),
+    "of untrimmed ": _share("decode_macs_ratio"),
+}
+_PARTS: dict[str, Cell] = {
+    "decoder, prefill": _count("prefill_macs"),
+    "decoder, decode": _count("decode_macs"),
+    "vision tower": _count("vision_macs"),
+    "projector": _count("projector_macs"),
+    "LM head": _count("lm_head_macs"),
+}
+_MEMORY: dict[str, Cell] = {
+    "after prefill": _count("kv_bytes", "B"),
+    "of untrimmed": _share("kv_ratio"),
+    "mean": _count("kv_mean_bytes", "B"),
+    "of untrimmed ": _share("kv_mean_ratio"),
+    "peak": _count("kv_peak_bytes", "B"),
+}
+_LATENCY: dict[str, Cell] = {
+    "TTFT": _ms("ttft_ms"),
+    "vision": _ms("vision_ms"),
+    "TPOT p50": _ms("tpot_ms"),
+    "p90": _ms("tpot_p90_ms"),
+    "end to end": _ms("e2e_ms"),
+    "tokens/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
+    "speed-up": _times("speedup"),
+    "over none": _times("speedup_over_none"),
+    "peak memory": _count("peak_memory_bytes", "B"),
+}
+_UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT p50", "end to end", "speed-up")}
+_PREFILL_ROOF: dict[str, Cell] = {
+    "measured": _ms("prefill_ms"),
+    "ideal": _ms("prefill_ideal_ms"),
+    "bound by": _figure("prefill_bound", str),
+    "reached": _share("prefill_roofline_share"),
+    "launches": _ms("prefill_launch_ms"),
+    "ideal saving": _share("ideal_saving"),
+    "achieved": _share("achieved_saving"),
+    "of ideal": _share("saving_share"),
+}
+_DECODE_ROOF: dict[str, Cell] = {
+    "TPOT p50": _ms("tpot_ms"),
+    "ideal": _ms("tpot_ideal_ms"),
+    "bound by": _figure("tpot_bound", str),
+    "reached": _share("tpot_roofline_share"),
+    "launches": _ms("step_launch_ms"),
+}

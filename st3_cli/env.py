@@ -1,0 +1,29 @@
+"""`st3 env`: what a bug report needs."""
+
+from __future__ import annotations
+
+import os
+
+from st3_cli import options as o
+from st3_cli.console import print_json, print_table
+
+_VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+_SECRET = {"HF_TOKEN"}
+
+
+def env(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
+    """Print versions and hardware, to paste into a bug report."""
+    from st3.machine import describe_machine
+
+    found = describe_machine()
+    for name in _VARIABLES:
+        value = os.environ.get(name)
+        found[name] = "set" if value and name in _SECRET else value
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (key, "-" if value is None else f"{value / 1e9:.1f} GB" if "bytes" in key else str(value))
+        for key, value in found.items()
+    ]
+    print_table("Environment", ("", ""), rows, wrap=True)

@@ -1,0 +1,239 @@
+"""`st3 profile`: compute, memory and time of every method, with or without weights and a GPU."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from st3_cli import options as o
+from st3_cli.console import err, print_table, print_text, quiet_transformers
+from st3_cli.errors import INTERRUPTED, UsageError
+from st3_cli.outputs import check_output
+
+if TYPE_CHECKING:
+    from st3.profiling import Report
+
+EXAMPLES = (
+    "Examples:  st3 profile --model 13b  |  st3 profile --model small --repeats 3  |  "
+    "st3 profile --methods none,st3,fastv:k=2,r=0.75,vtw:k=6 --output report.md"
+)
+DEFAULT_METHODS = "none,pvtp,vta,st3,fastv,vtw,pyramiddrop"
+WORK = "Workload"
+
+
+class Weights(str, Enum):
+    """What to time."""
+
+    auto = "auto"
+    random = "random"
+    pretrained = "pretrained"
+
+
+def _sizes(text: str) -> list[int]:
+    """Batch sizes: 1,8."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r}: give whole numbers from 1 on, e.g. 8 or 1,8,32")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def _work(help: str, **more: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=WORK, **more)
+
+
+def profile(
+    model: o.ModelOption = "demo",
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A config.json in place of --model.", rich_help_panel=o.MODEL),
+    ] = None,
+    weights: Annotated[
+        Weights,
+        typer.Option(
+            help="What to time. auto: trained ones if they are here, else random ones of the "
+            "true shape, where they fit.",
+            rich_help_panel=o.MODEL,
+        ),
+    ] = Weights.auto,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods", "--method",
+            help="A list; `st3 methods` shows all. The options below go to the ST3 family in it.",
+            rich_help_panel=o.METHOD,
+        ),
+    ] = DEFAULT_METHODS,
+    prune_ratio: o.PruneRatioOption = None,
+    stride: o.StrideOption = None,
+    ratio: o.RatioOption = None,
+    final_keep: o.FinalKeepOption = None,
+    tau: o.TauOption = None,
+    annealing: o.AnnealingOption = None,
+    scorer: o.ScorerOption = None,
+    visual_tokens: Annotated[
+        int | None, _work("In a prompt.", min=1, show_default="one picture")
+    ] = None,
+    text_tokens: Annotated[int, _work("In a prompt.", min=1)] = 64,
+    new_tokens: Annotated[int, _work("To generate.", min=1)] = 64,
+    batch_size: Annotated[Any, _work("Or several: 1,8.", parser=_sizes, metavar="N")] = "1",
+    latency: Annotated[bool, _work("Time it, or only count.")] = True,
+    repeats: Annotated[int, _work("Timed rounds, at least.", min=1)] = 5,
+    min_seconds: Annotated[float, _work("Time for each method, at least.", min=0)] = 0.0,
+    device: o.DeviceOption = o.Device.auto,
+    dtype: o.DtypeOption = o.Dtype.auto,
+    attn_implementation: o.AttentionOption = None,
+    seed: o.SeedOption = 0,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="Also MACs by part.", rich_help_panel=o.OUTPUT)
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json|.csv|.md", rich_help_panel=o.OUTPUT, help="Save it."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", rich_help_panel=o.OUTPUT,
+            help="Draw visual tokens per layer and over time, MACs and KV cache.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files.", rich_help_panel=o.OUTPUT)
+    ] = False,
+    json: o.JsonOption = False,
+    debug: o.DebugOption = False,
+) -> None:  # fmt: skip
+    """Compute, memory and time of trimming methods, side by side.
+
+    MACs and KV bytes are counted from the configuration: no weights, no GPU. Time is measured where
+    the model fits, and otherwise said to be not measured.
+    """
+    check_output("--output", output, force, ".json", ".csv", ".md")
+    check_output("--plot", plot, force, ".png")
+    if config is not None and model != "demo":
+        raise UsageError("--config takes the place of --model: give one of them")
+    if not latency and weights is not Weights.auto:
+        raise UsageError(f"--no-latency times nothing: leave --weights {weights.value} out")
+
+    from st3 import loading
+    from st3.profiling import Workload
+    from st3.profiling import profile as measure
+    from st3.profiling.shape import meta_model, shape_of
+    from st3.profiling.subject import choose
+
+    quiet_transformers()
+    name = None if config is not None else model
+    shown = str(config) if config is not None else model
+    if config is not None:
+        found = loading.read_config(config)
+    elif model in loading.PRESETS:
+        found = loading.known_config(model)
+    else:
+        found = loading.load_config(loading.find(model))
+    shape = shape_of(meta_model(found))
+    chosen = o.build_methods(
+        methods, shape.layers, prune_ratio=prune_ratio, stride=stride, ratio=ratio,
+        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+    )  # fmt: skip
+    works = [
+        Workload(visual_tokens or shape.picture_tokens, text_tokens, new_tokens, batch)
+        for batch in batch_size
+    ]
+    where = loading.find_device(device.value)
+    numbers = loading.find_dtype(dtype.value, where, found)
+    backend = attn_implementation.value if attn_implementation else None
+    live, kind, note = None, None, "Latency not measured: --no-latency."
+    if latency:
+        largest = max(works, key=lambda work: work.batch)
+        live, kind, note = choose(
+            name, found, largest, weights=weights.value, device=where, dtype=numbers,
+            seed=seed, attn_implementation=backend,
+        )  # fmt: skip
+    with _progress(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
+        report = measure(
+            shown, found, chosen, works,
+            dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
+            command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
+        )  # fmt: skip
+    if output is not None:
+        _save(output, report)
+    if plot is not None:
+        from st3.plots import save_profile
+
+        try:
+            save_profile(plot, report)
+        except OSError as error:
+            raise ValueError(f"cannot write {plot}: {error.strerror}") from error
+    if json:
+        print_text(report.json())
+    else:
+        _print(report, detail)
+    if not json:
+        for path in (output, plot):
+            if path is not None:
+                err.print(f"[dim]wrote {path}[/dim]")
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _save(path: Path, report: Report) -> None:
+    from st3.files import replacing
+
+    text = {".json": report.json, ".csv": report.csv, ".md": report.markdown}[path.suffix.lower()]()
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _print(report: Report, detail: bool) -> None:
+    for table in report.tables(detail=detail):
+        print_table(table.title, table.heads, table.rows)
+    for note in report.notes:
+        err.print(note)
+    ceilings = report.machine.get("ceilings")
+    if ceilings is not None:
+        err.print(
+            f"[dim]Device: {2 * ceilings['macs_per_second'] / 1e12:.3g} TFLOP/s in a matrix "
+            f"product, {ceilings['bytes_per_second'] / 1e9:.3g} GB/s in a copy, "
+            f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.[/dim]"
+        )
+    err.print("[dim]1 FLOP is half a MAC (multiply-accumulate). Ratios are to untrimmed.[/dim]")
+
+
+def _progress(total: int, live: Any) -> Any:
+    """A bar on stderr while something is timed, if that is a terminal; yields `on_run`."""
+    if live is None or not err.is_terminal:
+        return nullcontext(lambda name, done: None)
+    return _Bar(total)
+
+
+class _Bar:
+    """One tick a run. Rounds go on past the least number where a minimum time asks for it."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, -1
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(), console=err, transient=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Any:
+        self.bar.__enter__()
+        self.task = self.bar.add_task("timing", total=self.total)
+        return self
+
+    def __call__(self, name: str, done: int) -> None:
+        self.done += 1
+        self.bar.update(self.task, completed=min(self.done, self.total), description=name)
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
