@@ -104,7 +104,8 @@ def save_profile(path: Path, report: Report) -> None:
     rows = [row for row in rows if row.batch_size == rows[0].batch_size]
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     (layers, time), (macs, cache) = figure.subplots(2, 2)
-    for (label, alive), look in zip(report.alive.items(), _looks(), strict=False):
+    looks = _looks(len(report.alive))
+    for (label, alive), look in zip(report.alive.items(), looks, strict=True):
         depth = range(1, len(alive[0]) + 1)
         layers.step(depth, alive[0], where="mid", label=label, **look)
         time.plot([fmean(counts) for counts in alive], label=label, **look)
@@ -113,7 +114,9 @@ def save_profile(path: Path, report: Report) -> None:
         xlabel="generated tokens", ylabel="visual tokens alive, mean over layers",
         title="While decoding", ylim=0,
     )  # fmt: skip
-    layers.legend(frameon=False, fontsize=8)
+    figure.legend(
+        *layers.get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False
+    )
     labels = [row.method for row in rows]
     _bars(macs, labels, {"prefill": [row.prefill_macs_ratio for row in rows]})
     macs.set(
@@ -143,12 +146,16 @@ def save_profile(path: Path, report: Report) -> None:
     save(figure, path)
 
 
-def _looks() -> Iterator[dict[str, Any]]:
-    """Colours that colour-blind readers tell apart (Okabe and Ito), with styles for print."""
-    colours = ("#000000", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-    for style in ("-", "--", ":", "-."):
-        for colour in colours:
-            yield {"color": colour, "linestyle": style, "linewidth": 1.6}
+def _looks(count: int) -> Iterator[dict[str, Any]]:
+    """For lines that may lie on each other: thinner from one to the next.
+
+    Colours are those that colour-blind readers tell apart (Okabe and Ito).
+    """
+    colours = ("#000000", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#0072B2")
+    for number in range(count):
+        width = 1.2 + 4 * (count - 1 - number) / max(count - 1, 1)
+        style = ("-", "--", ":")[number // len(colours) % 3]
+        yield {"color": colours[number % len(colours)], "linestyle": style, "linewidth": width}
 
 
 def _bars(axis: Any, labels: list[str], series: dict[str, list[float]]) -> None:

@@ -39,6 +39,7 @@ def print_table(
             head.strip(),
             justify="left" if wrap or number == 0 else "right",
             overflow="fold",
+            no_wrap=number == 0 and not wrap,
         )
     for row in rows:
         table.add_row(*row)

@@ -39,7 +39,7 @@ def methods(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
         )
         for one in found
     ]  # fmt: skip
-    print_table("Methods", ("name", "parameters", "what goes", "source"), rows, wrap=True)
+    print_table("Methods", ("name", "parameters", "what it does", "source"), rows, wrap=True)
     print_table(
         "Every method also takes scorer=NAME, what importance is",
         ("scorers",),

@@ -169,7 +169,7 @@ ScorerOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int, _option(MODEL, "--seed", help="Seed of sampling (--temperature).", min=0, max=2**32 - 1)
+    int, _option(MODEL, "--seed", help="Seed of whatever is random.", min=0, max=2**32 - 1)
 ]
 JsonOption = Annotated[
     bool, _option(OUTPUT, "--json", help="One JSON document on stdout, all else on stderr.")

@@ -112,8 +112,8 @@ def profile(
 ) -> None:  # fmt: skip
     """Compute, memory and time of trimming methods, side by side.
 
-    MACs and KV bytes are counted from the configuration: no weights, no GPU. Time is measured where
-    the model fits, and otherwise said to be not measured.
+    MACs and KV bytes are counted from the configuration, without weights or a GPU. Time is
+    measured where the model fits, and otherwise said to be not measured.
     """
     check_output("--output", output, force, ".json", ".csv", ".md")
     check_output("--plot", plot, force, ".png")
@@ -206,7 +206,9 @@ def _print(report: Report, detail: bool) -> None:
             f"product, {ceilings['bytes_per_second'] / 1e9:.3g} GB/s in a copy, "
             f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.[/dim]"
         )
-    err.print("[dim]1 FLOP is half a MAC (multiply-accumulate). Ratios are to untrimmed.[/dim]")
+    err.print(
+        "[dim]1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed; speed-up is over stock.[/dim]"
+    )
 
 
 def _progress(total: int, live: Any) -> Any:

@@ -53,7 +53,7 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
     if detail:
         found.insert(1, _table(f"MACs by part: {what}", rows, _PARTS))
     measured = any(row["ttft_ms"] is not None for row in rows)
-    found.append(_table(f"Latency: {what}", rows, _LATENCY if measured else _UNMEASURED))
+    found.append(_table(f"Latency, medians: {what}", rows, _LATENCY if measured else _UNMEASURED))
     if measured:
         found.append(_table(f"Prefill against the roofline: {what}", rows, _PREFILL_ROOF))
         if any(row["tpot_ms"] is not None for row in rows):
@@ -84,7 +84,7 @@ def _share(key: str) -> Cell:
 
 
 def _ms(key: str) -> Cell:
-    return _figure(key, lambda value: f"{value:.4g} ms")
+    return _figure(key, lambda value: f"{value:.4g}")
 
 
 def _times(key: str) -> Cell:
@@ -94,10 +94,10 @@ def _times(key: str) -> Cell:
 _COMPUTE: dict[str, Cell] = {
     "prefill MACs": _count("prefill_macs"),
     "prefill FLOPs": _count("prefill_flops"),
-    "of untrimmed": _share("prefill_macs_ratio"),
+    "share": _share("prefill_macs_ratio"),
     "decode MACs": _count("decode_macs"),
     "decode FLOPs": _count("decode_flops"),
-    "of untrimmed ": _share("decode_macs_ratio"),
+    "share ": _share("decode_macs_ratio"),
 }
 _PARTS: dict[str, Cell] = {
     "decoder, prefill": _count("prefill_macs"),
@@ -108,37 +108,39 @@ _PARTS: dict[str, Cell] = {
 }
 _MEMORY: dict[str, Cell] = {
     "after prefill": _count("kv_bytes", "B"),
-    "of untrimmed": _share("kv_ratio"),
+    "share": _share("kv_ratio"),
     "mean": _count("kv_mean_bytes", "B"),
-    "of untrimmed ": _share("kv_mean_ratio"),
+    "share ": _share("kv_mean_ratio"),
     "peak": _count("kv_peak_bytes", "B"),
 }
 _LATENCY: dict[str, Cell] = {
-    "TTFT": _ms("ttft_ms"),
-    "vision": _ms("vision_ms"),
-    "TPOT p50": _ms("tpot_ms"),
-    "p90": _ms("tpot_p90_ms"),
-    "end to end": _ms("e2e_ms"),
+    "TTFT ms": _ms("ttft_ms"),
+    "vision ms": _ms("vision_ms"),
+    "TPOT p50 ms": _ms("tpot_ms"),
+    "TPOT p90 ms": _ms("tpot_p90_ms"),
+    "end to end ms": _ms("e2e_ms"),
     "tokens/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
     "speed-up": _times("speedup"),
     "over none": _times("speedup_over_none"),
     "peak memory": _count("peak_memory_bytes", "B"),
 }
-_UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT p50", "end to end", "speed-up")}
+_UNMEASURED = {
+    head: _LATENCY[head] for head in ("TTFT ms", "TPOT p50 ms", "end to end ms", "speed-up")
+}
 _PREFILL_ROOF: dict[str, Cell] = {
-    "measured": _ms("prefill_ms"),
-    "ideal": _ms("prefill_ideal_ms"),
+    "measured ms": _ms("prefill_ms"),
+    "ideal ms": _ms("prefill_ideal_ms"),
     "bound by": _figure("prefill_bound", str),
     "reached": _share("prefill_roofline_share"),
-    "launches": _ms("prefill_launch_ms"),
+    "launch ms": _ms("prefill_launch_ms"),
     "ideal saving": _share("ideal_saving"),
-    "achieved": _share("achieved_saving"),
-    "of ideal": _share("saving_share"),
+    "saved": _share("achieved_saving"),
+    "of it": _share("saving_share"),
 }
 _DECODE_ROOF: dict[str, Cell] = {
-    "TPOT p50": _ms("tpot_ms"),
-    "ideal": _ms("tpot_ideal_ms"),
+    "TPOT p50 ms": _ms("tpot_ms"),
+    "ideal ms": _ms("tpot_ideal_ms"),
     "bound by": _figure("tpot_bound", str),
     "reached": _share("tpot_roofline_share"),
-    "launches": _ms("step_launch_ms"),
+    "launch ms": _ms("step_launch_ms"),
 }
