@@ -130,7 +130,7 @@ def profile(
 
     quiet_transformers()
     name = None if config is not None else model
-    shown = str(config) if config is not None else model
+    shown = model if config is None else f"{config.resolve().parent.name}/{config.name}"
     if config is not None:
         found = loading.read_config(config)
     elif model in loading.PRESETS:
@@ -207,7 +207,8 @@ def _print(report: Report, detail: bool) -> None:
             f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.[/dim]"
         )
     err.print(
-        "[dim]1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed; speed-up is over stock.[/dim]"
+        "[dim]1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed. Times are medians; "
+        "speedup is end to end, over stock.[/dim]"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers must not fight over the cores
 
@@ -18,6 +19,8 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
 )
+
+from st3_cli import app
 
 IMAGE, PAD, VOCABULARY = 99, 0, 100
 PATCHES = 64
@@ -107,3 +110,25 @@ def greedy(model: Any, inputs: dict[str, Any], tokens: int = 12, **more: Any) ->
         min_new_tokens=tokens,
         **{"do_sample": False, "return_dict_in_generate": True, "output_logits": True} | more,
     )
+
+
+class Result:
+    """Exit code, stdout and stderr of one command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def st3_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run `st3 ARGUMENTS` in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["st3", *map(str, arguments)])
+        capsys.readouterr()  # what the test itself made others print
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run

@@ -18,15 +18,18 @@ import torch
 
 @dataclass(frozen=True)
 class Setting:
-    """P, S, R of the paper and the annealing share a(t)."""
+    """P, S, R of the paper and the annealing share a(t); or `keeps`, another keep(layer)."""
 
     prune: float = 0.0
     stride: int = 1
     ratio: float = 0.0
     share: Callable[[int], float] = lambda t: 1.0
+    keeps: Callable[[int], float] | None = None
 
     def keep(self, layer: int) -> float:
         """Equation 9's left-hand side, layer counted from 1."""
+        if self.keeps is not None:
+            return self.keeps(layer)
         if layer < 4:
             return 1.0
         return 1 - self.prune - math.floor((layer - 3) / self.stride) * self.ratio
@@ -76,13 +79,15 @@ def oracle_logits(
         allowed = allowed | torch.eye(total, dtype=torch.bool)
         for row in range(rows):
             everyone = torch.nonzero(visual[row]).flatten().tolist()
-            if number >= 4 and (number == 4 or setting.keep(number) != setting.keep(number - 1)):
+            cut = number > 1 and setting.keep(number) != setting.keep(number - 1)
+            if cut or (number == 4 and setting.keeps is None):
                 scores = early[-1][1][row]
                 alive = set(order[row])
                 wanted = round(round(setting.keep(number), 9) * len(everyone))
                 ranked = sorted(alive, key=lambda i: float(scores[i]))
                 order[row] = ranked[len(ranked) - wanted :]
-            ranking = order[row] if number >= 4 else first_order[row]
+            early_layer = number < 4 and setting.keeps is None
+            ranking = first_order[row] if early_layer else order[row]
             kept[row].append(sorted(ranking))
             for query in range(total):
                 t = max(0, query - prompt + 1)

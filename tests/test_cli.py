@@ -17,32 +17,11 @@ from PIL import Image
 import st3
 from st3 import demo
 from st3.demo.packaging import build_processor
-from st3_cli import app
 
 
-class Result:
-    """Exit code, stdout and stderr of one command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def st3_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run `st3 ARGUMENTS` in this process."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["st3", *map(str, arguments)])
-        capsys.readouterr()  # what the test itself made others print
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "-h"], ["--version"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "-h"], ["profile", "-h"], ["--version"], []]
+)
 def test_help_needs_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['st3', *%r]\n"

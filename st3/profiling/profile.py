@@ -213,7 +213,7 @@ def _against_roofline(
 
 
 def _bound(ideal: Any) -> str:
-    return "arithmetic" if ideal.arithmetic > ideal.bandwidth else "bandwidth"
+    return "compute" if ideal.arithmetic > ideal.bandwidth else "bandwidth"
 
 
 def _median(measured: Mapping[str, Measured], label: str, what: str) -> float:

@@ -46,19 +46,17 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         f"{document['model']}{weights}, batch {batch}, {settings['visual_tokens']} visual + "
         f"{settings['text_tokens']} text tokens, {settings['new_tokens']} new"
     )
-    found = [
-        _table(f"Compute of the decoder layers: {what}", rows, _COMPUTE),
-        _table(f"KV cache: {what}", rows, _MEMORY),
-    ]
-    if detail:
-        found.insert(1, _table(f"MACs by part: {what}", rows, _PARTS))
     measured = any(row["ttft_ms"] is not None for row in rows)
-    found.append(_table(f"Latency, medians: {what}", rows, _LATENCY if measured else _UNMEASURED))
+    found = {"Compute of the decoder layers": _COMPUTE}
+    if detail:
+        found["MACs by part"] = _PARTS
+    found["KV cache"] = _MEMORY
+    found["Latency in ms"] = _LATENCY if measured else _UNMEASURED
     if measured:
-        found.append(_table(f"Prefill against the roofline: {what}", rows, _PREFILL_ROOF))
-        if any(row["tpot_ms"] is not None for row in rows):
-            found.append(_table(f"Decode against the roofline: {what}", rows, _DECODE_ROOF))
-    return found
+        found["Prefill of the decoder against the roofline, in ms"] = _PREFILL_ROOF
+    if any(row["tpot_ideal_ms"] is not None for row in rows):
+        found["Decode step against the roofline, in ms"] = _DECODE_ROOF
+    return [_table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
@@ -114,33 +112,31 @@ _MEMORY: dict[str, Cell] = {
     "peak": _count("kv_peak_bytes", "B"),
 }
 _LATENCY: dict[str, Cell] = {
-    "TTFT ms": _ms("ttft_ms"),
-    "vision ms": _ms("vision_ms"),
-    "TPOT p50 ms": _ms("tpot_ms"),
-    "TPOT p90 ms": _ms("tpot_p90_ms"),
-    "end to end ms": _ms("e2e_ms"),
-    "tokens/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
-    "speed-up": _times("speedup"),
-    "over none": _times("speedup_over_none"),
+    "TTFT": _ms("ttft_ms"),
+    "vision": _ms("vision_ms"),
+    "TPOT": _ms("tpot_ms"),
+    "p90": _ms("tpot_p90_ms"),
+    "e2e": _ms("e2e_ms"),
+    "tok/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
+    "speedup": _times("speedup"),
+    "vs none": _times("speedup_over_none"),
     "peak memory": _count("peak_memory_bytes", "B"),
 }
-_UNMEASURED = {
-    head: _LATENCY[head] for head in ("TTFT ms", "TPOT p50 ms", "end to end ms", "speed-up")
-}
+_UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}
 _PREFILL_ROOF: dict[str, Cell] = {
-    "measured ms": _ms("prefill_ms"),
-    "ideal ms": _ms("prefill_ideal_ms"),
-    "bound by": _figure("prefill_bound", str),
+    "took": _ms("prefill_ms"),
+    "ideal": _ms("prefill_ideal_ms"),
+    "bound": _figure("prefill_bound", str),
     "reached": _share("prefill_roofline_share"),
-    "launch ms": _ms("prefill_launch_ms"),
-    "ideal saving": _share("ideal_saving"),
+    "launch": _ms("prefill_launch_ms"),
+    "could save": _share("ideal_saving"),
     "saved": _share("achieved_saving"),
     "of it": _share("saving_share"),
 }
 _DECODE_ROOF: dict[str, Cell] = {
-    "TPOT p50 ms": _ms("tpot_ms"),
-    "ideal ms": _ms("tpot_ideal_ms"),
-    "bound by": _figure("tpot_bound", str),
+    "TPOT": _ms("tpot_ms"),
+    "ideal": _ms("tpot_ideal_ms"),
+    "bound": _figure("tpot_bound", str),
     "reached": _share("tpot_roofline_share"),
-    "launch ms": _ms("step_launch_ms"),
+    "launch": _ms("step_launch_ms"),
 }

@@ -1,0 +1,320 @@
+"""`st3 profile`, `st3 methods` and `st3 env` as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_config
+from PIL import Image
+
+from st3.methods import METHODS
+from st3.profiling.report import markdown
+
+KEYS = {
+    "method", "prefill_macs", "prefill_macs_ratio", "decode_macs", "kv_bytes", "kv_ratio",
+    "ttft_ms", "prefill_ms", "tpot_ms", "e2e_ms", "speedup", "peak_memory_bytes",
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A config.json that a test can time."""
+    path = tmp_path / "config.json"
+    path.write_text(tiny_config().to_json_string())
+    return path
+
+
+def test_published_figures_without_weights_or_gpu_in_little_memory() -> None:
+    """DESIGN section 2, to four digits; below 2 GB."""
+    code = (
+        "import resource, sys; sys.argv = ['st3', 'profile', '--model', '13b', '--json']\n"
+        "from st3_cli.app import main\n"
+        "try: main()\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert int(done.stderr.split()[-1]) < 2e6  # kilobytes
+    document = json.loads(done.stdout)
+    rows = {row["method"]: row for row in document["rows"]}
+    assert list(rows) == ["stock", "none", "pvtp", "vta", "st3", "fastv", "vtw", "pyramiddrop"]
+    assert f"{rows['none']['prefill_macs'] / 1e12:.4f}" == "8.2879"
+    assert f"{rows['st3']['prefill_macs'] / 1e12:.4f}" == "3.2943"
+    assert rows["st3"]["prefill_macs_ratio"] == pytest.approx(0.3975, abs=5e-5)
+    assert f"{rows['st3']['kv_ratio']:.4f}" == "0.4015"
+    assert rows["none"]["kv_bytes"] == 2 * 40 * 5120 * 640 * 2  # bfloat16
+    assert all(row.keys() >= KEYS for row in rows.values())
+    assert document["weights"] is None
+    assert "not measured" in document["notes"][0]
+    assert {"rows", "shape", "settings", "machine"} <= document.keys()
+
+
+def test_seven_billion(st3_: Any) -> None:
+    result = st3_("profile", "--model", "7b", "--no-latency", "--json", "--methods", "none,st3")
+    rows = {row["method"]: row for row in json.loads(result.out)["rows"]}
+    assert f"{rows['none']['prefill_macs'] / 1e12:.4f}" == "4.2520"
+    assert f"{rows['st3']['prefill_macs'] / 1e12:.4f}" == "1.6775"
+    assert f"{rows['st3']['prefill_macs_ratio']:.3f}" == "0.395"
+    assert f"{rows['st3']['kv_ratio']:.3f}" == "0.399"
+    assert rows["st3"]["ttft_ms"] is rows["stock"]["speedup"] is None
+
+
+def test_the_share_that_fastv_publishes(st3_: Any) -> None:
+    methods = "fastv:k=2,r=0.5,fastv:k=2,r=75%,fastv:k=2,r=90%"
+    result = st3_(
+        "profile", "--model", "7b", "--methods", methods, "--text-tokens", 36, "--new-tokens", 1,
+        "--no-latency", "--json",
+    )  # fmt: skip
+    rows = json.loads(result.out)["rows"][1:]
+    assert [f"{row['prefill_macs_ratio']:.0%}" for row in rows] == ["55%", "33%", "20%"]
+    assert rows[0]["method"] == "fastv:k=2,r=0.5"
+    assert rows[2]["settings"] == {"scorer": "last-token", "k": 2, "r": 0.9}
+    assert rows[0]["decode_macs"] == 0
+    assert rows[0]["decode_macs_ratio"] is None
+
+
+def test_options_go_to_the_st3_family(st3_: Any) -> None:
+    result = st3_(
+        "profile", "--methods", "stock,st3,pvtp,fastv,st3:tau=9", "--stride", "2", "--tau", "32",
+        "--no-latency", "--json",
+    )  # fmt: skip
+    rows = {row["method"]: row["settings"] for row in json.loads(result.out)["rows"]}
+    assert list(rows) == ["stock", "st3", "pvtp", "fastv", "st3:tau=9"]
+    assert rows["st3"]["stride"] == rows["pvtp"]["stride"] == 2
+    assert rows["st3"]["tau"] == 32
+    assert "tau" not in rows["fastv"]
+
+
+def test_measured(st3_: Any, tiny: Path) -> None:
+    out, plot = tiny.with_name("report.md"), tiny.with_name("plot.png")
+    result = st3_(
+        "profile", "--config", tiny, "--methods", "none,st3", "--batch-size", "1,2", "--repeats", 2,
+        "--new-tokens", 3, "--output", out, "--plot", plot,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "random weights" in result.out
+    assert "Prefill of the decoder against the roofline" in " ".join(result.out.split())
+    assert "not measured" not in result.out
+    assert "TFLOP/s in a matrix product" in " ".join(result.err.split())
+    saved = out.read_text()
+    assert saved.count("random weights") == 12 + 1  # titles, and the note
+    assert "Latency of random weights of the true shape" in saved
+    assert "by `st3 profile --config" in saved
+    with Image.open(plot) as image:
+        assert image.size[0] >= 1200
+
+
+def test_the_packaged_weights_are_timed(st3_: Any) -> None:
+    result = st3_(
+        "profile", "--methods", "st3", "--repeats", 1, "--new-tokens", 2, "--json",
+    )  # fmt: skip
+    document = json.loads(result.out)
+    assert document["weights"] == "pretrained"
+    stock, st3 = document["rows"]
+    assert stock["speedup"] == 1
+    assert st3["speedup_over_none"] is None  # none was not asked for
+    assert st3["ttft_ms"] > st3["prefill_ms"] > 0
+    assert st3["peak_memory_bytes"] is None or torch.cuda.is_available()
+    assert st3["kv_allocated_bytes"] >= st3["kv_bytes"]
+
+
+def test_files(st3_: Any, tiny: Path) -> None:
+    """JSON, CSV and Markdown say the same; nothing is overwritten unasked."""
+    common = ("profile", "--config", tiny, "--methods", "st3", "--no-latency")
+    paths = [tiny.with_name(f"report.{kind}") for kind in ("json", "csv", "md")]
+    for path in paths:
+        assert st3_(*common, "--output", path).code == 0
+    document = json.loads(paths[0].read_text())
+    rows = list(csv.DictReader(io.StringIO(paths[1].read_text())))
+    assert [row["method"] for row in rows] == ["stock", "st3"]
+    assert int(rows[1]["prefill_macs"]) == document["rows"][1]["prefill_macs"]
+    assert json.loads(rows[1]["settings"]) == document["rows"][1]["settings"]
+    assert rows[1]["ttft_ms"] == ""
+    text = paths[2].read_text()
+    assert text.splitlines()[:-1] == markdown(document).splitlines()[:-1]  # but for the command
+    assert "| st3 | not measured |" in text
+    before = paths[0].read_text()
+    result = st3_(*common, "--output", paths[0])
+    assert result.code == 2
+    assert "--force" in result.err
+    assert paths[0].read_text() == before
+    assert st3_(*common, "--output", paths[0], "--force").code == 0
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def changed(path: Path, **text: Any) -> Path:
+    """tiny_config with another text_config."""
+    config = tiny_config().to_dict()
+    config["text_config"] |= text
+    return write(path, json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--methods", "magic"], 2, "unknown method 'magic'; known: none"),
+        (["--methods", "fastv:q=1"], 2, "no parameter 'q'; it has: scorer, k, r"),
+        (["--methods", "fastv:k=12"], 2, "K must lie in 1..11"),
+        (["--methods", "vtw,fastv", "--tau", "3"], 2, "--tau is for the ST3 family"),
+        (["--ratio", "0.3"], 2, "the largest R for this S"),
+        (["--visual-tokens", "-5"], 2, "visual-tokens"),
+        (["--new-tokens", "0"], 2, "new-tokens"),
+        (["--batch-size", "0"], 2, "give whole numbers from 1 on"),
+        (["--batch-size", "1,x"], 2, "give whole numbers from 1 on"),
+        (["--repeats", "0"], 2, "repeats"),
+        (["--config", "missing.json"], 1, "cannot read missing.json: No such file"),
+        (["--config", "c.json", "--model", "7b"], 2, "give one of them"),
+        (["--no-latency", "--weights", "random"], 2, "leave --weights random out"),
+        (
+            ["--weights", "random", "--visual-tokens", "100"],
+            1,
+            "no whole number of pictures of 576",
+        ),
+        (["--weights", "random", "--visual-tokens", "5760"], 1, "do not fit a context of 2048"),
+        (["--weights", "pretrained", "--model", "small"], 1, "a shape without weights"),
+        (["--output", "x.txt"], 2, "name it x.json"),
+        (["--output", "nowhere/x.json"], 2, "no folder nowhere"),
+        (["--plot", "x.jpg"], 2, "name it x.png"),
+        (["--model", "nobody"], 1, "give demo, 7b, 13b"),
+    ],
+)
+def test_bad_input_is_one_line(st3_: Any, arguments: list[str], code: int, message: str) -> None:
+    result = st3_("profile", *arguments)
+    assert result.code == code
+    assert message in result.err
+    assert result.out == ""
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_bad_configurations(st3_: Any, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    cases = {
+        "is no JSON": write(path.with_name("a.json"), "{'a': 1}"),
+        "has no model_type": write(path.with_name("b.json"), "[1, 2]"),
+        "makes no configuration": write(path.with_name("d.json"), '{"model_type": "nonsense"}'),
+        "no adapter for the model family 'llama'": write(
+            path.with_name("e.json"), '{"model_type": "llama"}'
+        ),
+        "hidden_size must be a whole number from 1 on, got -64": changed(
+            path.with_name("f.json"), hidden_size=-64
+        ),
+        "num_hidden_layers must be a whole number from 1 on, got 0": changed(
+            path.with_name("g.json"), num_hidden_layers=0
+        ),
+        "cannot share 3 key-value heads": changed(
+            path.with_name("h.json"), num_key_value_heads=3
+        ),
+    }  # fmt: skip
+    for message, file in cases.items():
+        result = st3_("profile", "--config", file)
+        assert result.code == 1
+        assert message in result.err
+        assert len(result.err.strip().splitlines()) == 1
+    result = st3_("profile", "--config", changed(path), "--weights", "pretrained")
+    assert "a bare configuration has no weights" in result.err
+
+
+def test_a_model_too_big_is_said_before_it_is_tried(
+    st3_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from st3.profiling import subject
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(subject, "free_memory", lambda device: 10e9)
+    monkeypatch.setattr(subject, "random_model", never)
+    result = st3_("profile", "--model", "13b", "--weights", "random")
+    assert result.code == 1
+    assert "cannot time 13b: it needs about 27.97 GB on cpu and 10 GB are free" in result.err
+    assert "17.97 GB too little" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    result = st3_("profile", "--model", "7b", "--json")
+    assert json.loads(result.out)["notes"][0].startswith("Latency not measured: it needs about")
+
+
+def test_a_large_model_is_not_timed_on_a_cpu_unasked(
+    st3_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from st3.profiling import subject
+
+    monkeypatch.setattr(subject, "free_memory", lambda device: 1e12)
+    result = st3_("profile", "--model", "7b", "--device", "cpu", "--methods", "none")
+    assert result.code == 0
+    text = " ".join(result.err.split())
+    assert "Latency not measured: 7.063 Gparameters take many minutes on a CPU" in text
+    assert result.out.count("not measured") == 8
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none(st3_: Any) -> None:
+    result = st3_("profile", "--device", "cuda")
+    assert result.code == 1
+    assert "torch sees none" in result.err
+
+
+def test_ctrl_c_prints_what_there_is(
+    st3_: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from st3.profiling import latency
+
+    generate, calls = latency._generate, []
+
+    def stop(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return generate(*args)
+
+    monkeypatch.setattr(latency, "_generate", stop)
+    output = tiny.with_name("x.json")
+    result = st3_("profile", "--config", tiny, "--methods", "none,st3", "--output", output)
+    assert result.code == 130
+    document = json.loads(output.read_text())
+    assert document["interrupted"] is True
+    assert [len(sample["e2e_ms"]) for sample in document["samples"]] == [1, 1, 1]
+    assert "Interrupted" in result.err
+    assert "speedup" in result.out
+
+
+def test_methods(st3_: Any) -> None:
+    result = st3_("methods")
+    assert result.code == 0
+    for name, cls in METHODS.items():
+        assert name in result.out
+        assert cls.source.split()[-1] in result.out
+    found = json.loads(st3_("methods", "--json").out)
+    assert [method["name"] for method in found["methods"]] == list(METHODS)
+    assert found["methods"][4]["parameters"] == {"scorer": "last-token", "k": 2, "r": 0.5}
+    assert "uniform" in found["scorers"]
+
+
+def test_env(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    text = st3_("env").out
+    assert torch.__version__ in text
+    assert "secret" not in text
+    found = json.loads(st3_("env", "--json").out)
+    assert found["HF_TOKEN"] == "set"
+    assert found["cores"] >= 1
+    assert found["memory_bytes"] > 1e8
+    assert found["python"] == sys.version.split()[0]
+
+
+def test_run_takes_a_peer(st3_: Any) -> None:
+    result = st3_("run", "--method", "fastv:k=3,r=25%", "--json", "--max-new-tokens", 2)
+    document = json.loads(result.out)
+    assert document["method"] == "fastv"
+    assert document["visual_tokens"]["kept_per_layer"] == [576] * 3 + [432] * 9
