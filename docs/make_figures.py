@@ -8,8 +8,10 @@ import st3
 from st3 import demo
 from st3.generation import answer
 from st3.methods import make_method
+from st3.patches import patches_of
 from st3.pictures import open_picture
-from st3.plots import save_kept, save_schedule
+from st3.plots.costs import save_schedule
+from st3.plots.kept import save_kept
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -23,7 +25,10 @@ def main() -> None:
     model, processor = st3.load("demo")
     picture = open_picture(demo.PICTURE)
     result = answer(model, processor, picture, demo.PROMPT, method)
-    save_kept(IMAGES / "kept.png", model, processor, picture, result.session)
+    assert result.session is not None
+    pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+    patches = patches_of(model, processor, pixels, result.session.visual_tokens[0])
+    save_kept(IMAGES / "kept.png", patches, result.session, "demo")
 
 
 if __name__ == "__main__":

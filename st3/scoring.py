@@ -69,7 +69,7 @@ class AttentionScorer(Scorer):
 
     def score(self, view: LayerView) -> torch.Tensor:
         rows = 1 if self.queries == "last" else view.trailing
-        probabilities = attention_rows(view, rows)  # [B, H, rows, n]
+        probabilities = attention_rows(view.query, view.key, view.scaling, view.valid, rows)
         merged = probabilities.mean(1) if self.heads == "mean" else probabilities.amax(1)
         if rows > 1:  # a shorter prompt's rows begin with its visual tokens or padding: leave those
             asks = ~view.visual[:, -rows:]
@@ -113,18 +113,27 @@ class KeyNormScorer(Scorer):
         return -norms.mean(1)
 
 
-def attention_rows(view: LayerView, rows: int) -> torch.Tensor:
-    """Attention probabilities of the last `rows` tokens, float32 [B, query heads, rows, n]."""
-    batch, heads, tokens, size = view.query.shape
-    groups = view.key.shape[1]
-    query = view.query[:, :, -rows:].reshape(batch, groups, heads // groups * rows, size)
-    logits = query.float() @ view.key.float().transpose(2, 3) * view.scaling
+def attention_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scaling: float,
+    valid: torch.Tensor | None,
+    rows: int = 1,
+) -> torch.Tensor:
+    """Attention probabilities of the last `rows` tokens, float32 [B, query heads, rows, n].
+
+    Args are those of `LayerView`; there may be fewer queries than keys.
+    """
+    batch, heads, _, size = query.shape
+    groups, tokens = key.shape[1], key.shape[2]
+    query = query[:, :, -rows:].reshape(batch, groups, heads // groups * rows, size)
+    logits = query.float() @ key.float().transpose(2, 3) * scaling
     logits = logits.view(batch, heads, rows, tokens)
     if rows > 1:
         place = torch.arange(tokens, device=logits.device)
         logits = logits.masked_fill(place > place[-rows:, None], float("-inf"))
-    if view.valid is not None:
-        logits = logits.masked_fill(~view.valid[:, None, None], torch.finfo(torch.float32).min)
+    if valid is not None:
+        logits = logits.masked_fill(~valid[:, None, None], torch.finfo(torch.float32).min)
     return logits.softmax(-1)
 
 

@@ -6,6 +6,7 @@ generation; a new prefill inside the same `with` starts it afresh.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,8 @@ from st3.scoring import SCORERS
 
 if TYPE_CHECKING:
     from st3.prefill import Prompt
+
+Observer = Callable[[int, torch.Tensor, torch.Tensor, float, torch.Tensor | None], None]
 
 
 class TrimSession:
@@ -32,6 +35,9 @@ class TrimSession:
             of a ragged batch counts.
         untrimmed_kv_bytes: the same had nothing been dropped.
         allocated_kv_bytes: bytes of the cache's buffers when the `with` or the generation ended.
+        observer: called in every layer of every forward with the layer (from 1), queries
+            [B, heads, queries, head size], keys [B, key heads, keys, head size], the factor of the
+            logits, and bool [B, keys] or None, what is no padding; for whoever wants to look.
     """
 
     def __init__(self, method: Method, layers: int) -> None:
@@ -45,9 +51,11 @@ class TrimSession:
         self.kv_bytes: list[int] = []
         self.untrimmed_kv_bytes: list[int] = []
         self.allocated_kv_bytes = 0
+        self.observer: Observer | None = None
         self._prompt: Prompt | None = None
         self._kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
         self._order: dict[Group, torch.Tensor] = {}
+        self._places: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def visual_tokens(self) -> tuple[int, ...]:
@@ -80,13 +88,48 @@ class TrimSession:
             alive = sorted(best_last[len(best_last) - count :])
         return alive
 
+    def key_places(self, layer: int) -> torch.Tensor:
+        """Places in the untrimmed sequence of the keys that `layer` attends to now, int64 [keys].
+
+        In the order in which attention sees them, padding of the prompt included; for an observer.
+
+        Raises:
+            ValueError: more than one prompt: rows of a batch have different places.
+        """
+        if len(self.visual_tokens) > 1:
+            raise ValueError("places of keys are known for one prompt at a time")
+        assert self._places is not None
+        is_visual, is_text = (mask[0] for mask in self._places)
+        visual, text = is_visual.nonzero().flatten(), is_text.nonzero().flatten()
+        answer = torch.arange(self.generated, device=visual.device) + len(is_visual)
+        group = next(g for g in self.groups if g.first <= layer <= g.last)
+        if self.generated and self.schedule.anneals:  # the cache is sorted
+            count = self.schedule.count(layer, len(visual), self.generated)
+            best_last = self._order[group][0]
+            return torch.cat((visual[best_last[len(best_last) - count :]], text, answer))
+        alive, ordinal = (x[0] for x in self._kept[group])
+        if group.first == 1:
+            return torch.cat((torch.arange(len(is_visual), device=visual.device), answer))
+        prompt = torch.empty_like(ordinal)
+        prompt[alive] = visual[ordinal[alive]]
+        prompt[~alive] = text
+        return torch.cat((prompt, answer))
+
     def _started(self) -> Prompt:
         if self._prompt is None:
             raise RuntimeError("nothing has been generated inside this st3.trim yet")
         return self._prompt
 
-    def start(self, prompt: Prompt, cache: TrimmedCache | None) -> None:
-        """A prefill begins."""
+    def start(
+        self,
+        prompt: Prompt,
+        cache: TrimmedCache | None,
+        visual: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> None:
+        """A prefill begins; `visual` bool [B, n] and `mask` [B, n] are the prompt's."""
+        valid = torch.ones_like(visual) if mask is None else mask.bool()
+        self._places = (visual, valid & ~visual)
         self.close()
         self._prompt, self.cache, self.generated = prompt, cache, 0
         self.kv_bytes, self.untrimmed_kv_bytes = [], []

@@ -131,7 +131,8 @@ class _Trimmer:
         use_cache = kwargs.get("use_cache")
         if use_cache is None:
             use_cache = module.config.use_cache
-        self.session.start(prompt, TrimmedCache(self.session.layers) if use_cache else None)
+        new_cache = TrimmedCache(self.session.layers) if use_cache else None
+        self.session.start(prompt, new_cache, visual, mask)
         kwargs["past_key_values"] = self.session.cache
         self.prefill = Prefill(self.session, prompt, visual, mask)
         return args, kwargs
@@ -174,6 +175,8 @@ class _Trimmer:
         else:
             assert self.session.cache is not None
             valid = self.session.cache.layers[layer - 1].live_valid()
+        if self.session.observer is not None:
+            self.session.observer(layer, query, key, kwargs["scaling"], valid)
         mask = attention_mask(valid, query, key, self.backend)
         # FlashAttention's wrapper reads its own name here.
         module.config._attn_implementation = self.backend

@@ -31,7 +31,8 @@ def print_table(
 ) -> None:
     """A table on stdout; figures to the right, or with `wrap` text that may take several lines."""
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        title=title, title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
         show_header=any(heads),
     )  # fmt: skip
     for number, head in enumerate(heads):

@@ -165,7 +165,7 @@ def profile(
     if output is not None:
         _save(output, report)
     if plot is not None:
-        from st3.plots import save_profile
+        from st3.plots.costs import save_profile
 
         try:
             save_profile(plot, report)

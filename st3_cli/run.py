@@ -129,10 +129,14 @@ def run(
         else:
             _print_comparison(answer, baseline)
     if show_kept is not None:
-        from st3.plots import save_kept
+        from st3.patches import patches_of
+        from st3.plots.kept import save_kept
 
+        assert answer.session is not None
+        pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+        patches = patches_of(live, processor, pixels, answer.session.visual_tokens[0])
         try:
-            save_kept(show_kept, live, processor, picture, answer.session)
+            save_kept(show_kept, patches, answer.session, model)
         except OSError as error:
             raise ValueError(f"cannot write {show_kept}: {error.strerror}") from error
         if not json:

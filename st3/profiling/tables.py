@@ -64,7 +64,7 @@ def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell])
         columns = {head: cell for head, cell in columns.items() if head != "peak memory"}
     return Table(
         title,
-        ("method", *columns),
+        ("method", *(head.strip() for head in columns)),
         tuple((row["method"], *(cell(row) for cell in columns.values())) for row in rows),
     )
 
@@ -82,7 +82,7 @@ def _share(key: str) -> Cell:
 
 
 def _ms(key: str) -> Cell:
-    return _figure(key, lambda value: f"{value:.4g}")
+    return _figure(key, lambda value: f"{value:.4g}" if value < 1e4 else f"{value:.0f}")
 
 
 def _times(key: str) -> Cell:

@@ -1,0 +1,62 @@
+"""Render every table of README and docs from docs/benchmarks: `python docs/make_tables.py`.
+
+A table stands between two comments, the first of which says what it shows:
+
+    <!-- table: profile-7b.json: Compute of the decoder layers; KV cache -->
+    ...
+    <!-- end of table -->
+
+With --check nothing is written, and files that would change are an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from st3.profiling.report import made_with
+from st3.profiling.tables import tables
+
+ROOT = Path(__file__).parent.parent
+_BLOCK = re.compile(
+    r"(<!-- table: (?P<file>\S+): (?P<titles>[^>]*?) -->\n).*?(<!-- end of table -->)", re.DOTALL
+)
+
+
+def render(text: str) -> str:
+    """The same page with all of its tables made anew."""
+    return _BLOCK.sub(lambda match: match[1] + _tables(match) + match[4], text)
+
+
+def _tables(match: re.Match[str]) -> str:
+    path = ROOT / "docs" / "benchmarks" / match["file"]
+    document: dict[str, Any] = json.loads(path.read_text())
+    found = tables(document, detail=True)
+    parts = []
+    for title in match["titles"].split("; "):
+        parts += [table.markdown() for table in found if table.title.startswith(title + ":")]
+        if not parts:
+            raise ValueError(f"{path.name} has no table {title!r}")
+    return "\n" + "\n".join([*parts, made_with(document) + "\n"])
+
+
+def main() -> int:
+    """Write or check; the number of pages that differ."""
+    check = "--check" in sys.argv
+    changed = 0
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        before = page.read_text()
+        after = render(before)
+        if after != before:
+            changed += 1
+            sys.stdout.write(f"{page.relative_to(ROOT)} {'differs' if check else 'rendered'}\n")
+            if not check:
+                page.write_text(after)
+    return changed if check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

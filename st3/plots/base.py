@@ -1,0 +1,48 @@
+"""What all figures share: files written whole, colours that everybody can tell apart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from st3.files import replacing
+from st3.schedule import Group
+
+# Okabe and Ito's, which colour-blind readers tell apart.
+COLOURS = ("#000000", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#0072B2")
+PANEL = 2.6
+"""Inches of a picture in a sheet of many."""
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, all or nothing."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def sheet(panels: int, columns: int, panel: float = PANEL) -> tuple[Figure, list[Any]]:
+    """A figure of `panels` empty axes, at most `columns` in a row."""
+    columns = min(columns, panels)
+    rows = math.ceil(panels / columns)
+    size = (max(columns, 2) * panel, rows * (panel + 0.35) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.axis("off")
+    return figure, axes[:panels]
+
+
+def plain(*axes: Any) -> None:
+    """No frame above and to the right."""
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+
+
+def name_group(group: Group) -> str:
+    """ "layer 12" or "layers 4-5"."""
+    if group.first == group.last:
+        return f"layer {group.first}"
+    return f"layers {group.first}-{group.last}"

@@ -1,0 +1,65 @@
+"""Which patches survive: per group of layers, and over time under annealing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from st3.patches import Patches
+from st3.plots.base import name_group, save, sheet
+from st3.session import TrimSession
+
+
+def save_kept(path: Path, patches: Patches, session: TrimSession, model: str) -> None:
+    """Draw which patches survive prefill: one panel a group of layers."""
+    groups = session.groups
+    figure, axes = sheet(len(groups), 5)
+    total = session.visual_tokens[0]
+    for axis, group in zip(axes, groups, strict=True):
+        kept = session.kept(group.first)
+        show_kept(axis, patches, kept)
+        axis.set_title(
+            f"{name_group(group)}\n{len(kept)} of {total} ({len(kept) / total:.0%})", fontsize=9
+        )
+    figure.suptitle(
+        f"{model}: visual tokens kept at prefill by {session.method.name} "
+        f"({session.layers} layers; dropped patches are grey)",
+        fontsize=10,
+    )
+    save(figure, path)
+
+
+def save_kept_over_time(path: Path, patches: Patches, session: TrimSession, model: str) -> None:
+    """Draw which patches are left after some generated tokens: groups down, time across.
+
+    Raises:
+        ValueError: the method does not anneal.
+    """
+    tau = session.schedule.tau
+    if not session.schedule.anneals or tau is None:
+        raise ValueError(f"{session.method.name} drops nothing while tokens are generated")
+    times = sorted({0, tau // 4, tau // 2, tau * 3 // 4, tau * 9 // 10})
+    figure, axes = sheet(len(session.groups) * len(times), len(times), 2.0)
+    for number, axis in enumerate(axes):
+        group, time = session.groups[number // len(times)], times[number % len(times)]
+        kept = session.kept(group.first, 0, time)
+        show_kept(axis, patches, kept)
+        axis.set_title(f"{name_group(group)}, token {time}\n{len(kept)} left", fontsize=8)
+    figure.suptitle(
+        f"{model}: visual tokens left by {session.method.name} as tokens are generated "
+        f"({session.schedule.annealing} annealing, tau = {tau}; after it none is left)",
+        fontsize=10,
+    )
+    save(figure, path)
+
+
+def show_kept(axis: Any, patches: Patches, kept: Sequence[int]) -> None:
+    """Dropped patches turn grey; kept ones stay as they are."""
+    alive = np.zeros(len(patches.pixels) * patches.rows * patches.columns, dtype=bool)
+    alive[list(kept)] = True
+    canvas = patches.canvas
+    grey = 0.5 + 0.2 * canvas.mean(axis=2, keepdims=True)
+    axis.imshow(np.where(patches.spread(alive)[..., None], canvas, grey))

@@ -1,0 +1,36 @@
+"""The tables in README and docs are those of docs/benchmarks, to the letter."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_tables_are_rendered_from_the_benchmarks() -> None:
+    command = [sys.executable, ROOT / "docs" / "make_tables.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_link_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_benchmarks_say_how_they_were_made() -> None:
+    import json
+
+    for path in (ROOT / "docs" / "benchmarks").glob("profile-*.json"):
+        document = json.loads(path.read_text())
+        assert document["settings"]["command"].startswith("st3 profile")
+        assert document["settings"]["date"]
+        assert document["machine"]["torch"]
+        assert "/root" not in path.read_text()
+        assert not document["interrupted"]
