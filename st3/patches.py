@@ -26,6 +26,11 @@ class Patches:
     columns: int
 
     @property
+    def count(self) -> int:
+        """Visual tokens of all pictures."""
+        return len(self.pixels) * self.rows * self.columns
+
+    @property
     def canvas(self) -> Array:
         """All pictures side by side, float [height, width, 3]."""
         return _tile(self.pixels)

@@ -28,9 +28,12 @@ def visual_part(attention: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
 
 
 def tokens_for(part: torch.Tensor, share: float = 0.9) -> torch.Tensor:
-    """The fewest visual tokens that hold `share` of the visual attention, int64 [...]."""
-    held = held_by_top(part)
-    return (held < share - 1e-6).sum(-1) + 1
+    """The fewest visual tokens that hold `share` of the visual attention, int64 [...].
+
+    0 where no visual token gets any.
+    """
+    count = (held_by_top(part) < share - 1e-6).sum(-1) + 1
+    return count.masked_fill(part.sum(-1) == 0, 0)
 
 
 def held_by_top(part: torch.Tensor) -> torch.Tensor:
@@ -53,10 +56,15 @@ def similarity(part: torch.Tensor) -> torch.Tensor:
 
 
 def top_overlap(part: torch.Tensor, count: int) -> torch.Tensor:
-    """Share of the `count` most attended visual tokens that two layers have in common, [L, L]."""
+    """Share of the `count` most attended visual tokens that two layers have in common, [L, L].
+
+    A token without attention is in no layer's top; of two tops the smaller one is the whole.
+    """
     chosen = torch.zeros_like(part, dtype=torch.float64)
     chosen.scatter_(-1, part.argsort(dim=-1, descending=True, stable=True)[..., :count], 1)
-    return chosen @ chosen.T / count
+    chosen = chosen * (part > 0)
+    size = chosen.sum(-1)
+    return chosen @ chosen.T / torch.minimum(size, size[:, None]).clamp_min(1)
 
 
 def held_by(part: torch.Tensor, kept: Sequence[Sequence[int]]) -> list[float]:

@@ -23,11 +23,13 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=150, format="png")
 
 
-def sheet(panels: int, columns: int, panel: float = PANEL) -> tuple[Figure, list[Any]]:
-    """A figure of `panels` empty axes, at most `columns` in a row."""
+def sheet(
+    panels: int, columns: int, panel: float = PANEL, beside: float = 0.0
+) -> tuple[Figure, list[Any]]:
+    """A figure of `panels` empty axes, at most `columns` in a row, `beside` inches to the right."""
     columns = min(columns, panels)
     rows = math.ceil(panels / columns)
-    size = (max(columns, 2) * panel, rows * (panel + 0.35) + 0.5)
+    size = (max(columns * panel + beside, 5.0), rows * (panel + 0.3) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:

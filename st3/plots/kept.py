@@ -58,7 +58,7 @@ def save_kept_over_time(path: Path, patches: Patches, session: TrimSession, mode
 
 def show_kept(axis: Any, patches: Patches, kept: Sequence[int]) -> None:
     """Dropped patches turn grey; kept ones stay as they are."""
-    alive = np.zeros(len(patches.pixels) * patches.rows * patches.columns, dtype=bool)
+    alive = np.zeros(patches.count, dtype=bool)
     alive[list(kept)] = True
     canvas = patches.canvas
     grey = 0.5 + 0.2 * canvas.mean(axis=2, keepdims=True)

@@ -1,0 +1,178 @@
+"""`st3 attention-map`: where a model looks, how redundant the picture is, which patches survive."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from st3_cli import options as o
+from st3_cli.console import err, print_json, print_table, quiet_transformers
+from st3_cli.errors import UsageError
+
+EXAMPLES = (
+    "Examples:  st3 attention-map  |  st3 attention-map photo.jpg 'What is this?' --model 7b  |  "
+    "st3 attention-map --compare --layers 1,4,9-12 --heads 1-4 --output look"
+)
+_PANELS = 8  # layers or heads in the grid, unless others are asked for
+
+
+def attention_map(
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            help="A path, a URL, or - for standard input.", show_default="a bundled picture"
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The question.", show_default="Describe this picture.")
+    ] = None,
+    model: o.ModelOption = "demo",
+    method: o.MethodOption = "st3",
+    prune_ratio: o.PruneRatioOption = None,
+    stride: o.StrideOption = None,
+    ratio: o.RatioOption = None,
+    final_keep: o.FinalKeepOption = None,
+    tau: o.TauOption = None,
+    annealing: o.AnnealingOption = None,
+    scorer: o.ScorerOption = None,
+    device: o.DeviceOption = o.Device.auto,
+    dtype: o.DtypeOption = o.Dtype.auto,
+    attn_implementation: o.AttentionOption = None,
+    seed: o.SeedOption = 0,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens to follow.", rich_help_panel=o.MODEL)
+    ] = 32,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the grid of heads: 1,4,9-12.", metavar="LAYERS", rich_help_panel=o.OUTPUT,
+            show_default=f"{_PANELS} of them",
+        ),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the grid of heads: 1-4.", metavar="HEADS", rich_help_panel=o.OUTPUT,
+            show_default=f"{_PANELS} of them",
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="The same pictures for an answer with trimming on.",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = False,
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where to write.", rich_help_panel=o.OUTPUT)
+    ] = Path("st3-attention"),
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Write into a folder with files.", rich_help_panel=o.OUTPUT),
+    ] = False,
+    json: o.JsonOption = False,
+    debug: o.DebugOption = False,
+) -> None:  # fmt: skip
+    """See where attention goes, how redundant visual tokens are, and which ones survive.
+
+    Writes PNGs, one report.html to mail or print, and attention.json into a folder.
+    """
+    _check_folder(output, force)
+    if image == "":
+        raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
+    if prompt is not None and not prompt.strip():
+        raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
+
+    import torch
+
+    from st3 import demo, loading
+    from st3.attention.album import EXPLAINED, TABLE, save_album
+    from st3.attention.look import analyse, look, sentences
+    from st3.pictures import open_picture
+
+    quiet_transformers()
+    text = loading.load_config(loading.find(model)).get_text_config()
+    chosen = o.build_method(
+        method, text.num_hidden_layers, prune_ratio=prune_ratio, stride=stride, ratio=ratio,
+        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+    )  # fmt: skip
+    if compare and chosen.name == "none":
+        raise UsageError("--compare sets a method against none: give another --method")
+    rows = _numbers("--layers", layers, text.num_hidden_layers)
+    columns = _numbers("--heads", heads, text.num_attention_heads)
+    picture = open_picture(image if image is not None else demo.PICTURE)
+    live, processor = loading.load(
+        model,
+        device=device.value,
+        dtype=dtype.value,
+        attn_implementation=attn_implementation.value if attn_implementation else None,
+    )
+    torch.manual_seed(seed)
+    seen = look(
+        model, live, processor, picture, prompt if prompt is not None else demo.PROMPT, chosen,
+        new_tokens=new_tokens, compare=compare,
+    )  # fmt: skip
+    document = analyse(seen)
+    try:
+        if err.is_terminal:
+            with err.status("drawing") as status:
+                save_album(output, seen, document, rows, columns, _shown_in(status))
+        else:
+            save_album(output, seen, document, rows, columns)
+    except OSError as error:
+        raise ValueError(f"cannot write into {output}: {error.strerror}") from error
+    if json:
+        print_json(document)
+        return
+    print_table(
+        f"Attention of the last prompt token to the picture: {model}, untrimmed; kept by "
+        f"{chosen.name}",
+        list(TABLE),
+        [[cell(row) for cell in TABLE.values()] for row in document["layers"]],
+    )
+    for sentence in sentences(document):
+        err.print(sentence)
+    err.print(f"[dim]{EXPLAINED}[/dim]")
+    err.print(f"[dim]wrote {len(document['files'])} files; open {output / 'report.html'}[/dim]")
+
+
+def _shown_in(status: Any) -> Any:
+    return lambda name: status.update(f"drawing {name}")
+
+
+def _numbers(option: str, text: str | None, count: int) -> list[int]:
+    """1,4,9-12 as numbers; without a text, some that are evenly spread.
+
+    Raises:
+        UsageError: no such thing, or numbers that the model does not have.
+    """
+    if text is None:
+        some = min(count, _PANELS)
+        return [round(1 + n * (count - 1) / max(some - 1, 1)) for n in range(some)]
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = (piece.strip() for piece in part.partition("-"))
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            raise UsageError(f"{option}: {text!r} is no list of numbers: give e.g. 1,4,9-12")
+        found += range(int(low), int(high or low) + 1)
+    wrong = [number for number in found if not 1 <= number <= count]
+    if wrong or not found:
+        raise UsageError(
+            f"{option}: this model has 1 to {count}, not {wrong[0] if wrong else text!r}"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _check_folder(folder: Path, force: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output: {folder} is a file, give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise UsageError(
+            f"{folder} holds files: give another --output, or --force to write into it"
+        )
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(nearest, os.W_OK):
+        raise UsageError(f"--output: the folder {nearest} is not writable")
