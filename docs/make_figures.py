@@ -6,12 +6,11 @@ from pathlib import Path
 
 import st3
 from st3 import demo
-from st3.generation import answer
+from st3.attention.album import plates
+from st3.attention.look import look
 from st3.methods import make_method
-from st3.patches import patches_of
 from st3.pictures import open_picture
 from st3.plots.costs import save_schedule
-from st3.plots.kept import save_kept
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -24,11 +23,9 @@ def main() -> None:
     save_schedule(IMAGES / "schedule.png", schedules, visual=576)
     model, processor = st3.load("demo")
     picture = open_picture(demo.PICTURE)
-    result = answer(model, processor, picture, demo.PROMPT, method)
-    assert result.session is not None
-    pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-    patches = patches_of(model, processor, pixels, result.session.visual_tokens[0])
-    save_kept(IMAGES / "kept.png", patches, result.session, "demo")
+    seen = look("demo", model, processor, picture, demo.PROMPT, method)
+    for plate in plates(seen, [3, 6, 9, 12], [1, 2, 3, 4]):
+        plate.write(IMAGES / plate.name)
 
 
 if __name__ == "__main__":
