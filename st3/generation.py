@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -77,19 +77,24 @@ def prepare(
         ValueError: an empty prompt, one that holds the picture's placeholder, or one that does not
             fit the model's context.
     """
-    if not prompt.strip():
-        raise ValueError("the prompt is empty: ask something, e.g. 'What do you see?'")
-    placeholder = getattr(processor, "image_token", "<image>")
-    if placeholder in prompt:
-        raise ValueError(f"leave {placeholder} out of the prompt: the picture is put in by itself")
-    if processor.chat_template is not None:
-        content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-    else:
-        text = _PLAIN_TEMPLATE.format(prompt=prompt)
-    inputs = processor(images=picture, text=text, return_tensors="pt")
+    return prepare_batch(model, processor, [picture], [prompt])
+
+
+def prepare_batch(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    pictures: Sequence[Image.Image],
+    prompts: Sequence[str],
+) -> dict[str, torch.Tensor]:
+    """The same for several, one picture each, padded on the left.
+
+    Raises:
+        ValueError: see `prepare`.
+    """
+    texts = [_in_chat_format(processor, prompt) for prompt in prompts]
+    inputs = processor(
+        images=list(pictures), text=texts, padding=len(texts) > 1, return_tensors="pt"
+    )
     limit = context(model)
     length = inputs["input_ids"].shape[1]
     if length >= limit:
@@ -101,6 +106,21 @@ def prepare(
         key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
         for key, value in inputs.items()
     }
+
+
+def _in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: ask something, e.g. 'What do you see?'")
+    placeholder = getattr(processor, "image_token", "<image>")
+    if placeholder in prompt:
+        raise ValueError(f"leave {placeholder} out of the prompt: the picture is put in by itself")
+    if processor.chat_template is None:
+        return _PLAIN_TEMPLATE.format(prompt=prompt)
+    content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    return text
 
 
 def context(model: PreTrainedModel) -> int:

@@ -45,7 +45,7 @@ class Attention(str, enum.Enum):
     flash_attention_3 = "flash_attention_3"
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
     """A share of the visual tokens: 0.07 or 7%."""
     try:
         value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -59,7 +59,7 @@ def _share(text: str) -> float:
     return value
 
 
-def _tau(text: str) -> int:
+def tau(text: str) -> int:
     """A number of tokens, or 0 for `none`."""
     if text.lower() == "none":
         return 0
@@ -112,7 +112,7 @@ PruneRatioOption = Annotated[
         "--prune-ratio",
         help="P, dropped at layer 4.",
         show_default="0.5",
-        parser=_share,
+        parser=share,
         metavar="P",
     ),
 ]
@@ -134,7 +134,7 @@ RatioOption = Annotated[
         "--ratio",
         help="R, dropped every S layers.",
         show_default="from C",
-        parser=_share,
+        parser=share,
         metavar="R",
     ),
 ]
@@ -143,7 +143,7 @@ FinalKeepOption = Annotated[
     _option(
         METHOD, "--final-keep", help="C, left in the last layer.",
         show_default="1 % for 32 layers, else 5 %",
-        parser=_share, metavar="C",
+        parser=share, metavar="C",
     ),
 ]  # fmt: skip
 TauOption = Annotated[
@@ -151,7 +151,7 @@ TauOption = Annotated[
     _option(
         METHOD, "--tau", help="After so many generated tokens no visual one is left; or none.",
         show_default="128",
-        parser=_tau, metavar="TOKENS|none",
+        parser=tau, metavar="TOKENS|none",
     ),
 ]  # fmt: skip
 AnnealingOption = Annotated[

@@ -270,7 +270,7 @@ def test_ctrl_c_prints_what_there_is(
 ) -> None:
     from st3.profiling import latency
 
-    generate, calls = latency._generate, []
+    generate, calls = latency.generate_once, []
 
     def stop(*args: Any) -> Any:
         calls.append(args)
@@ -278,7 +278,7 @@ def test_ctrl_c_prints_what_there_is(
             raise KeyboardInterrupt
         return generate(*args)
 
-    monkeypatch.setattr(latency, "_generate", stop)
+    monkeypatch.setattr(latency, "generate_once", stop)
     output = tiny.with_name("x.json")
     result = st3_("profile", "--config", tiny, "--methods", "none,st3", "--output", output)
     assert result.code == 130

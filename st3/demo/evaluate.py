@@ -19,6 +19,7 @@ import typer
 import st3
 from st3.demo.language import ALL_TASKS, TASKS, Question, ask
 from st3.demo.scenes import render, sample_distinct
+from st3.generation import prepare_batch
 from st3.methods import Method, make_method
 
 
@@ -60,15 +61,7 @@ def _batches(
 
 @torch.inference_mode()
 def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str]) -> list[str]:
-    texts = [
-        processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}],
-            add_generation_prompt=True,
-        )
-        for prompt in prompts
-    ]
-    inputs = processor(images=pictures, text=texts, padding=True, return_tensors="pt")
-    inputs = inputs.to(model.device, model.dtype)
+    inputs = prepare_batch(model, processor, pictures, prompts)
     output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]
     decoded = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -76,9 +69,7 @@ def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str])
 
 
 def main(
-    method: Annotated[
-        str, typer.Option(help="none, pvtp, vta or st3, at its default setting.")
-    ] = "none",
+    method: Annotated[str, typer.Option(help="A method, as `st3 methods` lists them.")] = "none",
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 300,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     model: Annotated[

@@ -130,20 +130,22 @@ def measure(
     everyone: dict[str, Method | None] = {STOCK: None, **methods}
     counts: dict[str, Run] = {}
     runs: dict[str, list[Run]] = {name: [] for name in everyone}
-    with _endless(model):
+    with endless(model):
         try:
             for name, method in everyone.items():
                 on_run(name, 0)
                 short = replace(work, new=min(work.new, _WARM_UP))
                 with LaunchCounter() as counter:  # warms up, too
-                    counts[name] = _generate(model, inputs, short, method, counter)
-                _generate(model, inputs, short, method, clock_for(model.device))
+                    counts[name] = generate_once(model, inputs, short, method, counter)
+                generate_once(model, inputs, short, method, clock_for(model.device))
             started, done = time.perf_counter(), 0
             while done < repeats or time.perf_counter() - started < min_seconds * len(everyone):
                 finished = {}
                 for name, method in everyone.items():
                     on_run(name, done)
-                    finished[name] = _generate(model, inputs, work, method, clock_for(model.device))
+                    finished[name] = generate_once(
+                        model, inputs, work, method, clock_for(model.device)
+                    )
                 done += 1
                 for name, run in finished.items():
                     runs[name].append(run)
@@ -182,9 +184,10 @@ class _Marks(BaseStreamer):
             self.prefill.append(self.clock.mark())
 
 
-def _generate(
+def generate_once(
     model: Any, inputs: dict[str, torch.Tensor], work: Workload, method: Method | None, clock: Clock
 ) -> Run:
+    """One `generate` under `method`, or stock's if that is None, by this clock."""
     adapter = find_adapter(model.config)
     marks = _Marks(clock)
     tower: Any = adapter.merger(model).vision_tower
@@ -222,7 +225,7 @@ def _generate(
 
 
 @contextmanager
-def _endless(model: Any) -> Iterator[None]:
+def endless(model: Any) -> Iterator[None]:
     """No end of answer before its length, and nothing sampled, whatever the checkpoint says."""
     config = model.generation_config
     before = {name: getattr(config, name) for name in ("eos_token_id", "pad_token_id")}

@@ -1,0 +1,57 @@
+"""The files of a sweep besides its cells: JSON, CSV, Markdown, pictures, the chosen settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from st3.files import replacing
+from st3.plots.sweep import save_front, save_heatmaps, save_taus
+from st3.sweep.results import measured, table, to_csv
+
+
+def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]:
+    """Write everything; returns the names of the files and puts them into `document`.
+
+    `chosen` in the document, if there is one, becomes `chosen.json`, which `--settings` takes.
+    """
+    rows, name = document["cells"], document["settings"]["model"]
+    pictures = _pictures(folder, rows, document["pareto"], name, layers)
+    names = ["sweep.json", "sweep.csv", "sweep.md", *pictures]
+    if document.get("chosen"):
+        names.append("chosen.json")
+        chosen = {"method": document["chosen"]["spec"], "budget": document["budget"]}
+        _write(folder / "chosen.json", json.dumps(chosen, indent=2) + "\n")
+    document["files"] = names
+    _write(folder / "sweep.csv", to_csv(rows))
+    _write(folder / "sweep.md", table(document).markdown())
+    _write(folder / "sweep.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return names
+
+
+def _pictures(
+    folder: Path, rows: list[dict[str, Any]], front: list[str], name: str, layers: int
+) -> list[str]:
+    found = []
+    grid = [row for row in rows if row["stride"] is not None and row["ratio"] is not None]
+    taus = list(dict.fromkeys(row["tau"] for row in grid))
+    for tau in taus:
+        some = [row for row in grid if row["tau"] == tau]
+        if any("fidelity" in row for row in some):
+            file = "heatmaps.png" if len(taus) == 1 else f"heatmaps-tau-{tau or 'none'}.png"
+            save_heatmaps(folder / file, some, layers, f"{name}: st3, tau = {tau or 'none'}")
+            found.append(file)
+    if measured(rows):
+        save_front(folder / "pareto.png", measured(rows), front, f"{name}: fidelity and compute")
+        found.append("pareto.png")
+    annealed = [row for row in grid if "fidelity" in row]
+    if len({row["tau"] for row in annealed}) > 1:
+        save_taus(folder / "tau.png", annealed, f"{name}: annealing")
+        found.append("tau.png")
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)

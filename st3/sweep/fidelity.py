@@ -1,0 +1,166 @@
+"""How faithful a trimmed model is to itself untrimmed: no labels needed.
+
+The untrimmed answer is forced on the trimmed model, token by token. Where its own choice would have
+been another token, the answers part; the distributions on the way give the KL divergence. So one
+forced run tells all that a free one would, but for what an answer says after it has parted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from st3.generation import prepare_batch
+from st3.methods import Method
+from st3.sweep.questions import Question
+from st3.trimming import trim
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The untrimmed answers to one batch of questions.
+
+    Attributes:
+        questions: of the batch.
+        inputs: for `generate`.
+        tokens: int64 [B, T], new tokens, padded at the end.
+        lengths: of each answer, its end token included.
+        log_probabilities: float32 [T, B, vocabulary], on the CPU.
+        texts: the answers.
+    """
+
+    questions: tuple[Question, ...]
+    inputs: dict[str, torch.Tensor]
+    tokens: torch.Tensor
+    lengths: tuple[int, ...]
+    log_probabilities: torch.Tensor
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question under one setting.
+
+    Attributes:
+        agreed: tokens of the untrimmed answer before the first other choice, over all of them.
+        kl: KL divergence of the next-token distribution from the untrimmed one, nats, mean over
+            the tokens of the untrimmed answer.
+        text: the trimmed answer.
+        same: whether every choice is the untrimmed one.
+        right: whether `text` is the known answer; None where none is known.
+    """
+
+    agreed: float
+    kl: float
+    text: str
+    same: bool
+    right: bool | None
+
+
+@torch.inference_mode()
+def references(
+    model: Any, processor: Any, questions: Sequence[Question], *, batch: int, max_new_tokens: int
+) -> list[Reference]:
+    """Answer all questions untrimmed, by stock transformers, greedily, `batch` at a time."""
+    ordered = sorted(questions, key=lambda question: len(question.prompt))  # little padding
+    found = []
+    for start in range(0, len(ordered), batch):
+        part = tuple(ordered[start : start + batch])
+        inputs = prepare_batch(
+            model, processor, [q.picture for q in part], [q.prompt for q in part]
+        )
+        output = model.generate(
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+        tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
+        ends = _ends(model)
+        lengths = tuple(_length(row.tolist(), ends) for row in tokens)
+        log_probabilities = torch.stack([x.float().log_softmax(-1).cpu() for x in output.logits])
+        texts = _decode(processor, tokens)
+        found.append(Reference(part, inputs, tokens, lengths, log_probabilities, texts))
+    return found
+
+
+@torch.inference_mode()
+def outcomes(
+    model: Any, processor: Any, reference: Reference, method: Method | None, max_new_tokens: int
+) -> list[Outcome]:
+    """How one batch fares under `method`, or again untrimmed if that is None."""
+    force = _Force(reference)
+    with _trimmed(model, method):
+        model.generate(
+            **reference.inputs, max_new_tokens=reference.tokens.shape[1], do_sample=False,
+            logits_processor=LogitsProcessorList([force]),
+        )  # fmt: skip
+    kl = (force.kl * force.counted).sum(0) / force.counted.sum(0)
+    prefix = (force.matched | ~force.counted).int().cumprod(0).bool() & force.counted
+    agreed = prefix.sum(0) / force.counted.sum(0)
+    parted = [row for row in range(len(reference.questions)) if not bool(agreed[row] == 1)]
+    texts = list(reference.texts)
+    if parted:
+        some = [reference.questions[row] for row in parted]
+        inputs = prepare_batch(
+            model, processor, [q.picture for q in some], [q.prompt for q in some]
+        )
+        with _trimmed(model, method):
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        free = _decode(processor, output[:, inputs["input_ids"].shape[1] :])
+        for row, text in zip(parted, free, strict=True):
+            texts[row] = text
+    return [
+        Outcome(
+            agreed=float(agreed[row]),
+            kl=float(kl[row]),
+            text=texts[row],
+            same=row not in parted,
+            right=None if question.answer is None else texts[row] == question.answer.strip(),
+        )
+        for row, question in enumerate(reference.questions)
+    ]
+
+
+class _Force(LogitsProcessor):
+    """Lets only the reference's next token through, and notes what would have been chosen."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        steps, batch = reference.tokens.shape[1], reference.tokens.shape[0]
+        self.start = reference.inputs["input_ids"].shape[1]
+        self.kl = torch.zeros(steps, batch)
+        self.matched = torch.zeros(steps, batch, dtype=torch.bool)
+        lengths = torch.tensor(reference.lengths)
+        self.counted = torch.arange(steps)[:, None] < lengths
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        step = input_ids.shape[1] - self.start
+        ours = scores.float().log_softmax(-1).cpu()
+        theirs = self.reference.log_probabilities[step]
+        wanted = self.reference.tokens[:, step]
+        self.kl[step] = (theirs.exp() * (theirs - ours)).nan_to_num(0.0).sum(-1).clamp_min(0)
+        self.matched[step] = (scores.argmax(-1) == wanted).cpu()
+        only: Any = torch.full_like(scores, float("-inf"))
+        return only.scatter(1, wanted[:, None], 0.0)  # type: ignore[no-any-return]
+
+
+def _trimmed(model: Any, method: Method | None) -> AbstractContextManager[Any]:
+    return nullcontext() if method is None else trim(model, method)
+
+
+def _decode(processor: Any, tokens: torch.Tensor) -> tuple[str, ...]:
+    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return tuple(text.strip() for text in texts)
+
+
+def _ends(model: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    return set(ends) if isinstance(ends, list) else {ends} - {None}
+
+
+def _length(tokens: list[int], ends: set[int]) -> int:
+    return next((n + 1 for n, token in enumerate(tokens) if token in ends), len(tokens))

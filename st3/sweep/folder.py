@@ -1,0 +1,64 @@
+"""The folder of a sweep: settings that must not change, and finished cells, one a line.
+
+A cell is appended in one write as it ends, so that a kill at any moment costs the cell that was
+being computed and nothing else; several processes may append to one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from st3.files import replacing
+
+_SETTINGS, _CELLS = "settings.json", "cells.jsonl"
+
+
+def open_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Begin a sweep there, or go on with one; a line that a kill cut short is dropped.
+
+    Raises:
+        ValueError: the folder holds a sweep with other settings, or other files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _SETTINGS
+    if not path.exists():
+        if any(file.suffix != ".tmp" for file in folder.iterdir()):
+            raise ValueError(f"{folder} holds other files: give another --output")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text())
+    now = json.loads(json.dumps(settings))
+    other = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if other:
+        shown = "; ".join(f"{key}: there {before.get(key)}, here {now.get(key)}" for key in other)
+        raise ValueError(
+            f"{folder} holds a sweep with other settings ({shown}): give another --output"
+        )
+    text = (folder / _CELLS).read_text() if (folder / _CELLS).exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        with replacing(folder / _CELLS) as temporary:
+            temporary.write_text(whole)
+
+
+def append_cell(folder: Path, row: dict[str, Any]) -> None:
+    """Add one finished cell, on the disk before this returns."""
+    line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    handle = os.open(folder / _CELLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, line)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
+    """Finished cells by their spec."""
+    path = folder / _CELLS
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {row["spec"]: row for row in rows}

@@ -1,0 +1,114 @@
+"""The cells of a sweep: which settings there are, which of them can be, and which are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from st3.methods import Method, make_method
+from st3.methods.st3 import DEFAULT_PRUNE_RATIO
+from st3.schedule import final_keep, ratio_for
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting.
+
+    Attributes:
+        spec: the method with its parameters in one word, what `--method` takes.
+        stride, ratio, tau: S, R and tau of a cell of the grid; None for a peer (and tau where
+            nothing is annealed).
+        final_keep: C, the share of visual tokens left in the last layer; below 0 it cannot be.
+        problem: why it cannot be run, or None.
+    """
+
+    spec: str
+    stride: int | None
+    ratio: float | None
+    tau: int | None
+    final_keep: float
+    problem: str | None = None
+
+    @property
+    def method(self) -> Method:
+        """What to trim with.
+
+        Raises:
+            ValueError: the cell cannot be.
+        """
+        if self.problem is not None:
+            raise ValueError(self.problem)
+        return make_method(self.spec)
+
+
+def make_grid(
+    layers: int,
+    strides: Sequence[int],
+    ratios: Sequence[float],
+    taus: Sequence[int | None],
+    *,
+    finals: Sequence[float] = (),
+    prune_ratio: float = DEFAULT_PRUNE_RATIO,
+    peers: Iterable[str] = (),
+) -> list[Cell]:
+    """All cells, the grid first, tau outermost.
+
+    Args:
+        layers: of the decoder.
+        strides, ratios, taus: S, R and tau; a tau of None is no annealing.
+        finals: C in place of R, which follows from S and C then; `ratios` is not used.
+        prune_ratio: P.
+        peers: specs of other methods.
+
+    Raises:
+        ValueError: an empty grid, or a peer that does not fit.
+    """
+    found = []
+    for tau in taus:
+        for stride in strides:
+            if finals:
+                found += [_from_final(layers, stride, c, tau, prune_ratio) for c in finals]
+            else:
+                found += [_cell(layers, stride, ratio, tau, prune_ratio) for ratio in ratios]
+    for spec in peers:
+        keeps = make_method(spec).schedule(layers)
+        found.append(Cell(spec, None, None, keeps.tau, keeps.keeps[-1]))
+    unique = list({cell.spec: cell for cell in found}.values())
+    if not unique:
+        raise ValueError("the grid is empty: give strides and ratios, or methods")
+    return unique
+
+
+def signature(cell: Cell, layers: int) -> tuple[object, ...]:
+    """What decides the result: cells with one signature are run once."""
+    method = cell.method
+    schedule = method.schedule(layers)
+    annealing = (schedule.tau, schedule.annealing) if schedule.anneals else None
+    scorer = method.scorer if schedule.anneals or set(schedule.keeps) - {0.0, 1.0} else None
+    return schedule.keeps, annealing, scorer
+
+
+def _from_final(layers: int, stride: int, final: float, tau: int | None, prune: float) -> Cell:
+    try:
+        ratio = ratio_for(layers, prune, stride, final)
+    except ValueError as error:
+        spec = f"st3:stride={stride},final_keep={final:g},tau={_word(tau)}"
+        return Cell(spec, stride, None, tau, final, str(error))
+    return _cell(layers, stride, ratio, tau, prune)
+
+
+def _cell(layers: int, stride: int, ratio: float, tau: int | None, prune: float) -> Cell:
+    spec = f"st3:stride={stride},ratio={ratio:.6g},tau={_word(tau)}"
+    if prune != DEFAULT_PRUNE_RATIO:
+        spec += f",prune_ratio={prune:g}"
+    left = final_keep(layers, prune, ratio, stride)
+    problem = None
+    try:
+        make_method(spec).schedule(layers)
+    except ValueError as error:
+        problem = str(error)
+    return Cell(spec, stride, ratio, tau, left, problem)
+
+
+def _word(tau: int | None) -> str:
+    return "none" if tau is None else str(tau)

@@ -1,0 +1,252 @@
+"""Run a sweep: the untrimmed answers once, then cell after cell, over all processes there are."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from st3.adapters import find_adapter, visual_mask
+from st3.profiling.clocks import clock_for
+from st3.profiling.costs import Costs, costs_of, untrimmed
+from st3.profiling.latency import endless, generate_once, random_inputs
+from st3.profiling.macs import MacCounter
+from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.sweep.fidelity import Outcome, Reference, outcomes, references
+from st3.sweep.folder import append_cell, open_folder, read_cells
+from st3.sweep.grid import Cell, signature
+from st3.sweep.questions import Question
+
+_TIMED_RUNS, _TIMED_TOKENS = 3, 8
+_SHOWN = 3  # differences kept for each cell
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is, of how many, and its number on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    wait: Callable[[], None] = lambda: None
+
+
+def find_ranks(device: str) -> Ranks:
+    """One process, or those that `accelerate launch` or torchrun started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Ranks()
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    return Ranks(
+        state.process_index,
+        state.num_processes,
+        state.local_process_index,
+        state.wait_for_everyone,
+    )
+
+
+class Sweep:
+    """A model, its questions and their untrimmed answers, ready to run cells."""
+
+    def __init__(
+        self, model: Any, processor: Any, questions: Sequence[Question], *, batch: int,
+        max_new_tokens: int,
+    ) -> None:  # fmt: skip
+        self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+        self.references: list[Reference] = references(
+            model, processor, questions, batch=batch, max_new_tokens=max_new_tokens
+        )
+        self.shape = shape_of(model)
+        self.counter = MacCounter(meta_model(model.config))
+        self.work = self._typical()
+        self.full = self._costs(untrimmed(self.shape.layers))
+        timed = Workload(self.work.visual, self.work.text, _TIMED_TOKENS)
+        self._timed, self._inputs = timed, random_inputs(model, timed)
+
+    def baseline(self) -> dict[str, Any]:
+        """The untrimmed model: what every cell is compared with."""
+        right = [
+            text == question.answer.strip()
+            for reference in self.references
+            for question, text in zip(reference.questions, reference.texts, strict=True)
+            if question.answer is not None
+        ]
+        return (
+            {"questions": sum(len(reference.questions) for reference in self.references)}
+            | _accuracy(right)
+            | self._times(None)
+            | {
+                "visual_tokens": self.work.visual,
+                "text_tokens": self.work.text,
+                "answer_tokens": self.work.new,
+            }
+        )
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """All figures of one cell."""
+        method = cell.method
+        schedule = method.schedule(self.shape.layers)
+        cost = self._costs(schedule)
+        found: list[Outcome] = []
+        differences = []
+        for reference in self.references:
+            part = outcomes(self.model, self.processor, reference, method, self.max_new_tokens)
+            found += part
+            differences += [
+                {"question": question.label, "untrimmed": text, "trimmed": outcome.text}
+                for question, text, outcome in zip(
+                    reference.questions, reference.texts, part, strict=True
+                )
+                if not outcome.same
+            ]
+        times = self._times(method)
+        return {
+            **describe_cell(cell),
+            "mean_keep": schedule.mean_keep,
+            "prefill_macs_ratio": cost.prefill_macs / self.full.prefill_macs,
+            "kv_ratio": cost.kv_bytes[0] / self.full.kv_bytes[0],
+            "kv_mean_ratio": sum(cost.kv_bytes) / sum(self.full.kv_bytes),
+            **times,
+            "answer_ms": times["ttft_ms"] + (self.work.new - 1) * times["tpot_ms"],
+            "fidelity": statistics.fmean(outcome.same for outcome in found),
+            "token_agreement": statistics.fmean(outcome.agreed for outcome in found),
+            "kl": statistics.fmean(outcome.kl for outcome in found),
+            **_accuracy([outcome.right for outcome in found if outcome.right is not None]),
+            "differences": differences[:_SHOWN],
+        }
+
+    def _typical(self) -> Workload:
+        """The median prompt and answer."""
+        adapter = find_adapter(self.model.config)
+        text: list[int] = []
+        answers: list[int] = []
+        for reference in self.references:
+            ids, mask = reference.inputs["input_ids"], reference.inputs["attention_mask"]
+            visual = visual_mask(adapter, self.model, ids)
+            text += (mask.bool() & ~visual).sum(1).tolist()
+            answers += reference.lengths
+        new = max(2, round(statistics.median(answers)))
+        return Workload(self.shape.picture_tokens, round(statistics.median(text)), new)
+
+    def _costs(self, schedule: Any) -> Costs:
+        element = self.model.dtype.itemsize
+        return costs_of(self.counter, self.shape, schedule, self.work, element)
+
+    def _times(self, method: Any) -> dict[str, float]:
+        """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""
+        clock = clock_for(self.model.device)
+        with endless(self.model):
+            runs = [
+                generate_once(self.model, self._inputs, self._timed, method, clock)
+                for _ in range(1 + _TIMED_RUNS)
+            ][1:]
+        return {
+            "ttft_ms": statistics.median(run.ttft for run in runs),
+            "tpot_ms": statistics.median(step for run in runs for step in run.steps),
+        }
+
+
+def run_cells(
+    folder: Path,
+    settings: dict[str, Any],
+    cells: Sequence[Cell],
+    make: Callable[[], Sweep],
+    ranks: Ranks,
+    on_cell: Callable[[int, int, str], None] = lambda done, total, spec: None,
+) -> dict[str, Any]:
+    """Run what has not been run yet, and put everything together.
+
+    Args:
+        folder: of this sweep; other settings in it are refused.
+        settings: all that decides the results.
+        cells: of the grid.
+        make: loads the model; called only if something is left to run.
+        ranks: which process this is.
+        on_cell: told the number of finished cells, of all, and the one that begins.
+
+    Returns:
+        `baseline`, and `cells` in the order of the grid: finished ones, those that cannot be, and
+        those that are the same as another; unfinished ones are left out. `interrupted` says
+        whether Ctrl-C ended it.
+
+    Raises:
+        ValueError: see `open_folder`.
+    """
+    if ranks.rank == 0:
+        open_folder(folder, settings)
+    ranks.wait()
+    layers = settings["layers"]
+    leaders: dict[tuple[object, ...], Cell] = {}
+    for cell in cells:
+        if cell.problem is None:
+            leaders.setdefault(signature(cell, layers), cell)
+    finished = read_cells(folder)
+    wanted = [_BASELINE, *(cell.spec for cell in leaders.values())]
+    left = [spec for spec in wanted if spec not in finished]
+    mine = left[ranks.rank :: ranks.world]
+    by_spec = {cell.spec: cell for cell in leaders.values()}
+    interrupted = False
+    try:
+        sweep = make() if mine else None
+        for number, spec in enumerate(mine):
+            assert sweep is not None
+            on_cell(len(wanted) - len(left) + number * ranks.world, len(wanted), spec)
+            row = (
+                {"spec": _BASELINE, **sweep.baseline()}
+                if spec == _BASELINE
+                else sweep.run(by_spec[spec])
+            )
+            append_cell(folder, row)
+    except KeyboardInterrupt:
+        if ranks.world > 1:
+            raise
+        interrupted = True
+    ranks.wait()
+    finished = read_cells(folder)
+    rows = []
+    for cell in cells:
+        if cell.problem is not None:
+            rows.append(describe_cell(cell) | {"problem": cell.problem})
+            continue
+        leader = leaders[signature(cell, layers)]
+        if leader.spec in finished:
+            same = {} if leader == cell else {"same_as": leader.spec}
+            rows.append(finished[leader.spec] | describe_cell(cell) | same)
+    return {
+        "baseline": finished.get(_BASELINE), "cells": rows, "interrupted": interrupted,
+        "total": len(cells),
+    }  # fmt: skip
+
+
+_BASELINE = "untrimmed"
+
+
+def describe_cell(cell: Cell) -> dict[str, Any]:
+    """What a cell is, in a row."""
+    return {
+        "spec": cell.spec,
+        "stride": cell.stride,
+        "ratio": cell.ratio,
+        "tau": cell.tau,
+        "final_keep": cell.final_keep,
+    }
+
+
+def _accuracy(right: Sequence[bool | None]) -> dict[str, float | None]:
+    """Share of right answers with a 95 % bootstrap interval; None where no answer is known."""
+    if not right:
+        return {"accuracy": None, "accuracy_low": None, "accuracy_high": None}
+    sample = np.array(right, dtype=float)
+    draws = np.random.default_rng(0).choice(sample, (2000, len(sample))).mean(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return {
+        "accuracy": float(sample.mean()),
+        "accuracy_low": float(low),
+        "accuracy_high": float(high),
+    }

@@ -1,0 +1,258 @@
+"""`st3 sweep`: the S x R grid, tau and peers: what each setting saves and what it costs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from st3_cli import options as o
+from st3_cli.console import err, print_json, print_table, quiet_transformers
+from st3_cli.errors import INTERRUPTED, UsageError
+
+EXAMPLES = (
+    "Examples:  st3 sweep  |  st3 sweep --final-keep 1%,5% --taus 32,64,128,none  |  "
+    "st3 sweep --model 7b --images photos --prompt 'Describe it.' --budget 'fidelity>=0.99'"
+)
+GRID, DATA = "Grid", "Questions"
+
+
+def _list(what: str, read: Any) -> Any:
+    def parse(text: str) -> list[Any]:
+        return [value for part in text.split(",") for value in read(part.strip())]
+
+    parse.__name__ = what
+    return parse
+
+
+def _whole(text: str) -> list[int]:
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is no whole number from 1 on: give e.g. 1,2,4")
+    return [int(text)]
+
+
+def _shares(text: str) -> list[float]:
+    """0.05, 5% or a range 0.01:0.10:0.01."""
+    parts = text.split(":")
+    values = [o.share(part) for part in parts]
+    if len(values) == 1:
+        return values
+    if len(values) != 3 or values[2] <= 0 or values[1] < values[0]:
+        raise typer.BadParameter(f"{text!r}: write a range as first:last:step, e.g. 0.01:0.10:0.01")
+    count = int((values[1] - values[0]) / values[2] + 1e-9) + 1
+    return [round(values[0] + n * values[2], 9) for n in range(count)]
+
+
+def _taus(text: str) -> list[int]:
+    return [o.tau(text)]
+
+
+def _grid(help: str, **more: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=GRID, **more)
+
+
+def _data(help: str, **more: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=DATA, **more)
+
+
+def sweep(
+    model: o.ModelOption = "demo",
+    strides: Annotated[
+        Any, _grid("S.", parser=_list("strides", _whole), metavar="S,S,...")
+    ] = "1,2,3,4",
+    ratios: Annotated[
+        Any, _grid("R; a range: 0.01:0.10:0.01.", parser=_list("ratios", _shares), metavar="R,...")
+    ] = "0.02,0.05,0.10,0.15,0.20",
+    final_keep: Annotated[
+        Any,
+        _grid(
+            "C in place of R, which follows.", parser=_list("shares", _shares), metavar="C,...",
+            show_default=False,
+        ),
+    ] = None,
+    taus: Annotated[
+        Any, _grid("tau.", parser=_list("taus", _taus), metavar="TAU,...|none")
+    ] = "128",
+    prune_ratio: Annotated[
+        Any, _grid("P.", parser=o.share, metavar="P")
+    ] = "0.5",
+    methods: Annotated[
+        str | None, _grid("Other methods beside: fastv,vtw:k=6,...", metavar="LIST")
+    ] = None,
+    images: Annotated[Path | None, _data("A folder of pictures.", metavar="FOLDER")] = None,
+    prompt: Annotated[str | None, _data("The question about each of them.")] = None,
+    data: Annotated[
+        Path | None,
+        _data('Lines {"image": ..., "prompt": ..., "answer": ...?}.', metavar="FILE.jsonl"),
+    ] = None,
+    scenes: Annotated[int, _data("Scenes of the demo's own, otherwise.", min=1)] = 12,
+    max_new_tokens: Annotated[int, _data("Longest answer.", min=1)] = 48,
+    batch_size: Annotated[int, _data("Questions at a time.", min=1)] = 16,
+    device: o.DeviceOption = o.Device.auto,
+    dtype: o.DtypeOption = o.Dtype.auto,
+    attn_implementation: o.AttentionOption = None,
+    seed: o.SeedOption = 0,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Name the fastest setting within it: fidelity>=0.99,kv<=45%.", metavar="BOUNDS",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="A new one, or that of a sweep to go on with.",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = Path("st3-sweep"),
+    json: o.JsonOption = False,
+    debug: o.DebugOption = False,
+) -> None:  # fmt: skip
+    """Sweep the settings: compute, memory, time, and fidelity to the untrimmed model.
+
+    Every cell is saved as it ends; the same command goes on where it was stopped. For several
+    processes: accelerate launch --module st3_cli.app sweep ...
+    """
+    if images is not None and data is not None:
+        raise UsageError("--images and --data both say what to ask: give one of them")
+    if (prompt is None) != (images is None):
+        raise UsageError("--images and --prompt go together: the same question about every picture")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output: {output} is a file, give a folder")
+
+    from st3 import loading
+    from st3.machine import describe_machine
+    from st3.methods import parse_methods
+    from st3.sweep import album, grid, questions, results
+    from st3.sweep.run import Sweep, find_ranks, run_cells
+
+    quiet_transformers()
+    found = loading.load_config(loading.find(model))
+    layers = found.get_text_config().num_hidden_layers
+    try:
+        bounds = results.parse_budget(budget) if budget is not None else []
+        cells = grid.make_grid(
+            layers, strides, ratios, [tau or None for tau in taus], finals=final_keep or (),
+            prune_ratio=prune_ratio, peers=parse_methods(methods) if methods is not None else (),
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if all(cell.problem for cell in cells):
+        raise UsageError(f"no cell of the grid can be: {cells[0].problem}")
+    skipped: list[str] = []
+    if data is not None:
+        asked, skipped = questions.file_questions(data)
+    elif images is not None and prompt is not None:
+        asked, skipped = questions.folder_questions(images, prompt)
+    elif model == "demo":
+        asked = questions.demo_questions(scenes, seed)
+    else:
+        raise UsageError("only the demo has questions of its own: give --images or --data")
+    if any(key == "accuracy" for key, _, _ in bounds) and not questions.all_labelled(asked):
+        lacking = next(question.label for question in asked if question.answer is None)
+        raise UsageError(f"--budget asks for accuracy, but {lacking} has no answer")
+    for line in skipped:
+        err.print(f"[yellow]skipped[/yellow] {line}")
+    ranks = find_ranks(device.value)
+    where = loading.find_device(device.value)
+    if where.type == "cuda" and ranks.world > 1:
+        where = loading.find_device(f"cuda:{ranks.local}")
+    settings = {
+        "model": model, "layers": layers, "cells": [cell.spec for cell in cells],
+        "questions": len(asked), "skipped": len(skipped), "data": _fingerprint(asked),
+        "max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed,
+        "dtype": dtype.value,
+        "attn_implementation": attn_implementation.value if attn_implementation else None,
+    }  # fmt: skip
+
+    def make() -> Sweep:
+        live, processor = loading.load(
+            model, device=str(where), dtype=dtype.value,
+            attn_implementation=settings["attn_implementation"],
+        )  # fmt: skip
+        return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
+
+    with _Bar() as on_cell:
+        document = run_cells(output, settings, cells, make, ranks, on_cell)
+    if ranks.rank:
+        return
+    if document["baseline"] is None:
+        err.print(f"interrupted before the first cell; the same command goes on in {output}")
+        raise typer.Exit(INTERRUPTED)
+    document |= {
+        "pareto": results.pareto(document["cells"]),
+        "settings": settings,
+        "machine": describe_machine(where),
+        "budget": budget,
+        "chosen": results.within(document["cells"], bounds) if bounds else None,
+    }
+    album.save_sweep(output, document, layers)
+    if json:
+        print_json(document)
+    else:
+        _print(document, output)
+    if document["interrupted"]:
+        done = sum("fidelity" in row for row in document["cells"])
+        err.print(
+            f"interrupted: {done} of {document['total']} cells have results; the same command "
+            f"goes on in {output}"
+        )
+        raise typer.Exit(INTERRUPTED)
+
+
+def _print(document: dict[str, Any], folder: Path) -> None:
+    from st3.sweep.results import table
+
+    found = table(document)
+    print_table(found.title, found.heads, found.rows)
+    err.print(
+        "[dim]Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
+        "next-token distributions, nats; right: answers that are right. * best "
+        "of its column, + on the Pareto front of MACs and same. Times are of cells one after "
+        "another: st3 profile compares better.[/dim]"
+    )
+    if document["budget"] is not None:
+        chosen = document["chosen"]
+        if chosen is None:
+            err.print(f"No setting holds to {document['budget']}.")
+        else:
+            err.print(
+                f"Fastest within {document['budget']}: {chosen['spec']}  "
+                f"(use it: --settings {folder / 'chosen.json'})"
+            )
+    err.print(f"[dim]wrote {len(document['files'])} files into {folder}[/dim]")
+
+
+def _fingerprint(asked: Any) -> str:
+    """Of all pictures, prompts and answers: other ones are another sweep."""
+    found = hashlib.sha256()
+    for question in asked:
+        found.update(question.picture.tobytes())
+        found.update(repr((question.picture.size, question.prompt, question.answer)).encode())
+    return found.hexdigest()[:16]
+
+
+class _Bar:
+    """Cells done, and the time left, on stderr if that is a terminal."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
+        )  # fmt: skip
+        self.task: Any = None
+
+    def __enter__(self) -> Any:
+        self.bar.__enter__()
+        self.task = self.bar.add_task("untrimmed answers", total=None)
+        return self
+
+    def __call__(self, done: int, total: int, spec: str) -> None:
+        self.bar.update(self.task, completed=done, total=total, description=spec)
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
