@@ -38,6 +38,7 @@ def attention_map(
     tau: o.TauOption = None,
     annealing: o.AnnealingOption = None,
     scorer: o.ScorerOption = None,
+    settings: o.SettingsOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
@@ -93,6 +94,10 @@ def attention_map(
     from st3.attention.look import analyse, look, sentences
     from st3.pictures import open_picture
 
+    method = o.read_settings(
+        settings, method, "st3", prune_ratio=prune_ratio, stride=stride, ratio=ratio,
+        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+    )  # fmt: skip
     quiet_transformers()
     text = loading.load_config(loading.find(model)).get_text_config()
     chosen = o.build_method(

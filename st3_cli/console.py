@@ -43,7 +43,8 @@ def print_table(
             no_wrap=number == 0 and not wrap,
         )
     for row in rows:
-        table.add_row(*row)
+        # A figure and its unit stay on one line.
+        table.add_row(*(cell if wrap else cell.replace(" ", "\u00a0") for cell in row))
     out.print(table)
 
 

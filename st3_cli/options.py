@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -175,6 +177,38 @@ JsonOption = Annotated[
     bool, _option(OUTPUT, "--json", help="One JSON document on stdout, all else on stderr.")
 ]
 DebugOption = Annotated[bool, _option(OUTPUT, "--debug", help="Show tracebacks.")]
+
+
+SettingsOption = Annotated[
+    Path | None,
+    _option(
+        METHOD, "--settings", metavar="FILE.json",
+        help="The method that `st3 sweep --budget` chose; in place of the options above.",
+    ),
+]  # fmt: skip
+
+
+def read_settings(path: Path | None, spec: str, default: str, **given: Any) -> str:
+    """The method in a settings file, or `spec` where there is none.
+
+    Raises:
+        UsageError: no such file or no method in it; or a method or parameters given as well.
+    """
+    if path is None:
+        return spec
+    also = [name for name, value in given.items() if value is not None]
+    if spec != default or also:
+        other = f"--{also[0].replace('_', '-')}" if also else "--method"
+        raise UsageError(f"--settings and {other} both say how to trim: leave one out")
+    try:
+        found = json.loads(path.read_text())["method"]
+    except OSError as error:
+        raise UsageError(f"--settings: cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if not isinstance(found, str):
+        raise UsageError(f'--settings: {path} has no "method"; `st3 sweep --budget` writes one')
+    return found
 
 
 def build_method(spec: str, layers: int, **given: Any) -> Method:

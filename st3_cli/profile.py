@@ -77,6 +77,7 @@ def profile(
     tau: o.TauOption = None,
     annealing: o.AnnealingOption = None,
     scorer: o.ScorerOption = None,
+    settings: o.SettingsOption = None,
     visual_tokens: Annotated[
         int | None, _work("In a prompt.", min=1, show_default="one picture")
     ] = None,
@@ -128,6 +129,10 @@ def profile(
     from st3.profiling.shape import meta_model, shape_of
     from st3.profiling.subject import choose
 
+    methods = o.read_settings(
+        settings, methods, DEFAULT_METHODS, prune_ratio=prune_ratio, stride=stride, ratio=ratio,
+        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+    )  # fmt: skip
     quiet_transformers()
     name = None if config is not None else model
     shown = model if config is None else f"{config.resolve().parent.name}/{config.name}"

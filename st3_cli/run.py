@@ -42,6 +42,7 @@ def run(
     tau: o.TauOption = None,
     annealing: o.AnnealingOption = None,
     scorer: o.ScorerOption = None,
+    settings: o.SettingsOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
@@ -83,6 +84,10 @@ def run(
     from st3.methods import make_method
     from st3.pictures import open_picture
 
+    method = o.read_settings(
+        settings, method, "st3", prune_ratio=prune_ratio, stride=stride, ratio=ratio,
+        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+    )  # fmt: skip
     quiet_transformers()
     source = loading.find(model)
     if err.is_terminal and not Path(source.place).is_dir():

@@ -211,7 +211,7 @@ def _print(document: dict[str, Any], folder: Path) -> None:
     print_table(found.title, found.heads, found.rows)
     err.print(
         "[dim]Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
-        "next-token distributions, nats; right: answers that are right. * best "
+        "next-token distributions, thousandths of a nat; right: answers that are right. * best "
         "of its column, + on the Pareto front of MACs and same. Times are of cells one after "
         "another: st3 profile compares better.[/dim]"
     )

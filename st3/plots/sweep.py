@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 from st3.plots.base import COLOURS, plain, save
@@ -16,10 +18,11 @@ from st3.schedule import strides_below
 _MEASURES = {
     "fidelity": ("same answers as untrimmed", "viridis"),
     "accuracy": ("right answers", "viridis"),
+    "kl": ("KL to untrimmed, thousandths of a nat", "viridis_r"),
     "prefill_macs_ratio": ("MACs of prefill, of untrimmed", "viridis_r"),
     "kv_ratio": ("KV cache after prefill, of untrimmed", "viridis_r"),
 }
-_LINES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3)
+_LINES = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 
 def save_heatmaps(path: Path, rows: Sequence[dict[str, Any]], layers: int, title: str) -> None:
@@ -119,14 +122,17 @@ def _heatmap(
             grid[place] = row[key]
         elif "problem" in row:
             axis.add_patch(_hatched(place[1], place[0]))
-    image = axis.imshow(grid, cmap=colours, aspect="auto", origin="lower")
-    dark = image.norm(np.nan_to_num(grid)) if np.isfinite(grid).any() else grid
+    share = key in {"fidelity", "accuracy"}
+    axis.imshow(
+        grid, cmap=colours, aspect="auto", origin="lower",
+        vmin=min(0.9, float(np.nanmin(grid))) if share else None, vmax=1.0 if share else None,
+    )  # fmt: skip
     for (y, x), value in np.ndenumerate(grid):
         if np.isfinite(value):
-            light_text = (dark[y, x] < 0.6) != colours.endswith("_r")
+            text = f"{1000 * value:.2g}" if key == "kl" else f"{value:.0%}"
             axis.text(
-                x, y, f"{value:.0%}", ha="center", va="center", fontsize=8,
-                color="white" if light_text else "black",
+                x, y, text, ha="center", va="center", fontsize=8, zorder=5,
+                path_effects=[withStroke(linewidth=2.2, foreground="white")],
             )  # fmt: skip
     axis.set_xticks(range(len(strides)), [str(s) for s in strides])
     axis.set_yticks(range(len(ratios)), [f"{r:.3g}" for r in ratios])
@@ -135,8 +141,6 @@ def _heatmap(
 
 
 def _hatched(x: int, y: int) -> Any:
-    from matplotlib.patches import Rectangle
-
     return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="#EEEEEE", edgecolor="grey", hatch="///")
 
 
@@ -160,5 +164,6 @@ def _lines_of_one_c(
             axis.plot(xs, ys, color="white", linewidth=2.6)
             axis.plot(xs, ys, color="black", linewidth=1, linestyle="--")
             axis.annotate(
-                f"C = {c:.0%}", points[-1], fontsize=7, xytext=(3, 3), textcoords="offset points"
-            )
+                f"C = {c:.0%}", points[-1], fontsize=7, xytext=(-3, 6), textcoords="offset points",
+                ha="right", path_effects=[withStroke(linewidth=2, foreground="white")], zorder=5,
+            )  # fmt: skip

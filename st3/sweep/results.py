@@ -81,11 +81,13 @@ def table(document: Row) -> Table:
     """All cells; the best of each column has a star, and those on the Pareto front a plus."""
     rows, front = document["cells"], set(document["pareto"])
     best = {key: _best(measured(rows), key) for key in _COLUMNS.values()}
+    taus = len({row["tau"] for row in rows if row["stride"] is not None}) > 1
     lines = []
     for row in rows:
-        name = _name(row) + (" +" if row["spec"] in front else "")
+        name = _name(row, taus) + (" +" if row["spec"] in front else "")
         if "problem" in row:
-            lines.append((name, _percent(row["final_keep"]), *["-"] * len(_COLUMNS)))
+            c = "< 0" if row["final_keep"] < 0 else _percent(row["final_keep"])
+            lines.append((name, c, *["-"] * len(_COLUMNS)))
         else:
             cells = [_show(key, row, best[key]) for key in _COLUMNS.values()]
             lines.append((name, _percent(row["final_keep"]), *cells))
@@ -96,13 +98,12 @@ def table(document: Row) -> Table:
     return Table(title, ("setting", "C %", *_COLUMNS), tuple(lines))
 
 
-def _name(row: Row) -> str:
+def _name(row: Row, taus: bool) -> str:
     if row["stride"] is None:
         return str(row["spec"])
     name = f"S={row['stride']}"
     name += f" R={row['ratio']:.3g}" if row["ratio"] is not None else ""
-    name += f" tau={row['tau'] or 'none'}"
-    return name + (" (C < 0)" if "problem" in row and row["final_keep"] < 0 else "")
+    return name + (f" tau={row['tau'] or 'none'}" if taus else "")
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -118,18 +119,18 @@ def to_csv(rows: Sequence[Row]) -> str:
 _COLUMNS = {
     "MACs %": "prefill_macs_ratio",
     "KV %": "kv_ratio",
-    "mean KV %": "kv_mean_ratio",
     "TTFT ms": "ttft_ms",
     "TPOT ms": "tpot_ms",
     "same %": "fidelity",
-    "KL": "kl",
+    "KL mnat": "kl",
     "right %": "accuracy",
 }
 
 
 def _best(rows: Sequence[Row], key: str) -> float | None:
+    """The best value of a column, unless every cell has it."""
     values: list[float] = [row[key] for row in rows if row[key] is not None]
-    if not values:
+    if len(set(values)) < 2:
         return None
     return min(values) if key in _LESS_IS_BETTER else max(values)
 
@@ -138,10 +139,12 @@ def _show(key: str, row: Row, best: float | None) -> str:
     value = row[key]
     if value is None:
         return "-"
-    plain = key in {"kl", "ttft_ms", "tpot_ms"}
-    small = f"{value:.1g}" if value < 0.1 else f"{value:.1f}"
-    return (small if plain else _percent(value)) + ("*" if value == best else "")
+    if key == "kl":
+        text = f"{1000 * value:.3g}"
+    else:
+        text = f"{value:.1f}" if key.endswith("_ms") else _percent(value)
+    return text + ("*" if value == best else "")
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+    return f"{100 * value:.1f}" if value < 1 else "100"
