@@ -69,7 +69,10 @@ def make_grid(
             if finals:
                 found += [_from_final(layers, stride, c, tau, prune_ratio) for c in finals]
             else:
-                found += [_cell(layers, stride, ratio, tau, prune_ratio) for ratio in ratios]
+                found += [
+                    _cell(layers, f"stride={stride},ratio={r:.9g}", stride, r, tau, prune_ratio)
+                    for r in ratios
+                ]
     for spec in peers:
         keeps = make_method(spec).schedule(layers)
         found.append(Cell(spec, None, None, keeps.tau, keeps.keeps[-1]))
@@ -91,24 +94,19 @@ def signature(cell: Cell, layers: int) -> tuple[object, ...]:
 def _from_final(layers: int, stride: int, final: float, tau: int | None, prune: float) -> Cell:
     try:
         ratio = ratio_for(layers, prune, stride, final)
-    except ValueError as error:
-        spec = f"st3:stride={stride},final_keep={final:g},tau={_word(tau)}"
-        return Cell(spec, stride, None, tau, final, str(error))
-    return _cell(layers, stride, ratio, tau, prune)
+    except ValueError:
+        ratio = None
+    return _cell(layers, f"stride={stride},final_keep={final:.9g}", stride, ratio, tau, prune)
 
 
-def _cell(layers: int, stride: int, ratio: float, tau: int | None, prune: float) -> Cell:
-    spec = f"st3:stride={stride},ratio={ratio:.6g},tau={_word(tau)}"
+def _cell(
+    layers: int, setting: str, stride: int, ratio: float | None, tau: int | None, prune: float
+) -> Cell:
+    spec = f"st3:{setting},tau={'none' if tau is None else tau}"
     if prune != DEFAULT_PRUNE_RATIO:
         spec += f",prune_ratio={prune:g}"
-    left = final_keep(layers, prune, ratio, stride)
-    problem = None
     try:
-        make_method(spec).schedule(layers)
+        left, problem = make_method(spec).schedule(layers).keeps[-1], None
     except ValueError as error:
-        problem = str(error)
+        left, problem = final_keep(layers, prune, ratio or 0.0, stride), str(error)
     return Cell(spec, stride, ratio, tau, left, problem)
-
-
-def _word(tau: int | None) -> str:
-    return "none" if tau is None else str(tau)
