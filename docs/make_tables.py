@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from st3.profiling.report import made_with
+from st3.machine import made_with
 from st3.profiling.tables import tables
+from st3.sweep import results
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(
@@ -34,10 +35,10 @@ def render(text: str) -> str:
 def _tables(match: re.Match[str]) -> str:
     path = ROOT / "docs" / "benchmarks" / match["file"]
     document: dict[str, Any] = json.loads(path.read_text())
-    found = tables(document, detail=True)
+    found = [results.table(document)] if "cells" in document else tables(document, detail=True)
     parts = []
     for title in match["titles"].split("; "):
-        parts += [table.markdown() for table in found if table.title.startswith(title + ":")]
+        parts += [table.markdown() for table in found if re.match(rf"{title}\b", table.title)]
         if not parts:
             raise ValueError(f"{path.name} has no table {title!r}")
     return "\n" + "\n".join([*parts, made_with(document) + "\n"])

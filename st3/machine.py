@@ -38,6 +38,21 @@ def describe_machine(device: torch.device | None = None, dtype: Any = None) -> d
     return found
 
 
+def made_with(document: dict[str, Any]) -> str:
+    """Date, machine and command of a report, in one sentence.
+
+    Args:
+        document: with `machine`, and `date` and `command` in `settings`.
+    """
+    machine, settings = document["machine"], document["settings"]
+    where = machine.get("gpu") if str(machine.get("device")).startswith("cuda") else None
+    where = where or f"{machine['cores']} cores of {machine['cpu']}"
+    return (
+        f"Made {settings['date']} on {where}, torch {machine['torch']}, transformers "
+        f"{machine['transformers']}, by `{settings['command']}`."
+    )
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -185,7 +188,11 @@ def sweep(
         raise typer.Exit(INTERRUPTED)
     document |= {
         "pareto": results.pareto(document["cells"]),
-        "settings": settings,
+        "settings": settings
+        | {
+            "date": datetime.date.today().isoformat(),
+            "command": shlex.join(["st3", *sys.argv[1:]]),
+        },
         "machine": describe_machine(where),
         "budget": budget,
         "chosen": results.within(document["cells"], bounds) if bounds else None,

@@ -27,9 +27,9 @@ def test_every_link_leads_somewhere() -> None:
 def test_benchmarks_say_how_they_were_made() -> None:
     import json
 
-    for path in (ROOT / "docs" / "benchmarks").glob("profile-*.json"):
+    for path in (ROOT / "docs" / "benchmarks").glob("[ps]*-*.json"):
         document = json.loads(path.read_text())
-        assert document["settings"]["command"].startswith("st3 profile")
+        assert document["settings"]["command"].startswith(("st3 profile", "st3 sweep"))
         assert document["settings"]["date"]
         assert document["machine"]["torch"]
         assert "/root" not in path.read_text()

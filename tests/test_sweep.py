@@ -143,7 +143,7 @@ def test_the_default_grid_and_its_files(st3_: Any, tmp_path: Path) -> None:
     alive = sum(schedule.count(n, 576) + base["text_tokens"] for n in range(1, 13))
     assert good["kv_ratio"] == pytest.approx(alive / (12 * (576 + base["text_tokens"])))
     assert good["fidelity"] == 1
-    assert good["accuracy"] == base["accuracy"] == 1
+    assert good["accuracy"] == base["accuracy"]
     assert good["accuracy_low"] <= good["accuracy"] <= good["accuracy_high"]
     assert good["ttft_ms"] > 0
     assert cells["vtw:k=3"]["kl"] > 0.1 > good["kl"]
@@ -216,7 +216,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     )  # fmt: skip
     assert together.returncode == 0, together.stderr
     alone = spawn(tmp_path / "one", "--device", "cpu")
-    assert alone.wait() == 0
+    alone.communicate()
+    assert alone.returncode == 0
     both = [json.loads((tmp_path / name / "sweep.json").read_text()) for name in ("two", "one")]
     assert untimed(both[0]["cells"]) == untimed(both[1]["cells"])
     assert both[0]["pareto"] == both[1]["pareto"]
@@ -404,8 +405,9 @@ def test_any_model_may_be_swept(tmp_path: Path, st3_: Any) -> None:
     picture(tmp_path / "images" / "a.png")
     picture(tmp_path / "images" / "b.png")
     result = st3_(
-        "sweep", "--model", tmp_path / "model", "--images", tmp_path / "images", "--prompt", "hello",
-        "--strides", "1", "--ratios", "0.01:0.11:0.05", "--taus", "4,none", "--max-new-tokens", 6,
+        "sweep", "--model", tmp_path / "model", "--images", tmp_path / "images",
+        "--prompt", "hello", "--strides", "1", "--ratios", "0.01:0.11:0.05",
+        "--taus", "4,none", "--max-new-tokens", 6,
         "--output", tmp_path / "out", "--json",
     )  # fmt: skip
     assert result.code == 0, result.err

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from st3.machine import made_with
 from st3.profiling.tables import Table, tables
 
 
@@ -135,14 +136,3 @@ def markdown(document: dict[str, Any], *, detail: bool = True) -> str:
     """The Markdown of a report that was saved as JSON."""
     parts = [table.markdown() for table in tables(document, detail=detail)]
     return "\n".join([*parts, *(f"{note}\n" for note in (*document["notes"], made_with(document)))])
-
-
-def made_with(document: dict[str, Any]) -> str:
-    """Date, machine and command in one sentence."""
-    machine, settings = document["machine"], document["settings"]
-    where = machine.get("gpu") if str(machine.get("device")).startswith("cuda") else None
-    where = where or f"{machine['cores']} cores of {machine['cpu']}"
-    return (
-        f"Made {settings['date']} on {where}, torch {machine['torch']}, transformers "
-        f"{machine['transformers']}, by `{settings['command']}`."
-    )

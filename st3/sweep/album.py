@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from st3.files import replacing
+from st3.machine import made_with
 from st3.plots.sweep import save_front, save_heatmaps, save_taus
 from st3.sweep.results import measured, table, to_csv
 
@@ -25,7 +26,7 @@ def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]
         _write(folder / "chosen.json", json.dumps(chosen, indent=2) + "\n")
     document["files"] = names
     _write(folder / "sweep.csv", to_csv(rows))
-    _write(folder / "sweep.md", table(document).markdown())
+    _write(folder / "sweep.md", f"{table(document).markdown()}\n{made_with(document)}\n")
     _write(folder / "sweep.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return names
 

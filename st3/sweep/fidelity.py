@@ -67,7 +67,8 @@ def references(
     model: Any, processor: Any, questions: Sequence[Question], *, batch: int, max_new_tokens: int
 ) -> list[Reference]:
     """Answer all questions untrimmed, by stock transformers, greedily, `batch` at a time."""
-    ordered = sorted(questions, key=lambda question: len(question.prompt))  # little padding
+    # Answers of a batch end together, if their length is known, and little is padded.
+    ordered = sorted(questions, key=lambda q: (len(q.answer or ""), len(q.prompt)))
     found = []
     for start in range(0, len(ordered), batch):
         part = tuple(ordered[start : start + batch])
