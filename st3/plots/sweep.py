@@ -26,23 +26,27 @@ _LINES = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 
 def save_heatmaps(path: Path, rows: Sequence[dict[str, Any]], layers: int, title: str) -> None:
-    """One panel a measure; cells that cannot be are hatched, lines join settings of one C.
+    """One panel a measure over S and R, or over S and C if those were asked for.
+
+    Cells that cannot be are hatched; in a grid of R, lines join settings of one C.
 
     Args:
-        rows: of the grid, all of one tau, with `stride` and `ratio`.
+        rows: of the grid, all of one tau.
         layers: of the decoder.
     """
+    by = "final_keep" if any("final_keep=" in row["spec"] for row in rows) else "ratio"
     strides = sorted({row["stride"] for row in rows})
-    ratios = sorted({row["ratio"] for row in rows})
+    values = sorted({round(row[by], 9) for row in rows})
     shown = [key for key in _MEASURES if any(row.get(key) is not None for row in rows)]
-    width = max(3.4, 0.75 * len(strides) + 1.6)
-    figure = Figure(
-        figsize=(width * len(shown) + 0.4, 0.42 * len(ratios) + 2.2), layout="constrained"
-    )
+    width = max(3.0, 0.75 * len(strides) + 1.2)
+    size = (width * len(shown) + 0.4, max(3.0, 0.42 * len(values) + 1.8))
+    figure = Figure(figsize=size, layout="constrained")
     for axis, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _heatmap(axis, rows, strides, ratios, key)
-        _lines_of_one_c(axis, rows, strides, ratios, layers)
-    figure.suptitle(f"{title}   (hatched: C < 0, cannot be; dashed: equal C)", fontsize=10)
+        _heatmap(axis, rows, strides, values, key, by)
+        if by == "ratio":
+            _lines_of_one_c(axis, rows, strides, values, layers)
+    what = "   (hatched: C < 0, cannot be; dashed: equal C)" if by == "ratio" else ""
+    figure.suptitle(title + what, fontsize=10)
     save(figure, path)
 
 
@@ -50,7 +54,7 @@ def save_front(
     path: Path, rows: Sequence[dict[str, Any]], front: Sequence[str], title: str
 ) -> None:
     """Fidelity over MACs, one point a cell; the front is named."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9.5, 5), layout="constrained")
     axis = figure.subplots()
     for grid, marker, label in ((True, "o", "S x R grid"), (False, "s", "other methods")):
         some = [row for row in rows if (row["stride"] is not None) == grid]
@@ -63,17 +67,16 @@ def save_front(
     on_front = [row for spec in front for row in rows if row["spec"] == spec]
     x, y = ([row[key] for row in on_front] for key in ("prefill_macs_ratio", "fidelity"))
     axis.step(x, y, where="post", color="grey", linewidth=1, label="Pareto front")
-    for number, row in enumerate(on_front):
+    named = on_front + [row for row in rows if row["stride"] is None and row not in on_front]
+    for number, row in enumerate(named, start=1):
         axis.annotate(
-            row["spec"], (row["prefill_macs_ratio"], row["fidelity"]), fontsize=7,
-            xytext=(6, -10 - 9 * (number % 2)), textcoords="offset points",
+            str(number), (row["prefill_macs_ratio"], row["fidelity"]), fontsize=8,
+            xytext=(4, 4 if number % 2 else -11), textcoords="offset points",
         )  # fmt: skip
-    for row in rows:
-        if row["stride"] is None and row not in on_front:
-            axis.annotate(
-                row["spec"], (row["prefill_macs_ratio"], row["fidelity"]), fontsize=7,
-                color="grey", xytext=(5, 3), textcoords="offset points",
-            )  # fmt: skip
+    lines = [f"{number}  {row['spec']}" for number, row in enumerate(named, start=1)]
+    lines.insert(len(on_front), "")
+    axis.text(1.02, 1, "Pareto front:\n" + "\n".join(lines), fontsize=7, va="top",
+              transform=axis.transAxes)  # fmt: skip
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.set(xlabel="MACs of prefill, of untrimmed", ylabel="same answers as untrimmed")
@@ -112,12 +115,13 @@ def save_taus(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
 
 
 def _heatmap(
-    axis: Any, rows: Sequence[dict[str, Any]], strides: list[int], ratios: list[float], key: str
-) -> None:
+    axis: Any, rows: Sequence[dict[str, Any]], strides: list[int], values: list[float], key: str,
+    by: str,
+) -> None:  # fmt: skip
     title, colours = _MEASURES[key]
-    grid = np.full((len(ratios), len(strides)), np.nan)
+    grid = np.full((len(values), len(strides)), np.nan)
     for row in rows:
-        place = ratios.index(row["ratio"]), strides.index(row["stride"])
+        place = values.index(round(row[by], 9)), strides.index(row["stride"])
         if row.get(key) is not None:
             grid[place] = row[key]
         elif "problem" in row:
@@ -135,8 +139,8 @@ def _heatmap(
                 path_effects=[withStroke(linewidth=2.2, foreground="white")],
             )  # fmt: skip
     axis.set_xticks(range(len(strides)), [str(s) for s in strides])
-    axis.set_yticks(range(len(ratios)), [f"{r:.3g}" for r in ratios])
-    axis.set(xlabel="stride S", ylabel="ratio R")
+    axis.set_yticks(range(len(values)), [f"{value:.1%}" for value in values])
+    axis.set(xlabel="stride S", ylabel="R" if by == "ratio" else "C")
     axis.set_title(title, fontsize=9)
 
 

@@ -42,11 +42,18 @@ class MacCounter:
 
     def _prefill_layer(self, tokens: int) -> int:
         """One decoder layer over `tokens` tokens."""
-        return _count(_Layer(self._decoder, 0), self._states(tokens))
+        return self._layer(tokens, past=0)
 
     def _decode_layer(self, keys: int) -> int:
         """One decoder layer for one new token that attends to `keys` keys, itself among them."""
-        return _count(_Layer(self._decoder, keys - 1), self._states(1))
+        return self._layer(1, past=keys - 1)
+
+    def _layer(self, tokens: int, past: int) -> int:
+        hidden = self._states(tokens)
+        place = torch.arange(past, past + tokens, device="meta")[None]
+        # Not counted: in some versions of transformers it has a matrix product.
+        turns = self._decoder.rotary_emb(hidden, place)
+        return _count(_Layer(self._decoder, past), hidden, *turns)
 
     def head(self) -> int:
         """The LM head, for one token."""
@@ -106,16 +113,15 @@ def tokens_alive(schedule: Schedule, work: Workload, generated: int) -> list[int
 
 
 class _Layer(nn.Module):
-    """The first decoder layer as a function of hidden states alone, behind `past` cached tokens."""
+    """The first decoder layer as a function of tensors alone, behind `past` cached tokens."""
 
     def __init__(self, decoder: Any, past: int) -> None:
         super().__init__()
         self.decoder = decoder
         self.past = past
 
-    def forward(self, hidden: torch.Tensor) -> Any:
-        place = torch.arange(self.past, self.past + hidden.shape[1], device="meta")[None]
-        turns = self.decoder.rotary_emb(hidden, place)
+    def forward(self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> Any:
+        turns = (cosines, sines)
         past = None
         if self.past:
             attention = self.decoder.layers[0].self_attn

@@ -122,7 +122,7 @@ class Sweep:
         }
 
     def _typical(self) -> Workload:
-        """The median prompt and answer."""
+        """A prompt of median length, and an answer of mean length."""
         adapter = find_adapter(self.model.config)
         text: list[int] = []
         answers: list[int] = []
@@ -131,7 +131,7 @@ class Sweep:
             visual = visual_mask(adapter, self.model, ids)
             text += (mask.bool() & ~visual).sum(1).tolist()
             answers += reference.lengths
-        new = max(2, round(statistics.median(answers)))
+        new = max(2, round(statistics.fmean(answers)))
         return Workload(self.shape.picture_tokens, round(statistics.median(text)), new)
 
     def _costs(self, schedule: Any) -> Costs:
