@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -205,7 +206,7 @@ def read_config(path: Path) -> Any:
         raise ValueError(f"{path} is no model's configuration: it has no model_type")
     try:
         config = AutoConfig.for_model(family, **found)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
         raise ValueError(f"{path} makes no configuration: {error}") from error
     find_adapter(config)
     return config

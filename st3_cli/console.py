@@ -35,16 +35,18 @@ def print_table(
         box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
         show_header=any(heads),
     )  # fmt: skip
+    lines = [list(row) for row in rows]
     for number, head in enumerate(heads):
+        cells = [line[number] for line in lines]
         table.add_column(
             head.strip(),
             justify="left" if wrap or number == 0 else "right",
             overflow="fold",
-            no_wrap=number == 0 and not wrap,
+            # Heads may break, a figure and its unit may not.
+            min_width=None if wrap else max(map(len, cells), default=0),
         )
-    for row in rows:
-        # A figure and its unit stay on one line.
-        table.add_row(*(cell if wrap else cell.replace(" ", "\u00a0") for cell in row))
+    for line in lines:
+        table.add_row(*line)
     out.print(table)
 
 

@@ -216,6 +216,11 @@ def test_bad_configurations(st3_: Any, tmp_path: Path) -> None:
         "cannot share 3 key-value heads": changed(
             path.with_name("h.json"), num_key_value_heads=3
         ),
+        "builds no model: KeyError 'foo'": changed(path.with_name("i.json"), hidden_act="foo"),
+        "expected int, got str": changed(path.with_name("j.json"), hidden_size="64"),
+        "image_token_id 99 is not in the vocabulary of 50": changed(
+            path.with_name("k.json"), vocab_size=50
+        ),
     }  # fmt: skip
     for message, file in cases.items():
         result = st3_("profile", "--config", file)

@@ -112,7 +112,7 @@ def test_predicted_bytes_are_those_of_the_live_tensors(name: str, kv_heads: int)
     work = Workload(visual=128, text=9, new=7, batch=2)
     inputs = random_inputs(model, work)
     method = make_method(name)
-    expected = kv_bytes(shape_of(model), method.schedule(10), work, 4)
+    expected = kv_bytes(shape_of(meta_model(model.config)), method.schedule(10), work, 4)
     live = []
 
     def look(*_: Any) -> None:
@@ -135,7 +135,7 @@ def test_untrimmed_bytes_are_those_of_stock_transformers() -> None:
     held = sum(
         x.nbytes for layer in result.past_key_values.layers for x in (layer.keys, layer.values)
     )
-    assert kv_bytes(shape_of(model), Schedule((1.0,) * 10), work, 4)[-1] == held
+    assert kv_bytes(shape_of(meta_model(model.config)), Schedule((1.0,) * 10), work, 4)[-1] == held
 
 
 def test_inputs_are_what_was_asked_for() -> None:

@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from st3.adapters import find_adapter
 from st3.methods import Method
 from st3.profiling.clocks import Clock, LaunchCounter, clock_for
-from st3.profiling.shape import Workload, shape_of
+from st3.profiling.shape import Workload, meta_model, shape_of
 from st3.trimming import trim
 
 STOCK = "stock"
@@ -71,7 +71,7 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, torch.
         ValueError: visual tokens that are no whole number of pictures, or a sequence longer than
             the model's context.
     """
-    shape = shape_of(model)
+    shape = shape_of(meta_model(model.config))
     pictures, rest = divmod(work.visual, shape.picture_tokens)
     if rest:
         raise ValueError(

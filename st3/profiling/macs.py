@@ -50,10 +50,10 @@ class MacCounter:
 
     def _layer(self, tokens: int, past: int) -> int:
         hidden = self._states(tokens)
-        place = torch.arange(past, past + tokens, device="meta")[None]
-        # Not counted: in some versions of transformers it has a matrix product.
-        turns = self._decoder.rotary_emb(hidden, place)
-        return _count(_Layer(self._decoder, past), hidden, *turns)
+        # The rotary embedding is not counted: some versions of transformers make it by a matrix
+        # product, and some kinds of it cannot be made on the meta device.
+        turn = hidden.new_empty(1, tokens, self._decoder.layers[0].self_attn.head_dim)
+        return _count(_Layer(self._decoder, past), hidden, turn, turn)
 
     def head(self) -> int:
         """The LM head, for one token."""

@@ -85,16 +85,23 @@ def meta_model(config: Any) -> Any:
             model = AutoModelForImageTextToText.from_config(
                 config, dtype=torch.bfloat16, attn_implementation="sdpa"
             )
-    except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"this configuration builds no model: {error}") from error
+    except (
+        ValueError, TypeError, RuntimeError, AttributeError, KeyError, ZeroDivisionError,
+    ) as error:  # fmt: skip
+        what = f"{type(error).__name__} {error}"
+        raise ValueError(f"this configuration builds no model: {what}") from error
     return model.eval()
 
 
 def shape_of(model: Any) -> Shape:
-    """The sizes of a model, on whatever device.
+    """The sizes of a model.
+
+    Args:
+        model: from `meta_model`.
 
     Raises:
-        ValueError: heads that do not fit together, or a vision tower without square patches.
+        ValueError: heads that do not fit together, a vision tower without square patches, or a
+            placeholder of visual tokens that is not in the vocabulary.
     """
     adapter = find_adapter(model.config)
     text, vision = model.config.get_text_config(), model.config.vision_config
@@ -107,6 +114,11 @@ def shape_of(model: Any) -> Shape:
     if not isinstance(side, int) or not isinstance(patch, int) or side < patch:
         raise ValueError(
             f"the vision tower has no square patches: image_size {side!r}, patch_size {patch!r}"
+        )
+    placeholder = adapter.visual_token_id(model.config)
+    if not isinstance(placeholder, int) or not 0 <= placeholder < text.vocab_size:
+        raise ValueError(
+            f"image_token_id {placeholder!r} is not in the vocabulary of {text.vocab_size}"
         )
     decoder: Any = adapter.decoder(model)
     in_layers = _count(decoder.layers)
@@ -122,8 +134,7 @@ def shape_of(model: Any) -> Shape:
         kv_heads=kv_heads,
         head_size=head_size,
         vocabulary=text.vocab_size,
-        picture_tokens=(side // patch) ** 2
-        + (getattr(model.config, "vision_feature_select_strategy", "default") == "full"),
+        picture_tokens=_picture_tokens(adapter.merger(model), side),
         picture_size=side,
         context=text.max_position_embeddings,
         decoder_parameters=in_layers,
@@ -131,6 +142,20 @@ def shape_of(model: Any) -> Shape:
         vision_parameters=total - in_decoder - (0 if tied else head),
         parameters=total,
     )
+
+
+def _picture_tokens(inner: Any, side: int) -> int:
+    """Visual tokens of one picture, by making them on the meta device."""
+    dtype = next(inner.vision_tower.parameters()).dtype
+    picture = torch.empty(1, 3, side, side, device="meta", dtype=dtype)
+    try:
+        with torch.no_grad():
+            features = inner.get_image_features(pixel_values=picture, return_dict=True)
+        return int(features.pooler_output[0].shape[0])
+    except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"cannot tell how many visual tokens a picture of {side} x {side} pixels makes: {error}"
+        ) from error
 
 
 def _count(module: Any) -> int:

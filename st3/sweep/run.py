@@ -62,8 +62,8 @@ class Sweep:
         self.references: list[Reference] = references(
             model, processor, questions, batch=batch, max_new_tokens=max_new_tokens
         )
-        self.shape = shape_of(model)
-        self.counter = MacCounter(meta_model(model.config))
+        empty = meta_model(model.config)
+        self.shape, self.counter = shape_of(empty), MacCounter(empty)
         self.work = self._typical()
         self.full = self._costs(untrimmed(self.shape.layers))
         timed = Workload(self.work.visual, self.work.text, _TIMED_TOKENS)
