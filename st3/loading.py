@@ -190,11 +190,12 @@ def known_config(name: str) -> Any:
 
 
 def read_config(path: Path) -> Any:
-    """The configuration in a `config.json`.
+    """The configuration in a `config.json`, or in the one of a folder.
 
     Raises:
         ValueError: no such file, no JSON, or of no family that transformers knows and we adapt.
     """
+    path = path / "config.json" if path.is_dir() else path
     try:
         found = json.loads(path.read_text())
     except OSError as error:

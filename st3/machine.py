@@ -46,7 +46,7 @@ def made_with(document: dict[str, Any]) -> str:
     """
     machine, settings = document["machine"], document["settings"]
     where = machine.get("gpu") if str(machine.get("device")).startswith("cuda") else None
-    where = where or f"{machine['cores']} cores of {machine['cpu']}"
+    where = where or f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
     return (
         f"Made {settings['date']} on {where}, torch {machine['torch']}, transformers "
         f"{machine['transformers']}, by `{settings['command']}`."

@@ -14,6 +14,7 @@ _SECRET = {"HF_TOKEN"}
 def env(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
     """Print versions and hardware, to paste into a bug report."""
     from st3.machine import describe_machine
+    from st3.units import si
 
     found = describe_machine()
     for name in _VARIABLES:
@@ -23,7 +24,10 @@ def env(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
         print_json(found)
         return
     rows = [
-        (key, "-" if value is None else f"{value / 1e9:.1f} GB" if "bytes" in key else str(value))
+        (
+            key.removesuffix("_bytes"),
+            "-" if value is None else si(value, "B") if key.endswith("_bytes") else str(value),
+        )
         for key, value in found.items()
     ]
     print_table("Environment", ("", ""), rows, wrap=True)

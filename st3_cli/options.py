@@ -229,9 +229,10 @@ def build_method(spec: str, layers: int, **given: Any) -> Method:
 
 
 def build_methods(text: str, layers: int, **given: Any) -> dict[str, Method]:
-    """The methods of a list: spec -> method. Options go to those of the ST3 family that have them.
+    """The methods of a list: label -> method.
 
-    `stock` in the list is left out: it is no method, and always measured.
+    Options go to those of the ST3 family that have them and do not name them themselves, and into
+    their labels. `stock` in the list is left out: it is no method, and always measured.
 
     Raises:
         UsageError: as `build_method`; or an option that no method in the list takes.
@@ -239,21 +240,35 @@ def build_methods(text: str, layers: int, **given: Any) -> dict[str, Method]:
     from st3.methods import PVTP, VTA, parse_methods
 
     chosen = _chosen(given)
+    others = ",".join(spec for spec in text.split(",") if spec.strip() != "stock")
+    found: dict[str, Method] = {}
+    taken: set[str] = set()
     try:
-        found = parse_methods(",".join(s for s in text.split(",") if s.strip() != "stock"))
-        taken: set[str] = set()
-        for spec, method in found.items():
+        for spec, method in parse_methods(others).items() if others or not text else ():
+            own = {}
             if isinstance(method, (PVTP, VTA)):
-                own = {key: value for key, value in chosen.items() if hasattr(method, key)}
-                taken |= own.keys()
-                found[spec] = dataclasses.replace(method, **own)
-            found[spec].schedule(layers)
+                named = {pair.partition("=")[0].strip() for pair in _parameters(spec)}
+                fitting = {key: value for key, value in chosen.items() if hasattr(method, key)}
+                taken |= fitting.keys()
+                own = {key: value for key, value in fitting.items() if key not in named}
+            label = ",".join((*_parameters(spec), *(f"{k}={_word(v)}" for k, v in own.items())))
+            label = f"{method.name}:{label}" if label else method.name
+            found[label] = dataclasses.replace(method, **own)
+            found[label].schedule(layers)
     except ValueError as error:
         raise UsageError(str(error)) from None
     left = sorted(chosen.keys() - taken)
     if left:
         raise UsageError(f"--{left[0].replace('_', '-')} is for the ST3 family; none is in {text}")
     return found
+
+
+def _parameters(spec: str) -> list[str]:
+    return [pair.strip() for pair in spec.partition(":")[2].split(",") if pair.strip()]
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _chosen(given: dict[str, Any]) -> dict[str, Any]:

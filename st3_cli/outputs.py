@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 from st3_cli.errors import UsageError
@@ -24,7 +24,12 @@ def check_output(option: str, path: Path | None, force: bool, *suffixes: str) ->
         raise UsageError(f"{option} writes {kinds}: name it {path.with_suffix(suffixes[0])}")
     if not path.parent.is_dir():
         raise UsageError(f"{option}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{option}: the folder {path.parent} is not writable")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option}: the folder {path.parent} is not writable ({error.strerror})"
+        ) from None
     if path.exists() and not force:
         raise UsageError(f"{path} exists: give another name, or --force to overwrite it")

@@ -49,7 +49,13 @@ def _work(help: str, **more: Any) -> Any:
 
 
 def profile(
-    model: o.ModelOption = "demo",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="demo, small, 7b, 13b, a Hub id (or id@revision), or a folder.",
+            rich_help_panel=o.MODEL,
+        ),
+    ] = "demo",
     config: Annotated[
         Path | None,
         typer.Option(help="A config.json in place of --model.", rich_help_panel=o.MODEL),
@@ -79,7 +85,7 @@ def profile(
     scorer: o.ScorerOption = None,
     settings: o.SettingsOption = None,
     visual_tokens: Annotated[
-        int | None, _work("In a prompt.", min=1, show_default="one picture")
+        int | None, _work("In a prompt; timed if whole pictures.", min=1, show_default="a picture's")
     ] = None,
     text_tokens: Annotated[int, _work("In a prompt.", min=1)] = 64,
     new_tokens: Annotated[int, _work("To generate.", min=1)] = 64,
@@ -213,7 +219,8 @@ def _print(report: Report, detail: bool) -> None:
         )
     err.print(
         "[dim]1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed. Times are medians; "
-        "speedup is end to end, over stock.[/dim]"
+        "spread is largest minus smallest over the median of the rounds; speedup is end to end, "
+        "over stock.[/dim]"
     )
 
 

@@ -87,9 +87,11 @@ def test_options_go_to_the_st3_family(st3_: Any) -> None:
         "--no-latency", "--json",
     )  # fmt: skip
     rows = {row["method"]: row["settings"] for row in json.loads(result.out)["rows"]}
-    assert list(rows) == ["stock", "st3", "pvtp", "fastv", "st3:tau=9"]
-    assert rows["st3"]["stride"] == rows["pvtp"]["stride"] == 2
-    assert rows["st3"]["tau"] == 32
+    ours = "st3:stride=2,tau=32"
+    assert list(rows) == ["stock", ours, "pvtp:stride=2", "fastv", "st3:tau=9,stride=2"]
+    assert {row["stride"] for name, row in rows.items() if "stride" in name} == {2}
+    assert rows[ours]["tau"] == 32
+    assert rows["st3:tau=9,stride=2"]["tau"] == 9  # what a method names itself stays
     assert "tau" not in rows["fastv"]
 
 
@@ -165,6 +167,7 @@ def changed(path: Path, **text: Any) -> Path:
     ("arguments", "code", "message"),
     [
         (["--methods", "magic"], 2, "unknown method 'magic'; known: none"),
+        (["--methods", "FastVV"], 2, "unknown method 'FastVV' (did you mean fastv?)"),
         (["--methods", "fastv:q=1"], 2, "no parameter 'q'; it has: scorer, k, r"),
         (["--methods", "fastv:k=12"], 2, "K must lie in 1..11"),
         (["--methods", "vtw,fastv", "--tau", "3"], 2, "--tau is for the ST3 family"),
@@ -259,7 +262,7 @@ def test_a_large_model_is_not_timed_on_a_cpu_unasked(
     result = st3_("profile", "--model", "7b", "--device", "cpu", "--methods", "none")
     assert result.code == 0
     text = " ".join(result.err.split())
-    assert "Latency not measured: 7.063 Gparameters take many minutes on a CPU" in text
+    assert "Latency not measured: 7.063 G parameters take many minutes on a CPU" in text
     assert result.out.count("not measured") == 8
 
 

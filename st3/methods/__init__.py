@@ -8,6 +8,7 @@ word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from typing import Any
@@ -45,6 +46,7 @@ def make_method(spec: str, **given: Any) -> Method:
     chosen = {}
     for pair in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = (part.strip() for part in pair.partition("="))
+        key = key.replace("-", "_")
         if not equals or not value:
             raise ValueError(f"{spec}: write a parameter as name=value, got {pair!r}")
         if key in chosen or key in given:
@@ -96,5 +98,7 @@ def _read(name: str, text: str, hint: Any) -> Any:
 
 def _find(name: str) -> type[Method]:
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+        close = difflib.get_close_matches(name.lower(), METHODS, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"unknown method {name!r}{hint}; known: {', '.join(METHODS)}")
     return METHODS[name]

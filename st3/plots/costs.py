@@ -58,7 +58,11 @@ def save_profile(path: Path, report: Report) -> None:
         title="While decoding", ylim=0,
     )  # fmt: skip
     figure.legend(
-        *layers.get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False
+        *layers.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=8,
     )
     labels = [row.method for row in rows]
     _bars(macs, labels, {"prefill": [row.prefill_macs_ratio for row in rows]})
@@ -74,7 +78,7 @@ def save_profile(path: Path, report: Report) -> None:
         },
     )  # fmt: skip
     cache.set(
-        xlabel=f"share of untrimmed ({si(report.rows[0].kv_bytes, 'B')} after prefill)",
+        xlabel="live keys and values, share of untrimmed",
         title="KV cache",
     )
     cache.legend(frameon=False, fontsize=8, loc="lower right")
@@ -82,7 +86,8 @@ def save_profile(path: Path, report: Report) -> None:
     settings = report.settings
     figure.suptitle(
         f"{report.model}: {settings['visual_tokens']} visual + {settings['text_tokens']} text "
-        f"tokens, {settings['new_tokens']} new, batch {rows[0].batch_size} (counted, not timed)",
+        f"tokens, {settings['new_tokens']} new, batch {rows[0].batch_size}: compute and memory"
+        " (counted)",
         fontsize=11,
     )
     save(figure, path)

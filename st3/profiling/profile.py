@@ -98,6 +98,9 @@ def profile(
     if ceilings:
         machine["ceilings"] = asdict(best_of(ceilings))
     work = works[0]
+    length = work.visual + work.text + work.new
+    if length > shape.context:
+        notes = [*notes, f"{length} tokens exceed the model's context of {shape.context}."]
     return Report(
         model=name,
         weights=weights if samples else None,

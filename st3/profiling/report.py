@@ -119,7 +119,12 @@ class Report:
     def csv(self) -> str:
         """One line a row, each with the model, its weights and the date."""
         text = io.StringIO()
-        common = {"model": self.model, "weights": self.weights, "date": self.settings["date"]}
+        common = {"model": self.model, "weights": self.weights}
+        common |= {key: value for key, value in self.settings.items() if key != "command"}
+        common |= {
+            key: self.machine.get(key) for key in ("device", "dtype", "gpu", "cpu", "threads")
+        }
+        common |= {key: self.machine[key] for key in ("torch", "transformers")}
         rows = [common | dataclasses.asdict(row) for row in self.rows]
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
         writer.writeheader()

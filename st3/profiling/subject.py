@@ -47,7 +47,7 @@ def choose(
         OSError: not found, or not reachable.
     """
     shape = shape_of(meta_model(config))
-    count = si(shape.parameters, "parameters")
+    count = f"{si(shape.parameters)} parameters"
     _, rest = divmod(work.visual, shape.picture_tokens)
     reason = None
     if rest:
@@ -62,7 +62,7 @@ def choose(
     if needed > free:
         reason = (
             f"it needs about {si(needed, 'B')} on {device} and {si(free, 'B')} are free, "
-            f"{si(needed - free, 'B')} too little"
+            f"{si(needed - free, 'B')} too little (try a GPU, or --model small)"
         )
     if reason is not None and weights != "auto":
         raise ValueError(f"cannot time {name or 'this model'}: {reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from st3.units import si
@@ -44,8 +45,10 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
     settings = document["settings"]
     what = (
         f"{document['model']}{weights}, batch {batch}, {settings['visual_tokens']} visual + "
-        f"{settings['text_tokens']} text tokens, {settings['new_tokens']} new"
+        f"{settings['text_tokens']} text tokens, {settings['new_tokens']} new, "
+        f"{document['machine']['dtype']}"
     )
+    rows = [row | _spreads(document, row) for row in rows]
     measured = any(row["ttft_ms"] is not None for row in rows)
     found = {"Compute of the decoder layers": _COMPUTE}
     if detail:
@@ -57,6 +60,17 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
     if any(row["tpot_ideal_ms"] is not None for row in rows):
         found["Decode step against the roofline, in ms"] = _DECODE_ROOF
     return [_table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
+
+
+def _spreads(document: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """(Largest - smallest) / median of the rounds, of `e2e_ms` and `prefill_ms`."""
+    found: dict[str, Any] = {"e2e_spread": None, "prefill_spread": None}
+    for sample in document["samples"]:
+        if (sample["method"], sample["batch_size"]) == (row["method"], row["batch_size"]):
+            for key in ("e2e", "prefill"):
+                times = sample[f"{key}_ms"]
+                found[f"{key}_spread"] = (max(times) - min(times)) / median(times)
+    return found
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
@@ -118,6 +132,7 @@ _LATENCY: dict[str, Cell] = {
     "p90": _ms("tpot_p90_ms"),
     "e2e": _ms("e2e_ms"),
     "tok/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
+    "spread": _share("e2e_spread"),
     "speedup": _times("speedup"),
     "vs none": _times("speedup_over_none"),
     "peak memory": _count("peak_memory_bytes", "B"),
@@ -125,6 +140,7 @@ _LATENCY: dict[str, Cell] = {
 _UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}
 _PREFILL_ROOF: dict[str, Cell] = {
     "took": _ms("prefill_ms"),
+    "spread": _share("prefill_spread"),
     "ideal": _ms("prefill_ideal_ms"),
     "bound": _figure("prefill_bound", str),
     "reached": _share("prefill_roofline_share"),
