@@ -38,8 +38,9 @@ def _tables(match: re.Match[str]) -> str:
     found = [results.table(document)] if "cells" in document else tables(document, detail=True)
     parts = []
     for title in match["titles"].split("; "):
-        parts += [table.markdown() for table in found if re.match(rf"{title}\b", table.title)]
-        if not parts:
+        some = [table.markdown() for table in found if re.match(rf"{title}\b", table.title)]
+        parts += some
+        if not some:
             raise ValueError(f"{path.name} has no table {title!r}")
     return "\n" + "\n".join([*parts, made_with(document) + "\n"])
 

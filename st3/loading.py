@@ -6,6 +6,7 @@ makes a model of the same shape with random weights, for measuring without a dow
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def random_model(
     torch.manual_seed(seed)
     with torch.device(find_device(device)):
         model: Any = AutoModelForImageTextToText.from_config(
-            config, dtype=dtype, attn_implementation=attn_implementation
+            copy.deepcopy(config), dtype=dtype, attn_implementation=attn_implementation
         )
     model.eval()
     return cast(PreTrainedModel, model)
@@ -217,11 +218,16 @@ def in_cache(source: Source) -> bool:
     """Whether a checkpoint's weights are on this machine: a folder, or downloaded before."""
     if Path(source.place).is_dir():
         return True
-    names = ("model.safetensors", "model.safetensors.index.json")
-    return any(
-        isinstance(try_to_load_from_cache(source.place, name, revision=source.revision), str)
-        for name in names
-    )
+
+    def cached(name: str) -> str | None:
+        found = try_to_load_from_cache(source.place, name, revision=source.revision)
+        return found if isinstance(found, str) else None
+
+    index = cached("model.safetensors.index.json")
+    if index is None:
+        return cached("model.safetensors") is not None
+    shards = set(json.loads(Path(index).read_text())["weight_map"].values())
+    return all(cached(shard) is not None for shard in shards)
 
 
 def find_device(device: str) -> torch.device:
@@ -259,7 +265,9 @@ def find_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype:
         return chosen
     if device.type == "cuda":
         own = config.dtype or config.get_text_config().dtype
-        return own if isinstance(own, torch.dtype) else torch.bfloat16
+        if isinstance(own, torch.dtype):
+            return own
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     with torch.device("meta"):
         count = AutoModelForImageTextToText.from_config(config).num_parameters()
     return torch.float32 if count < _LARGE else torch.bfloat16

@@ -71,7 +71,9 @@ def free_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
     limit, used = _container("memory.max"), _container("memory.current")
-    return min(free, limit - used) if limit is not None and used is not None else free
+    if limit is None or used is None:
+        return free
+    return min(free, limit - used + _reclaimable())
 
 
 def _container(name: str) -> int | None:
@@ -80,6 +82,15 @@ def _container(name: str) -> int | None:
         return int(Path("/sys/fs/cgroup", name).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _reclaimable() -> int:
+    """Bytes of files in our control group's memory that the system gives up when asked."""
+    try:
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def _version(package: str) -> str | None:

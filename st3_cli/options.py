@@ -238,6 +238,7 @@ def build_methods(text: str, layers: int, **given: Any) -> dict[str, Method]:
         UsageError: as `build_method`; or an option that no method in the list takes.
     """
     from st3.methods import PVTP, VTA, parse_methods
+    from st3.methods.peers import Random, Uniform
 
     chosen = _chosen(given)
     others = ",".join(spec for spec in text.split(",") if spec.strip() != "stock")
@@ -248,6 +249,8 @@ def build_methods(text: str, layers: int, **given: Any) -> dict[str, Method]:
             own = {}
             if isinstance(method, (PVTP, VTA)):
                 named = {pair.partition("=")[0].strip() for pair in _parameters(spec)}
+                if isinstance(method, (Random, Uniform)):
+                    named.add("scorer")  # which is what they are
                 fitting = {key: value for key, value in chosen.items() if hasattr(method, key)}
                 taken |= fitting.keys()
                 own = {key: value for key, value in fitting.items() if key not in named}

@@ -85,9 +85,9 @@ def profile(
     scorer: o.ScorerOption = None,
     settings: o.SettingsOption = None,
     visual_tokens: Annotated[
-        int | None, _work("In a prompt; timed if whole pictures.", min=1, show_default="a picture's")
+        int | None, _work("In a prompt.", min=1, max=10**6, show_default="a picture's")
     ] = None,
-    text_tokens: Annotated[int, _work("In a prompt.", min=1)] = 64,
+    text_tokens: Annotated[int, _work("In a prompt.", min=1, max=10**6)] = 64,
     new_tokens: Annotated[int, _work("To generate.", min=1)] = 64,
     batch_size: Annotated[Any, _work("Or several: 1,8.", parser=_sizes, metavar="N")] = "1",
     latency: Annotated[bool, _work("Time it, or only count.")] = True,
@@ -144,8 +144,10 @@ def profile(
     shown = model if config is None else f"{config.resolve().parent.name}/{config.name}"
     if config is not None:
         found = loading.read_config(config)
-    elif model in loading.PRESETS:
+    elif model in loading.PRESETS and not (model in loading.HUB_IDS and _trained(model, weights)):
         found = loading.known_config(model)
+    elif Path(model).is_dir():
+        found = loading.read_config(Path(model))
     else:
         found = loading.load_config(loading.find(model))
     shape = shape_of(meta_model(found))
@@ -173,6 +175,11 @@ def profile(
             dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
         )  # fmt: skip
+    if json:
+        print_text(report.json())
+    else:
+        _print(report, detail)
+    sys.stdout.flush()
     if output is not None:
         _save(output, report)
     if plot is not None:
@@ -182,16 +189,21 @@ def profile(
             save_profile(plot, report)
         except OSError as error:
             raise ValueError(f"cannot write {plot}: {error.strerror}") from error
-    if json:
-        print_text(report.json())
-    else:
-        _print(report, detail)
     if not json:
         for path in (output, plot):
             if path is not None:
                 err.print(f"[dim]wrote {path}[/dim]")
     if report.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _trained(model: str, weights: Weights) -> bool:
+    """Whether the checkpoint's own configuration, and so its dtype, is wanted and at hand."""
+    from st3 import loading
+
+    return weights is Weights.pretrained or (
+        weights is Weights.auto and loading.in_cache(loading.find(model))
+    )
 
 
 def _save(path: Path, report: Report) -> None:
@@ -238,7 +250,7 @@ class _Bar:
         self.total, self.done = total, -1
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(), console=err, transient=True,
+            TimeRemainingColumn(), console=err, transient=True, auto_refresh=False,
         )  # fmt: skip
 
     def __enter__(self) -> Any:
@@ -248,7 +260,10 @@ class _Bar:
 
     def __call__(self, name: str, done: int) -> None:
         self.done += 1
-        self.bar.update(self.task, completed=min(self.done, self.total), description=name)
+        # Only between runs: a thread that draws would disturb them.
+        self.bar.update(
+            self.task, completed=min(self.done, self.total), description=name, refresh=True
+        )
 
     def __exit__(self, *error: Any) -> None:
         self.bar.__exit__(*error)

@@ -151,6 +151,37 @@ def test_files(st3_: Any, tiny: Path) -> None:
     assert st3_(*common, "--output", paths[0], "--force").code == 0
 
 
+def test_results_are_printed_before_they_are_saved(
+    st3_: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from st3_cli import profile
+
+    def full(*args: Any) -> None:
+        raise ValueError("cannot write x.json: No space left on device")
+
+    monkeypatch.setattr(profile, "_save", full)
+    result = st3_("profile", "--config", tiny, "--no-latency", "--output", tiny.with_name("x.json"))
+    assert result.code == 1
+    assert "No space left" in result.err
+    assert "KV cache" in result.out
+
+
+def test_a_folder_with_a_configuration_alone_is_counted(st3_: Any, tiny: Path) -> None:
+    for arguments in (("--model", tiny.parent), ("--config", tiny.parent)):
+        result = st3_("profile", *arguments, "--no-latency", "--methods", "stock,st3")
+        assert result.code == 0, result.err
+
+
+def test_baselines_stay_what_they_are(st3_: Any) -> None:
+    result = st3_(
+        "profile", "--methods", "st3,random,uniform", "--scorer", "prompt", "--no-latency", "--json"
+    )
+    rows = {row["method"]: row["settings"] for row in json.loads(result.out)["rows"][1:]}
+    assert {name: row["scorer"] for name, row in rows.items()} == {
+        "st3:scorer=prompt": "prompt", "random": "random", "uniform": "uniform",
+    }  # fmt: skip
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -221,8 +222,10 @@ def test_ctrl_c_keeps_whole_rounds() -> None:
     report = profile(
         "tiny", model.config, {}, [work, Workload(visual=64, batch=2)],
         dtype=torch.float32, live=model, weights="random", on_run=stop_at_once,
+        notes=["Latency of something."],
     )  # fmt: skip
     assert report.interrupted
+    assert len(report.notes) == 1
     assert report.weights is None
     assert [row.ttft_ms for row in report.rows] == [None, None]
     assert all(row.prefill_macs for row in report.rows)
@@ -240,7 +243,8 @@ def test_the_roofline() -> None:
     weights = 4 * shape.decoder_parameters / 6
     token = 4 * 2 * 2 * 16  # bytes of keys and values, two heads of 16
     found = ideal_prefill(ceilings, counter, shape, schedule, work, 4)
-    arithmetic = [2 * prefill_layer(text, n) / 2e9 for n in (72, 72, 24, 24, 24, 24)]
+    # Of attention, 2 n^2 d, the causal half: d is four heads of 16.
+    arithmetic = [2 * (prefill_layer(text, n) - n * n * 64) / 2e9 for n in (72, 72, 24, 24, 24, 24)]
     moved = [(weights + 2 * n * token) / 1e9 for n in (72, 72, 24, 24, 24, 24)]
     pairs = list(zip(arithmetic, moved, strict=True))
     assert found.time == pytest.approx(1000 * sum(max(pair) for pair in pairs))
@@ -290,7 +294,7 @@ def test_rows_of_a_measured_profile() -> None:
         assert row.ideal_saving == pytest.approx(
             1 - row.prefill_ideal_ms / stock.prefill_ideal_ms, abs=1e-12
         )
-        assert row.tpot_ms <= row.tpot_p90_ms
+        assert 0 < row.tpot_ms <= row.tpot_p90_ms <= max(sample["e2e_ms"])
         assert row.peak_memory_bytes is None or torch.cuda.is_available()
     assert rows[4].prefill_macs == 3 * rows[0].prefill_macs
     assert math.isclose(rows[2].saving_share, rows[2].achieved_saving / rows[2].ideal_saving)
@@ -308,3 +312,86 @@ def test_the_cache_is_checked_against_the_schedule(monkeypatch: pytest.MonkeyPat
             "tiny", tiny_config(), {"none": make_method("none")}, [Workload(visual=64, new=2)],
             dtype=torch.float32, live=tiny_llava(), weights="random", repeats=1,
         )  # fmt: skip
+
+
+def test_ctrl_c_while_the_ceilings_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch before is kept, and what was counted."""
+    calls = []
+
+    def stop(device: torch.device, dtype: torch.dtype) -> Ceilings:
+        calls.append(device)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return Ceilings(1e9, 1e9, 1e-6)
+
+    monkeypatch.setattr(sys.modules["st3.profiling.profile"], "measure_ceilings", stop)
+    model = tiny_llava(layers=4)
+    works = [Workload(visual=64, text=8, new=2, batch=batch) for batch in (1, 2)]
+    report = profile(
+        "tiny", model.config, {}, works, dtype=torch.float32, live=model, weights="random",
+        repeats=1,
+    )  # fmt: skip
+    assert report.interrupted
+    assert [row.ttft_ms is None for row in report.rows] == [False, True]
+    assert report.weights == "random"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"num_beams": 4}, {"max_time": 1e-4}, {"use_cache": False}, {"repetition_penalty": 1.5},
+        {"num_return_sequences": 2, "do_sample": True}, {"cache_implementation": "static"},
+    ],
+)  # fmt: skip
+def test_a_checkpoints_generation_settings_stay_out(asked: dict[str, Any]) -> None:
+    model, work = tiny_llava(layers=4), Workload(visual=64, text=8, new=5, batch=2)
+    model.generation_config.update(**asked)
+    before = model.generation_config
+    found, _ = measure(model, work, parse_methods("st3"), repeats=1, min_seconds=0)
+    assert model.generation_config is before
+    plain, _ = measure(tiny_llava(layers=4), work, parse_methods("st3"), repeats=1, min_seconds=0)
+    for name, measured in found.items():
+        assert measured.launched == plain[name].launched
+        assert len(measured.runs[0].steps) == 4
+
+
+def test_counting_leaves_the_configuration_alone() -> None:
+    config = tiny_config()
+    config.dtype = torch.float16
+    before = config.to_dict()
+    shape_of(meta_model(config))
+    assert config.to_dict() == before
+    assert config.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("tower", "strategy", "tokens"),
+    [("clip", "default", 64), ("clip", "full", 65), ("siglip", "full", 64)],
+)
+def test_visual_tokens_are_those_that_the_tower_makes(
+    tower: str, strategy: str, tokens: int
+) -> None:
+    from transformers import SiglipVisionConfig
+
+    config = tiny_config()
+    config.vision_feature_select_strategy = strategy
+    if tower == "siglip":
+        config.vision_config = SiglipVisionConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            image_size=32, patch_size=4,
+        )  # fmt: skip
+    model = meta_model(config)
+    assert shape_of(model).picture_tokens == tokens
+    # Patches, then each layer's projections, attention and MLP; SigLIP has a pooling head besides.
+    n = 65 if tower == "clip" else 64
+    layers = 2 * (4 * n * 32 * 32 + 2 * n * n * 32 + 2 * n * 32 * 64)
+    counted = MacCounter(model).vision() - 64 * 3 * 4 * 4 * 32 - layers
+    assert counted == 0 if tower == "clip" else counted >= 0
+
+
+def test_rotary_embeddings_of_any_kind_count() -> None:
+    config = tiny_config()
+    config.text_config.rope_parameters = {
+        "rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4,
+    }  # fmt: skip
+    assert MacCounter(meta_model(config)).prefill_layer(9) == prefill_layer(config.text_config, 9)

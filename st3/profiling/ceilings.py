@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from st3.machine import free_memory
 from st3.profiling.clocks import clock_for
 from st3.profiling.macs import MacCounter, tokens_alive
 from st3.profiling.shape import Shape, Workload
 from st3.schedule import Schedule
 
-_SECONDS = 0.4  # for each measurement
+_SECONDS = 0.25  # for each measurement
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Ceilings:
     """Best rates seen.
 
     Attributes:
-        macs_per_second: of a square matrix product in the model's dtype.
+        macs_per_second: of a large linear layer in the model's dtype.
         bytes_per_second: read and written by a copy larger than any cache.
         launch_seconds: to start an operation that does next to nothing.
     """
@@ -53,11 +55,12 @@ class Ideal:
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     """Measure them, about a second and a half; rates are the best of many repeats."""
     on_cuda = device.type == "cuda"
-    side = 8192 if on_cuda else 1024
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(left)
-    product_ms = _fastest(device, lambda: torch.mm(left, right, out=product))
-    count = 2**30 if on_cuda else 2**28
+    rates = []
+    for side in (4096, 8192) if on_cuda else (512, 1024, 2048):
+        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        product_ms = _fastest(device, partial(torch.nn.functional.linear, left, right))
+        rates.append(1000 * side**3 / product_ms)
+    count = min(2**30 if on_cuda else 2**28, free_memory(device) // 8)
     source = torch.zeros(count, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copy_ms = _fastest(device, lambda: target.copy_(source))
@@ -70,7 +73,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
 
     launch_ms = _fastest(device, launch)
     return Ceilings(
-        macs_per_second=1000 * side**3 / product_ms,
+        macs_per_second=max(rates),
         bytes_per_second=1000 * 2 * count / copy_ms,
         launch_seconds=launch_ms / 1000 / many,
     )
@@ -89,12 +92,14 @@ def ideal_prefill(
     ceilings: Ceilings, counter: MacCounter, shape: Shape, schedule: Schedule, work: Workload,
     element: int,
 ) -> Ideal:  # fmt: skip
-    """The decoder layers over the prompts: weights are read once, keys and values written."""
-    return _layers(
-        ceilings, shape, element,
-        [work.batch * counter.prefill_layer(n) for n in tokens_alive(schedule, work, 0)],
-        [work.batch * n for n in tokens_alive(schedule, work, 0)],
-    )  # fmt: skip
+    """The decoder layers over the prompts: weights are read once, keys and values written.
+
+    Of attention only the causal half counts: kernels may skip the other one.
+    """
+    alive = tokens_alive(schedule, work, 0)
+    future = shape.heads * shape.head_size
+    macs = [work.batch * (counter.prefill_layer(n) - n * n * future) for n in alive]
+    return _layers(ceilings, shape, element, macs, [work.batch * n for n in alive])
 
 
 def ideal_step(

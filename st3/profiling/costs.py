@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from st3.profiling.macs import MacCounter, tokens_alive
@@ -37,11 +38,11 @@ def costs_of(
     Args:
         element: bytes of one cached number.
     """
-    pictures = work.visual / shape.picture_tokens
+    pictures = math.ceil(work.visual / shape.picture_tokens)
     return Costs(
         prefill_macs=work.batch * counter.prefill(schedule, work),
         decode_macs=work.batch * counter.decode(schedule, work),
-        vision_macs=round(work.batch * pictures * counter.vision()),
+        vision_macs=work.batch * pictures * counter.vision(),
         projector_macs=work.batch * counter.projector(work.visual),
         head_macs=work.batch * work.new * counter.head(),
         kv_bytes=kv_bytes(shape, schedule, work, element),

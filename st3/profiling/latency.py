@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from st3.adapters import find_adapter
@@ -209,6 +210,8 @@ def generate_once(
     finally:
         for handle in handles:
             handle.remove()
+    if len(marks.tokens) != work.new:
+        raise RuntimeError(f"{len(marks.tokens)} tokens came where {work.new} were asked for")
     between = clock.between
     pairs = zip(marks.vision[::2], marks.vision[1::2], strict=True)
     steps = zip(marks.tokens, marks.tokens[1:], strict=False)
@@ -226,12 +229,10 @@ def generate_once(
 
 @contextmanager
 def endless(model: Any) -> Iterator[None]:
-    """No end of answer before its length, and nothing sampled, whatever the checkpoint says."""
-    config = model.generation_config
-    before = {name: getattr(config, name) for name in ("eos_token_id", "pad_token_id")}
-    config.eos_token_id, config.pad_token_id = None, 0
+    """Plain greedy answers without an end, whatever generation the checkpoint asks for."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False, use_cache=True, pad_token_id=0)
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(config, name, value)
+        model.generation_config = before

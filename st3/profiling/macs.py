@@ -164,9 +164,13 @@ class _Convolutions:
     def _make_room(self, convolution: nn.Conv2d, states: torch.Tensor) -> torch.Tensor:
         shape = [int(size) for size in states.shape]
         self.seen.append((convolution, shape))
-        pads = [int(pad) for pad in convolution.padding]
-        steps = zip(shape[2:], pads, convolution.kernel_size, convolution.stride, strict=True)
-        sides = [(size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in steps]
+        padding = convolution.padding
+        if padding == "same":
+            sides = shape[2:]  # torch allows it with a stride of 1 only
+        else:
+            pads = (0, 0) if isinstance(padding, str) else padding
+            steps = zip(shape[2:], pads, convolution.kernel_size, convolution.stride, strict=True)
+            sides = [(size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in steps]
         return states.new_empty(shape[0], convolution.out_channels, *sides)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +26,10 @@ from st3.profiling.macs import MacCounter
 from st3.profiling.report import Report, Row
 from st3.profiling.shape import Shape, Workload, meta_model, shape_of
 
+_BEYOND = (
+    "The model was much faster than the matrix products measured beside it: do not trust the "
+    "roofline."
+)
 _INTERRUPTED = "Interrupted: medians are over the rounds that had ended, if any."
 
 
@@ -67,22 +72,16 @@ def profile(
     schedules = {label: m.schedule(shape.layers) for label, m in methods.items()}
     everyone = {STOCK: baseline.schedule(shape.layers), **schedules}
     element = dtype.itemsize
-    rows, samples, interrupted = [], [], False
-    ceilings: list[Ceilings] = []
-    for work in works:
-        measured: dict[str, Measured] = {}
-        if live is not None and not interrupted:
-            ceilings.append(measure_ceilings(live.device, dtype))
-            measured, interrupted = measure(
-                live, work, methods, repeats=repeats, min_seconds=min_seconds, on_run=on_run
-            )
-            ceilings.append(measure_ceilings(live.device, dtype))
-        best = best_of(ceilings) if measured else None
+    timed, ceilings, interrupted = _time(live, works, methods, dtype, repeats, min_seconds, on_run)
+    best = best_of(ceilings) if ceilings else None
+    rows, samples = [], []
+    for number, work in enumerate(works):
+        measured = timed[number] if number < len(timed) else {}
         full = costs_of(counter, shape, everyone[STOCK], work, element)
         for label, schedule in everyone.items():
             cost = costs_of(counter, shape, schedule, work, element)
             figures = _counted(cost, full)
-            if best is not None:
+            if best is not None and measured:
                 _check_bytes(label, cost, measured[label])
                 figures |= _timed(label, measured, work)
                 figures |= _against_roofline(
@@ -94,9 +93,13 @@ def profile(
                 samples.append(_samples(label, work, measured[label]))
             settings = methods[label].settings(shape.layers) if label in methods else {}
             rows.append(Row(method=label, batch_size=work.batch, settings=settings, **figures))
+    if any((row.prefill_roofline_share or 0) > 1.2 for row in rows):
+        notes = [*notes, _BEYOND]
+    if not samples and interrupted:
+        notes = []
     machine = describe_machine(None if live is None else live.device, dtype)
-    if ceilings:
-        machine["ceilings"] = asdict(best_of(ceilings))
+    if best is not None:
+        machine["ceilings"] = asdict(best)
     work = works[0]
     length = work.visual + work.text + work.new
     if length > shape.context:
@@ -125,12 +128,42 @@ def profile(
     )  # fmt: skip
 
 
-def memory_needed(shape: Shape, work: Workload, dtype: torch.dtype) -> int:
-    """Bytes to run the model untrimmed, about: weights, KV cache twice, activations of a layer."""
+def _time(
+    live: Any, works: Sequence[Workload], methods: Mapping[str, Method], dtype: torch.dtype,
+    repeats: int, min_seconds: float, on_run: Callable[[str, int], None],
+) -> tuple[list[dict[str, Measured]], list[Ceilings], bool]:  # fmt: skip
+    """Runs of each workload, ceilings before and after each, and whether Ctrl-C ended it."""
+    timed: list[dict[str, Measured]] = []
+    ceilings: list[Ceilings] = []
+    if live is None:
+        return timed, ceilings, False
+    on_cuda = live.device.type == "cuda"
+    try:
+        with torch.cuda.device(live.device) if on_cuda else nullcontext():
+            for work in works:
+                ceilings.append(measure_ceilings(live.device, dtype))
+                found, interrupted = measure(
+                    live, work, methods, repeats=repeats, min_seconds=min_seconds, on_run=on_run
+                )
+                timed.append(found)
+                if interrupted:
+                    return timed, ceilings, True
+            ceilings.append(measure_ceilings(live.device, dtype))
+    except KeyboardInterrupt:
+        return timed, ceilings, True
+    return timed, ceilings, False
+
+
+def memory_needed(shape: Shape, work: Workload, dtype: torch.dtype, *, eager: bool = False) -> int:
+    """Bytes to run the model untrimmed, about: weights, KV cache twice, activations of a layer.
+
+    Eager attention also has its n x n scores, twice.
+    """
     tokens = work.visual + work.text + work.new
     cache = 2 * shape.layers * shape.kv_heads * shape.head_size * work.batch * tokens
     layer = work.batch * tokens * (8 * shape.hidden + 3 * shape.intermediate)
-    return dtype.itemsize * (shape.parameters + 2 * cache + layer)
+    scores = 2 * work.batch * shape.heads * tokens**2 if eager else 0
+    return dtype.itemsize * (shape.parameters + 2 * cache + layer) + 4 * scores
 
 
 def _counted(cost: Costs, full: Costs) -> dict[str, Any]:
@@ -172,7 +205,9 @@ def _timed(label: str, measured: Mapping[str, Measured], work: Workload) -> dict
         "vision_ms": _median(measured, label, "vision"),
         "prefill_ms": _median(measured, label, "prefill"),
         "tpot_ms": statistics.median(steps) if steps else None,
-        "tpot_p90_ms": statistics.quantiles(steps, n=10)[-1] if len(steps) > 1 else None,
+        "tpot_p90_ms": statistics.quantiles(steps, n=10, method="inclusive")[-1]
+        if len(steps) > 1
+        else None,
         "e2e_ms": total,
         "tokens_per_second": 1000 * work.batch * work.new / total,
         "speedup": _median(measured, STOCK, "total") / total,

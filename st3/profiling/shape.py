@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,9 @@ def meta_model(config: Any) -> Any:
     try:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(
-                config, dtype=torch.bfloat16, attn_implementation="sdpa"
+                copy.deepcopy(config),  # dtype and attention are written into it
+                dtype=torch.bfloat16,
+                attn_implementation="sdpa",
             )
     except (
         ValueError, TypeError, RuntimeError, AttributeError, KeyError, ZeroDivisionError,

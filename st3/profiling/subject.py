@@ -34,7 +34,7 @@ def choose(
         config: of the model.
         work: the largest workload.
         weights: `auto` takes trained weights that are on this machine, else random ones, and gives
-            way where the model does not fit or would be slow; nothing is downloaded.
+            way where the model does not fit or would be slow; no weights are downloaded.
         device, dtype: where and in what.
         seed: of random weights.
         attn_implementation: passed to transformers.
@@ -58,7 +58,8 @@ def choose(
         reason = (
             f"{work.visual + work.text + work.new} tokens do not fit a context of {shape.context}"
         )
-    needed, free = memory_needed(shape, work, dtype), free_memory(device)
+    eager = attn_implementation == "eager"
+    needed, free = memory_needed(shape, work, dtype, eager=eager), free_memory(device)
     if needed > free:
         reason = (
             f"it needs about {si(needed, 'B')} on {device} and {si(free, 'B')} are free, "

@@ -96,7 +96,13 @@ def _share(key: str) -> Cell:
 
 
 def _ms(key: str) -> Cell:
-    return _figure(key, lambda value: f"{value:.4g}" if value < 1e4 else f"{value:.0f}")
+    def cell(row: dict[str, Any]) -> str:
+        value = row[key]
+        if value is None:  # one token has no step: there is nothing to measure
+            return NOT_MEASURED if row["ttft_ms"] is None else "-"
+        return f"{value:.4g}" if value < 1e4 else f"{value:.0f}"
+
+    return cell
 
 
 def _times(key: str) -> Cell:
