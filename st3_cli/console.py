@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 out = Console(highlight=False)
+_WIDEST = 14  # characters that a cell may ask for on a narrow terminal
 err = Console(stderr=True, highlight=False)
 
 
@@ -43,7 +44,7 @@ def print_table(
             justify="left" if wrap or number == 0 else "right",
             overflow="fold",
             # Heads may break, a figure and its unit may not.
-            min_width=None if wrap else max(map(len, cells), default=0),
+            min_width=None if wrap else min(max(map(len, cells), default=0), _WIDEST),
         )
     for line in lines:
         table.add_row(*line)

@@ -48,7 +48,7 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         f"{settings['text_tokens']} text tokens, {settings['new_tokens']} new, "
         f"{document['machine']['dtype']}"
     )
-    rows = [row | _spreads(document, row) for row in rows]
+    rows = [row | _spread(document, row) for row in rows]
     measured = any(row["ttft_ms"] is not None for row in rows)
     found = {"Compute of the decoder layers": _COMPUTE}
     if detail:
@@ -62,15 +62,13 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
     return [_table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
 
 
-def _spreads(document: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """(Largest - smallest) / median of the rounds, of `e2e_ms` and `prefill_ms`."""
-    found: dict[str, Any] = {"e2e_spread": None, "prefill_spread": None}
+def _spread(document: dict[str, Any], row: dict[str, Any]) -> dict[str, float | None]:
+    """(Largest - smallest) / median of the rounds' `e2e_ms`."""
     for sample in document["samples"]:
         if (sample["method"], sample["batch_size"]) == (row["method"], row["batch_size"]):
-            for key in ("e2e", "prefill"):
-                times = sample[f"{key}_ms"]
-                found[f"{key}_spread"] = (max(times) - min(times)) / median(times)
-    return found
+            times = sample["e2e_ms"]
+            return {"e2e_spread": (max(times) - min(times)) / median(times)}
+    return {"e2e_spread": None}
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
@@ -146,7 +144,6 @@ _LATENCY: dict[str, Cell] = {
 _UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}
 _PREFILL_ROOF: dict[str, Cell] = {
     "took": _ms("prefill_ms"),
-    "spread": _share("prefill_spread"),
     "ideal": _ms("prefill_ideal_ms"),
     "bound": _figure("prefill_bound", str),
     "reached": _share("prefill_roofline_share"),
