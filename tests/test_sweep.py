@@ -387,6 +387,18 @@ def test_cells_of_many_writers_stay_whole(tmp_path: Path) -> None:
     assert len(folder.read_cells(tmp_path / "f")) == 80
 
 
+def test_a_kill_while_settings_are_written_spoils_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "f"
+    out.mkdir()
+    (out / ".settings.abc.json").write_text('{"a"')
+    folder.open_folder(out, {"a": 1})
+    folder.append_cell(out, {"spec": "x"})
+    folder.open_folder(out, {"a": 1})
+    assert list(folder.read_cells(out)) == ["x"]
+    with pytest.raises(ValueError, match="a: there 1, here 2"):
+        folder.open_folder(out, {"a": 2})
+
+
 def test_any_model_may_be_swept(tmp_path: Path, st3_: Any) -> None:
     """Another depth and grid of patches, no labels."""
     from st3.demo.packaging import build_processor

@@ -25,7 +25,8 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _SETTINGS
     if not path.exists():
-        if any(file.suffix != ".tmp" for file in folder.iterdir()):
+        # A kill may have left a hidden temporary file behind.
+        if any(not file.name.startswith(".") for file in folder.iterdir()):
             raise ValueError(f"{folder} holds other files: give another --output")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
