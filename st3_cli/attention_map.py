@@ -20,15 +20,8 @@ _PANELS = 8  # layers or heads in the grid, unless others are asked for
 
 
 def attention_map(
-    image: Annotated[
-        str | None,
-        typer.Argument(
-            help="A path, a URL, or - for standard input.", show_default="a bundled picture"
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Argument(help="The question.", show_default="Describe this picture.")
-    ] = None,
+    image: o.ImageArgument = None,
+    prompt: o.PromptArgument = None,
     model: o.ModelOption = "demo",
     method: o.MethodOption = "st3",
     prune_ratio: o.PruneRatioOption = None,
@@ -82,10 +75,7 @@ def attention_map(
     Writes PNGs, one report.html to mail or print, and attention.json into a folder.
     """
     _check_folder(output, force)
-    if image == "":
-        raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
-    if prompt is not None and not prompt.strip():
-        raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
+    o.check_question(image, prompt)
 
     import torch
 

@@ -80,6 +80,15 @@ def _option(group: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=group, **more)
 
 
+ImageArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A path, a URL, or - for standard input.", show_default="a bundled picture"
+    ),
+]
+PromptArgument = Annotated[
+    str | None, typer.Argument(help="The question.", show_default="Describe this picture.")
+]
 ModelOption = Annotated[
     str,
     _option(MODEL, "--model", "-m", help="demo, 7b, 13b, a Hub id (or id@revision), or a folder."),
@@ -186,6 +195,18 @@ SettingsOption = Annotated[
         help="The method that `st3 sweep --budget` chose; in place of the options above.",
     ),
 ]  # fmt: skip
+
+
+def check_question(image: str | None, prompt: str | None) -> None:
+    """A picture and a prompt may be left out, but not be empty.
+
+    Raises:
+        UsageError: one of them is.
+    """
+    if image == "":
+        raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
+    if prompt is not None and not prompt.strip():
+        raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
 
 
 def read_settings(path: Path | None, spec: str, default: str, **given: Any) -> str:

@@ -207,12 +207,11 @@ def _trained(model: str, weights: Weights) -> bool:
 
 
 def _save(path: Path, report: Report) -> None:
-    from st3.files import replacing
+    from st3.files import write_text
 
     text = {".json": report.json, ".csv": report.csv, ".md": report.markdown}[path.suffix.lower()]()
     try:
-        with replacing(path) as temporary:
-            temporary.write_text(text)
+        write_text(path, text)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
 

@@ -24,15 +24,8 @@ EXAMPLES = (
 
 
 def run(
-    image: Annotated[
-        str | None,
-        typer.Argument(
-            help="A path, a URL, or - for standard input.", show_default="a bundled picture"
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Argument(help="The question.", show_default="Describe this picture.")
-    ] = None,
+    image: o.ImageArgument = None,
+    prompt: o.PromptArgument = None,
     model: o.ModelOption = "demo",
     method: o.MethodOption = "st3",
     prune_ratio: o.PruneRatioOption = None,
@@ -73,12 +66,9 @@ def run(
     check_output("--show-kept", show_kept, force, ".png")
     if force and show_kept is None:
         raise UsageError("--force goes with --show-kept FILE.png")
-    if image == "":
-        raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
+    o.check_question(image, prompt)
     if compare and method == "none":
         raise UsageError("--compare sets a method against none: give another --method")
-    if prompt is not None and not prompt.strip():
-        raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
 
     from st3 import demo, generation, loading, report
     from st3.methods import make_method

@@ -13,7 +13,7 @@ from typing import Any
 
 from st3.attention.capture import Capture
 from st3.attention.look import Look, sentences, top_count
-from st3.files import replacing
+from st3.files import write_text
 from st3.plots import attention as draw
 from st3.plots.kept import save_kept, save_kept_over_time
 
@@ -78,9 +78,9 @@ def save_album(
         plate.write(folder / plate.name)
     names = ["report.html", "attention.json", *(plate.name for plate in pages)]
     document["files"] = names
-    _write(folder / "attention.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "attention.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     images = [(plate, (folder / plate.name).read_bytes()) for plate in pages]
-    _write(folder / "report.html", _report(document, images))
+    write_text(folder / "report.html", _report(document, images))
     return names
 
 
@@ -210,8 +210,3 @@ th, td {{ padding: .15rem .8rem; text-align: right; }} thead {{ border-bottom: 1
 
 def _optional(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)

@@ -53,8 +53,3 @@ def kv_bytes(shape: Shape, schedule: Schedule, work: Workload, element: int) -> 
     """Bytes of live keys and values after prefill, and in each of the new - 1 decode steps."""
     token = 2 * work.batch * shape.kv_heads * shape.head_size * element
     return tuple(token * sum(tokens_alive(schedule, work, t)) for t in range(work.new))
-
-
-def untrimmed(layers: int) -> Schedule:
-    """Every visual token in every layer, to the end."""
-    return Schedule((1.0,) * layers)

@@ -68,9 +68,8 @@ def profile(
     """
     model = meta_model(config)
     shape, counter = shape_of(model), MacCounter(model)
-    baseline = make_method("none")
     schedules = {label: m.schedule(shape.layers) for label, m in methods.items()}
-    everyone = {STOCK: baseline.schedule(shape.layers), **schedules}
+    everyone = {STOCK: make_method("none").schedule(shape.layers), **schedules}
     element = dtype.itemsize
     timed, ceilings, interrupted = _time(live, works, methods, dtype, repeats, min_seconds, on_run)
     best = best_of(ceilings) if ceilings else None
@@ -78,6 +77,8 @@ def profile(
     for number, work in enumerate(works):
         measured = timed[number] if number < len(timed) else {}
         full = costs_of(counter, shape, everyone[STOCK], work, element)
+        if best is not None:
+            full_ms = ideal_prefill(best, counter, shape, everyone[STOCK], work, element).time
         for label, schedule in everyone.items():
             cost = costs_of(counter, shape, schedule, work, element)
             figures = _counted(cost, full)
@@ -87,7 +88,7 @@ def profile(
                 figures |= _against_roofline(
                     figures, measured, label, best,
                     ideal_prefill(best, counter, shape, schedule, work, element),
-                    ideal_prefill(best, counter, shape, everyone[STOCK], work, element).time,
+                    full_ms,
                     ideal_step(best, counter, shape, schedule, work, element),
                 )  # fmt: skip
                 samples.append(_samples(label, work, measured[label]))

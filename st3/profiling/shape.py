@@ -31,10 +31,9 @@ class Workload:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        least = {"visual": 1, "text": 1, "new": 1, "batch": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} tokens must be at least {low}, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} tokens must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from st3.files import replacing
+from st3.files import write_text
 from st3.machine import made_with
 from st3.plots.sweep import save_front, save_heatmaps, save_taus
 from st3.sweep.results import measured, table, to_csv
@@ -23,11 +23,11 @@ def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]
     if document.get("chosen"):
         names.append("chosen.json")
         chosen = {"method": document["chosen"]["spec"], "budget": document["budget"]}
-        _write(folder / "chosen.json", json.dumps(chosen, indent=2) + "\n")
+        write_text(folder / "chosen.json", json.dumps(chosen, indent=2) + "\n")
     document["files"] = names
-    _write(folder / "sweep.csv", to_csv(rows))
-    _write(folder / "sweep.md", f"{table(document).markdown()}\n{made_with(document)}\n")
-    _write(folder / "sweep.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "sweep.csv", to_csv(rows))
+    write_text(folder / "sweep.md", f"{table(document).markdown()}\n{made_with(document)}\n")
+    write_text(folder / "sweep.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return names
 
 
@@ -51,8 +51,3 @@ def _pictures(
         save_taus(folder / "tau.png", annealed, f"{name}: annealing")
         found.append("tau.png")
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)

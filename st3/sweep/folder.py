@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from st3.files import replacing
+from st3.files import write_text
 
 _SETTINGS, _CELLS = "settings.json", "cells.jsonl"
 
@@ -28,8 +28,7 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
         # A kill may have left a hidden temporary file behind.
         if any(not file.name.startswith(".") for file in folder.iterdir()):
             raise ValueError(f"{folder} holds other files: give another --output")
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        write_text(path, json.dumps(settings, indent=2) + "\n")
         return
     before = json.loads(path.read_text())
     now = json.loads(json.dumps(settings))
@@ -42,8 +41,7 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
     text = (folder / _CELLS).read_text() if (folder / _CELLS).exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        with replacing(folder / _CELLS) as temporary:
-            temporary.write_text(whole)
+        write_text(folder / _CELLS, whole)
 
 
 def append_cell(folder: Path, row: dict[str, Any]) -> None:

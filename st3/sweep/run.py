@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from st3.adapters import find_adapter, visual_mask
+from st3.methods import make_method
 from st3.profiling.clocks import clock_for
-from st3.profiling.costs import Costs, costs_of, untrimmed
+from st3.profiling.costs import Costs, costs_of
 from st3.profiling.latency import endless, generate_once, random_inputs
 from st3.profiling.macs import MacCounter
 from st3.profiling.shape import Workload, meta_model, shape_of
@@ -65,7 +66,7 @@ class Sweep:
         empty = meta_model(model.config)
         self.shape, self.counter = shape_of(empty), MacCounter(empty)
         self.work = self._typical()
-        self.full = self._costs(untrimmed(self.shape.layers))
+        self.full = self._costs(make_method("none").schedule(self.shape.layers))
         timed = Workload(self.work.visual, self.work.text, _TIMED_TOKENS)
         self._timed, self._inputs = timed, random_inputs(model, timed)
 
