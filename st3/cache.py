@@ -6,8 +6,9 @@ stores its visual tokens sorted by importance, least first, in front of everythi
     [ visual, least ... most | text | generated -> ]
 
 Annealing is then a start pointer that moves right: no gather, no mask, no copy, and attention
-reads one contiguous window. When the buffer is full the window slides back to slot 0, or, if it has
-really outgrown the buffer, into one for twice as many generated tokens.
+reads one contiguous window. When the window reaches the end of the buffer it slides back to slot 0,
+over slots that annealing has freed. Buffers are allocated once, for as many generated tokens as the
+generation may have; where that is not known, for 64 and then for twice as many each time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_ROOM = 64  # generated tokens that a buffer first has room for
+_ROOM = 64  # generated tokens that a buffer first has room for, where nobody said how many
 _SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
 
 
@@ -40,10 +41,14 @@ class Order:
     valid: torch.Tensor | None
     visual: int
 
-    def apply(self, states: torch.Tensor) -> torch.Tensor:
-        """[B, key heads, n, head size] -> [B, key heads, m, head size]."""
-        index = self.index.to(states.device)[:, None, :, None]
-        return states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[3]))
+    def gather(self, states: torch.Tensor, out: torch.Tensor) -> None:
+        """Lay [B, key heads, n, head size] out in `out` [B, key heads, m, head size]."""
+        index = self.index.to(states.device)
+        if len(index) == 1:  # several times faster than a gather
+            torch.index_select(states, 2, index[0], out=out)
+            return
+        wide = index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+        torch.gather(states, 2, wide, out=out)
 
 
 class TrimmedLayer(CacheLayerMixin):
@@ -79,31 +84,34 @@ class TrimmedLayer(CacheLayerMixin):
         *,
         seen: int,
         capacity: Callable[[int], int],
+        room: int | None,
         valid: torch.Tensor | None,
         order: Order | None,
     ) -> None:
-        """Fill the layer with what prefill left alive.
+        """Fill the layer with what prefill left alive. No gradient flows back through it.
 
         Args:
             key_states, value_states: [B, key heads, n, head size], in prompt order.
             seen: length of the prompt before anything was dropped.
             capacity: number of generated tokens -> the most tokens alive at once until then.
+            room: how many generated tokens there will be at most, None if nobody knows.
             valid: bool [B, n], or None if every token is one.
             order: how to lay the tokens out; None keeps prompt order.
         """
         self.lazy_initialization(key_states, value_states)
-        self._capacity, self._room, self.seen = capacity, _ROOM, seen
+        self._capacity, self._room, self.seen = capacity, room or _ROOM, seen
+        batch, heads, count, size = key_states.shape
         if order is not None:
-            key_states, value_states = order.apply(key_states), order.apply(value_states)
-            valid, self.visual = order.valid, order.visual
-        count = key_states.shape[2]
-        self._refill(key_states, value_states, valid, max(count, capacity(_ROOM)) + _SLACK)
-
-    def sort(self, order: Order) -> None:
-        """Lay the live tokens out anew: for layers that were stored before they were scored."""
-        keys, values = (order.apply(states) for states in self.live())
-        self.visual = order.visual
-        self._refill(keys, values, order.valid, self.keys.shape[2])
+            count, valid, self.visual = order.index.shape[1], order.valid, order.visual
+        # Where nothing leaves, nothing slides, and no slack is needed.
+        slots = min(max(count + _SLACK, self.slots_for(self._room)), count + self._room)
+        self._allocate((batch, heads, slots, size), valid)
+        self.end = count
+        for states, buffer in ((key_states, self.keys), (value_states, self.values)):
+            if order is None:
+                buffer[:, :, :count] = states.detach()
+            else:
+                order.gather(states.detach(), buffer[:, :, :count])
 
     def evict(self, left: Sequence[int]) -> None:
         """Let the least important visual tokens go until `left` of them are left in each row."""
@@ -132,6 +140,16 @@ class TrimmedLayer(CacheLayerMixin):
         self.seen += new
         return self.live()
 
+    @property
+    def alive(self) -> int:
+        """Tokens alive, in the row that has most."""
+        return self.end - self.start
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the keys and values that attention sees."""
+        return sum(states.nbytes for states in self.live()) if self.is_initialized else 0
+
     def live(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of the keys and values that attention sees."""
         window = slice(self.start, self.end)
@@ -150,7 +168,7 @@ class TrimmedLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Live length after the next `query_length` tokens, and no offset."""
-        return self.end - self.start + query_length, 0
+        return self.alive + query_length, 0
 
     def get_seq_length(self) -> int:
         """Tokens of the sequence so far, dropped ones included."""
@@ -177,19 +195,19 @@ class TrimmedLayer(CacheLayerMixin):
         self.is_initialized = False
         self.start = self.end = self.visual = self.seen = 0
 
-    def _refill(
-        self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor | None, slots: int
-    ) -> None:
-        """Start from slot 0 of new buffers."""
-        batch, heads, count, size = keys.shape
-        self.keys = keys.new_empty(batch, heads, slots, size)
+    def slots_for(self, generated: int) -> int:
+        """Slots that so many generated tokens need, with slack so that sliding stays rare."""
+        return self._capacity(generated) + _SLACK
+
+    def _allocate(self, shape: tuple[int, ...], valid: torch.Tensor | None) -> None:
+        """New buffers [B, key heads, slots, head size]; `valid` bool [B, n] is for the first n."""
+        self.keys = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.values = torch.empty_like(self.keys)
         self.start = self.end = 0
-        self._write(keys, values)
         self.valid = None
         if valid is not None:
-            self.valid = valid.new_ones(batch, slots)
-            self.valid[:, :count] = valid
+            self.valid = valid.new_ones(shape[0], shape[2])
+            self.valid[:, : valid.shape[1]] = valid
 
     def _write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         end = self.end + keys.shape[2]
@@ -198,14 +216,38 @@ class TrimmedLayer(CacheLayerMixin):
         self.end = end
 
     def _make_room(self, new: int) -> None:
-        """Slide the live window back to slot 0, into a larger buffer if it needs one."""
+        """Slide the live window back to slot 0; into a larger buffer if it has outgrown this."""
+        alive, slots = self.alive, self.keys.shape[2]
+        if self.start >= min(_SLACK // 2, alive) and alive + new <= slots:
+            self.slide()
+            return
+        while self._capacity(self._room) < alive + new:
+            self._room *= 2
         keys, values = self.live()
-        needed, slots = keys.shape[2] + new, self.keys.shape[2]
-        if self.start < _SLACK // 2 or needed > slots:
-            while self._capacity(self._room) < needed:
-                self._room *= 2
-            slots = self._capacity(self._room) + _SLACK
-        self._refill(keys, values, self.live_valid(), slots)
+        self.refill(keys, values, self.live_valid(), self.slots_for(self._room))
+
+    def refill(
+        self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor | None, slots: int
+    ) -> None:
+        """Start from slot 0 of new buffers of so many slots."""
+        batch, heads, _, size = keys.shape
+        self._allocate((batch, heads, slots, size), valid)
+        self._write(keys, values)
+
+    def slide(self) -> None:
+        """Move the window to slot 0 in place, in steps so short that no copy overlaps itself."""
+        alive, shift = self.alive, self.start
+        if not shift:
+            return
+        for first in range(0, alive, shift):
+            last = min(first + shift, alive)
+            for buffer in (self.keys, self.values):
+                buffer[:, :, first:last] = buffer[:, :, first + shift : last + shift]
+            if self.valid is not None:
+                self.valid[:, first:last] = self.valid[:, first + shift : last + shift]
+        if self.valid is not None:
+            self.valid[:, alive:] = True
+        self.start, self.end = 0, alive
 
 
 class TrimmedCache(Cache):
@@ -244,12 +286,12 @@ class TrimmedCache(Cache):
     @property
     def live_tokens(self) -> list[int]:
         """Tokens alive in each layer; the widest row's where rows differ."""
-        return [layer.end - layer.start for layer in self.layers]
+        return [layer.alive for layer in self.layers]
 
     @property
     def live_bytes(self) -> int:
-        """Bytes of the keys and values that attention sees."""
-        return sum(x.nbytes for layer in self.layers if layer.is_initialized for x in layer.live())
+        """Bytes of the keys and values that are alive."""
+        return sum(layer.live_bytes for layer in self.layers)
 
     @property
     def allocated_bytes(self) -> int:

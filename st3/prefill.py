@@ -91,13 +91,16 @@ class Prefill:
         self.valid = None if mask is None or full else mask.bool()
         self.turns: tuple[torch.Tensor, ...] = ()
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
+        self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer
         self.order: Order | None = None
+        self.unsorted: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # layer, keys, values
         deciding = session.groups if self.schedule.anneals else session.groups[1:]
         depth = self.scorer.layers_summed
+        self.first_scored = {g.first: max(1, g.scored_in - depth + 1) for g in deciding}
         self.scored = {
             layer
             for group in deciding
-            for layer in range(max(1, group.scored_in - depth + 1), group.scored_in + 1)
+            for layer in range(self.first_scored[group.first], group.scored_in + 1)
         }
         self.session.record_kept(self.group, visual, self.ordinal)
 
@@ -127,73 +130,100 @@ class Prefill:
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
             )  # fmt: skip
             self.recent[layer] = self.scorer.score(view)
-        cache = self.session.cache
-        if self.group.first == 1 and layer == self.group.scored_in and self.schedule.anneals:
-            self.order = self._sort(self._importance())
-            for earlier in cache.layers[: layer - 1] if cache is not None else ():
-                earlier.sort(self.order)
-        if cache is not None:
-            cache.layers[layer - 1].store(
-                key,
-                value,
-                seen=self.prompt.tokens,
-                capacity=lru_cache(partial(_most_alive, self.schedule, layer, self.prompt)),
-                valid=self.valid,
-                order=self.order,
-            )
-            if layer == self.session.layers:
-                self.session.record_bytes()
+        first = self.group.first == 1 and self.schedule.anneals
+        if first and layer == self.group.scored_in:
+            listed = self._list(self.prompt.visual)
+            self._lay_out(listed, listed.clamp_min(0), self.prompt.visual)
+        if self.session.cache is None:
+            return
+        if first and self.order is None:  # what decides its order comes in a later layer
+            self.unsorted.append((layer, key, value))
+            return
+        for item in (*self.unsorted, (layer, key, value)):
+            self._store(*item)
+        self.unsorted.clear()
+        if layer == self.session.layers:
+            self.session.record_bytes()
 
-    def _importance(self) -> torch.Tensor:
-        """The score that decides the current group, float32 [B, n]."""
-        first = self.group.scored_in - self.scorer.layers_summed
-        return torch.stack([s for layer, s in self.recent.items() if layer > first]).sum(0)
+    def _store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        assert self.session.cache is not None
+        self.session.cache.layers[layer - 1].store(
+            key,
+            value,
+            seen=self.prompt.tokens,
+            capacity=lru_cache(partial(_most_alive, self.schedule, layer, self.prompt)),
+            room=self.session.max_new_tokens,
+            valid=self.valid,
+            order=self.order,
+        )
+
+    def _ranking(self) -> torch.Tensor:
+        """int64 [B, n]: visual tokens by falling importance, padding, then text in prompt order.
+
+        Importance is the score that decides the group whose layers come next.
+        """
+        last = max(self.recent)
+        if self.ranked is None or self.ranked[0] != last:
+            first = last - self.scorer.layers_summed
+            scores = [score for layer, score in self.recent.items() if layer > first]
+            importance = scores[0] if len(scores) == 1 else torch.stack(scores).sum(0)
+            key = importance.masked_fill(~self.visual, float("-inf"))
+            if self.valid is not None:
+                key = key.masked_fill(~self.valid, torch.finfo(key.dtype).min)
+            self.ranked = last, key.argsort(dim=1, descending=True, stable=True)
+        return self.ranked[1]
+
+    def _list(self, counts: tuple[int, ...]) -> torch.Tensor:
+        """int64 [B, m]: places of the best visual tokens, least important first, then of the text.
+
+        Rows with fewer tokens than others hold -1 in front of either part.
+        """
+        ranking, text, width = self._ranking(), self.prompt.text, max(counts)
+        most = max(text)
+        behind = ranking[:, ranking.shape[1] - most :]
+        listed = torch.cat((ranking[:, :width].flip(1), behind), dim=1)
+        if len({*counts}) == len({*text}) == 1:
+            return listed
+        column = torch.arange(width + most, device=listed.device)
+        begin = to_device([width - n for n in counts], listed.device)[:, None]
+        resume = to_device([width + most - n for n in text], listed.device)[:, None]
+        nothing = (column < begin) | ((column >= width) & (column < resume))
+        return listed.masked_fill(nothing, -1)
 
     def _thin(self, hidden: torch.Tensor) -> torch.Tensor:
         """Drop what the group that begins here does not keep; returns the kept hidden states."""
-        importance = self._importance()
-        counts = [self.schedule.count(self.group.first, n) for n in self.prompt.visual]
-        best = _most_important_first(importance, self.visual)
-        rank = torch.empty_like(best).scatter_(
-            1, best, torch.arange(best.shape[1], device=best.device).expand_as(best)
-        )
-        allowed = to_device(counts, rank.device)[:, None]
-        keep = torch.where(self.visual, rank < allowed, True)
-        if self.valid is not None:
-            keep = keep & self.valid
-        width = max(a + b for a, b in zip(counts, self.prompt.text, strict=True))
-        index = keep.int().argsort(dim=1, stable=True)[:, keep.shape[1] - width :]
+        counts = tuple(self.schedule.count(self.group.first, n) for n in self.prompt.visual)
+        alive = max(a + b for a, b in zip(counts, self.prompt.text, strict=True))
+        listed = self._list(counts)
+        # Back to prompt order, places that hold nothing first; `column`: where each was listed.
+        index, column = listed.sort(dim=1)
+        spare = listed.shape[1] - alive
+        index, column = index[:, spare:], column[:, spare:]
+        self.visual = column < max(counts)
+        self.valid = None
+        if not _even(counts, self.prompt.text):
+            self.valid = index >= 0
+            self.visual = self.visual & self.valid
+            index = index.clamp_min(0)
         rows = torch.arange(len(index), device=index.device)[:, None]
-        self.valid = None if _even(counts, self.prompt.text) else keep[rows, index]
-        self.visual = (self.visual & keep)[rows, index]
-        self.ordinal = self.ordinal[rows, index]
+        self.ordinal = self.ordinal.gather(1, index)
         self.turns = tuple(turn[rows, index] for turn in self.turns)
-        self.recent = {layer: score[rows, index] for layer, score in self.recent.items()}
-        if self.schedule.anneals:
-            self.order = self._sort(self._importance())
+        later = [at for first, at in self.first_scored.items() if first > self.group.first]
+        needed = min(later, default=self.session.layers)
+        self.recent = {n: score.gather(1, index) for n, score in self.recent.items() if n >= needed}
+        self.ranked = None
         self.session.record_kept(self.group, self.visual, self.ordinal)
+        if self.schedule.anneals:
+            places = torch.arange(alive, device=index.device).expand_as(column)
+            self._lay_out(listed, torch.zeros_like(listed).scatter_(1, column, places), counts)
         return hidden[rows, index]
 
-    def _sort(self, importance: torch.Tensor) -> Order:
-        """The layout for annealing: visual tokens first, least important first, then the text."""
-        counts = [self.schedule.count(self.group.first, n) for n in self.prompt.visual]
-        tokens, width = self.visual.shape[1], max(counts)
-        best = _most_important_first(importance, self.visual)
-        visual = best[:, :width].flip(1)
-        is_text = ~self.visual if self.valid is None else ~self.visual & self.valid
-        text = is_text.int().argsort(dim=1, stable=True)[:, tokens - max(self.prompt.text) :]
-        valid = None
-        if len({*self.prompt.visual}) > 1 or len({*self.prompt.text}) > 1:
-            valid = torch.cat((self.visual.gather(1, visual), is_text.gather(1, text)), dim=1)
-        self.session.record_order(self.group, self.ordinal.gather(1, visual))
-        return Order(torch.cat((visual, text), dim=1), valid, width)
-
-
-def _most_important_first(importance: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-    """int64 [B, n]: tokens by falling importance, those that are not visual last."""
-    return importance.masked_fill(~visual, float("-inf")).argsort(
-        dim=1, descending=True, stable=True
-    )
+    def _lay_out(self, listed: torch.Tensor, index: torch.Tensor, counts: tuple[int, ...]) -> None:
+        """The cache's slots from here on: token `index` [B, m] each, nothing where `listed` < 0."""
+        # Rows that hold equally many now may differ later.
+        uneven = len({*self.prompt.visual}) > 1 or len({*self.prompt.text}) > 1
+        self.order = Order(index, listed >= 0 if uneven else None, max(counts))
+        self.session.record_order(self.group, self.ordinal, index[:, : max(counts)])
 
 
 def _even(a: Any, b: Any) -> bool:
@@ -232,8 +262,12 @@ def attention_mask(
     allowed = (place <= own)[None]
     if valid is not None:
         allowed = allowed & (valid[:, None] | (place == own))
-    allowed = allowed[:, None]  # [B or 1, 1, queries, keys]
+    return for_backend(allowed[:, None], query, backend)
+
+
+def for_backend(allowed: torch.Tensor, query: torch.Tensor, backend: str) -> torch.Tensor:
+    """The mask bool [B or 1, 1, queries, keys] in the form that `backend` reads."""
     if backend == "sdpa":
         return allowed
-    bias = torch.zeros(allowed.shape, dtype=query.dtype, device=key.device)
+    bias = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
     return bias.masked_fill(~allowed, torch.finfo(query.dtype).min)

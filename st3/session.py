@@ -28,6 +28,7 @@ class TrimSession:
     Attributes:
         method: what was asked for.
         layers: number of decoder layers.
+        max_new_tokens: what the cache makes room for; None: 64, then more as needed.
         schedule, scorer, groups: what the method means for this model.
         cache: the KV cache, None before the first prefill.
         generated: tokens generated and fed back so far.
@@ -40,8 +41,9 @@ class TrimSession:
             logits, and bool [B, keys] or None, what is no padding; for whoever wants to look.
     """
 
-    def __init__(self, method: Method, layers: int) -> None:
+    def __init__(self, method: Method, layers: int, max_new_tokens: int | None = None) -> None:
         self.method = method
+        self.max_new_tokens = max_new_tokens
         self.layers = layers
         self.schedule = method.schedule(layers)
         self.scorer = SCORERS[method.scorer]
@@ -54,7 +56,7 @@ class TrimSession:
         self.observer: Observer | None = None
         self._prompt: Prompt | None = None
         self._kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._order: dict[Group, torch.Tensor] = {}
+        self._order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
         self._places: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -84,8 +86,7 @@ class TrimSession:
         alive: list[int] = ordinal[row][visual[row]].tolist()
         count = self.schedule.count(layer, self.visual_tokens[row], generated)
         if count < len(alive):
-            best_last = self._order[group][row].tolist()
-            alive = sorted(best_last[len(best_last) - count :])
+            alive = sorted(self._best(group, row, count).tolist())
         return alive
 
     def key_places(self, layer: int) -> torch.Tensor:
@@ -105,8 +106,7 @@ class TrimSession:
         group = next(g for g in self.groups if g.first <= layer <= g.last)
         if self.generated and self.schedule.anneals:  # the cache is sorted
             count = self.schedule.count(layer, len(visual), self.generated)
-            best_last = self._order[group][0]
-            return torch.cat((visual[best_last[len(best_last) - count :]], text, answer))
+            return torch.cat((visual[self._best(group, 0, count)], text, answer))
         alive, ordinal = (x[0] for x in self._kept[group])
         if group.first == 1:
             return torch.cat((torch.arange(len(is_visual), device=visual.device), answer))
@@ -114,6 +114,11 @@ class TrimSession:
         prompt[alive] = visual[ordinal[alive]]
         prompt[~alive] = text
         return torch.cat((prompt, answer))
+
+    def _best(self, group: Group, row: int, count: int) -> torch.Tensor:
+        """The `count` most important visual tokens of a group that anneals, least first."""
+        ordinal, index = (x[row] for x in self._order[group])
+        return ordinal[index[len(index) - count :]]
 
     def _started(self) -> Prompt:
         if self._prompt is None:
@@ -160,9 +165,9 @@ class TrimSession:
         """The group's tokens: which are visual, bool [B, n], and their numbers, int64 [B, n]."""
         self._kept[group] = (visual, ordinal)
 
-    def record_order(self, group: Group, ordinal: torch.Tensor) -> None:
-        """The group's visual tokens, least important first, int64 [B, visual]."""
-        self._order[group] = ordinal
+    def record_order(self, group: Group, ordinal: torch.Tensor, index: torch.Tensor) -> None:
+        """The group's visual tokens, least important first: places `index` [B, v] in `ordinal`."""
+        self._order[group] = (ordinal, index)
 
     def record_bytes(self, new: int = 0) -> None:
         """Note the bytes alive, once `new` tokens a layer will have been added."""

@@ -24,9 +24,11 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from st3.adapters import Adapter, attention_function, find_adapter, visual_mask
 from st3.cache import TrimmedCache
+from st3.decode_graph import DecodeGraph
 from st3.methods import Method, make_method
-from st3.prefill import Prefill, attention_mask, layout
+from st3.prefill import Prefill, attention_mask, for_backend, layout
 from st3.session import TrimSession
+from st3.static_cache import StaticLayer
 
 _IMPLEMENTATION = "st3_trim"
 _BACKENDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
@@ -34,13 +36,22 @@ _BACKENDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 
 @contextmanager
 def trim(
-    model: PreTrainedModel, method: str | Method = "st3", **parameters: Any
+    model: PreTrainedModel,
+    method: str | Method = "st3",
+    *,
+    max_new_tokens: int | None = None,
+    cuda_graphs: bool = False,
+    **parameters: Any,
 ) -> Iterator[TrimSession]:
     """Trim visual tokens of everything that `model` computes inside the `with`.
 
     Args:
         model: a model that `st3.load` or transformers made, of a family that has an adapter.
         method: a name in `st3.methods.METHODS`, or a `Method`.
+        max_new_tokens: the most that a generation will bring, if known: the KV cache is then
+            allocated once, for exactly that. Longer answers are no error.
+        cuda_graphs: record the decode step once and replay it. Where that cannot be (no CUDA
+            device, FlashAttention), a warning says so and decoding goes on as usual.
         parameters: of the method, such as `stride=4, ratio=0.07, tau=128`.
 
     Yields:
@@ -70,12 +81,16 @@ def trim(
         raise ValueError("st3 cannot trim a decoder that lies on several devices: use one device")
     if (getattr(model, "_tp_size", None) or 1) > 1:
         raise ValueError("st3 cannot trim under tensor parallelism: each rank would choose alone")
-    session = TrimSession(method, len(layers))
+    session = TrimSession(method, len(layers), max_new_tokens)
     trimmer = _Trimmer(session, adapter, model, before)
     places = [(adapter.merger(model), trimmer.see_tokens), (decoder, trimmer.enter)]
     places += [(layer, trimmer.enter_layer) for layer in layers]
     hooks = []
+    own_forward = vars(decoder).get("forward")
     try:
+        if cuda_graphs:
+            trimmer.graph = DecodeGraph(session, decoder, before)
+            decoder.forward = trimmer.graph
         for module, hook in places:
             hooks += [module.register_forward_pre_hook(hook, with_kwargs=True)]
         config._attn_implementation = _IMPLEMENTATION
@@ -84,6 +99,10 @@ def trim(
         config._attn_implementation = before
         for handle in hooks:
             handle.remove()
+        if trimmer.graph is not None:
+            del decoder.forward
+            if own_forward is not None:
+                decoder.forward = own_forward
         session.close()
 
 
@@ -98,6 +117,7 @@ class _Trimmer:
         self.attention = attention_function(adapter.decoder(model), backend)
         self.visual: torch.Tensor | None = None
         self.prefill: Prefill | None = None
+        self.graph: DecodeGraph | None = None
 
     def see_tokens(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Before pictures are merged into the text: remember which tokens are visual."""
@@ -116,6 +136,8 @@ class _Trimmer:
             if tokens > 1:
                 self._check_turn(mask, tokens)
             self.prefill = None
+            if self.graph is not None:
+                self.graph.prepare(tokens, kwargs)
             self.session.step(tokens)
             return args, kwargs
         fresh = isinstance(cache, DynamicCache) and not cache.get_seq_length()
@@ -132,6 +154,8 @@ class _Trimmer:
         if use_cache is None:
             use_cache = module.config.use_cache
         new_cache = TrimmedCache(self.session.layers) if use_cache else None
+        if self.graph is not None:
+            self.graph.forget()
         self.session.start(prompt, new_cache, visual, mask)
         kwargs["past_key_values"] = self.session.cache
         self.prefill = Prefill(self.session, prompt, visual, mask)
@@ -174,10 +198,16 @@ class _Trimmer:
             valid = self.prefill.valid
         else:
             assert self.session.cache is not None
-            valid = self.session.cache.layers[layer - 1].live_valid()
+            cached = self.session.cache.layers[layer - 1]
+            if isinstance(cached, StaticLayer):
+                alive = for_backend(cached.slots.alive, query, self.backend)
+                return self.attention(module, query, key, value, alive, **kwargs)
+            valid = cached.live_valid()
         if self.session.observer is not None:
             self.session.observer(layer, query, key, kwargs["scaling"], valid)
         mask = attention_mask(valid, query, key, self.backend)
+        if not self.backend.startswith("flash"):
+            return self.attention(module, query, key, value, mask, **kwargs)
         # FlashAttention's wrapper reads its own name here.
         module.config._attn_implementation = self.backend
         try:

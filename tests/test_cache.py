@@ -38,6 +38,7 @@ def test_layer_behaves_as_lists_do(seed: int) -> None:
     layer.store(
         keys, -keys, seen=visual + text, valid=None, order=order,
         capacity=lambda t: visual + text + (t // 4 if tight else t),
+        room=rng.choice([None, 400]),
     )  # fmt: skip
     model = [keys[row, 0, index[row, visual - counts[row] :], 0].tolist() for row in range(rows)]
     left = list(counts)

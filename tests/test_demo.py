@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -16,32 +17,35 @@ import st3
 from st3 import demo
 from st3.demo import train
 from st3.demo.codes import Codes
+from st3.demo.dropping import random_dropping
 from st3.demo.evaluate import accuracies
 from st3.demo.language import (
-    ALL_TASKS,
     FORMS,
     NUMBERS,
     SPECIAL,
-    TASKS,
-    ask,
     caption,
+    long_caption,
     nonsense,
     place,
+    plural,
     split,
     vocabulary,
 )
 from st3.demo.language_stage import codes_batch
 from st3.demo.optimiser import MasterAdamW
 from st3.demo.packaging import PACKAGE, build_tokenizer
+from st3.demo.packing import TASK_IDS, pack, questions
 from st3.demo.scenes import (
     COLOURS,
     GRID,
+    SHAPES,
     Scene,
     SceneObject,
     render,
     sample_distinct,
     sample_scene,
 )
+from st3.demo.tasks import ALL_TASKS, TASKS, ask
 from st3.demo.tower_stage import normalise
 from st3.generation import answer
 from st3.methods import make_method
@@ -65,7 +69,28 @@ def test_captions_and_places() -> None:
     assert place(1) == "at the top centre"
 
 
-@pytest.mark.parametrize("seed", range(40))
+def test_long_captions_are_long() -> None:
+    three = Scene((*SCENE.objects, SceneObject(8, "orange", "cross")))
+    assert long_caption(three) == (
+        "there are three objects: at the top left a red star, in the centre a blue circle and at "
+        "the bottom right an orange cross. their colours are red, blue and orange and their shapes "
+        "are star, circle and cross."
+    )
+    assert len(split(long_caption(three))) >= 40
+
+
+def _described(words: list[str], scene: Scene) -> list[SceneObject]:
+    """The objects that a prompt's colour and shape words fit, read without the library's help."""
+    colours = [w for w in words if w in COLOURS]
+    shapes = [s for s in SHAPES if s in words or plural(s) in words]
+    return [
+        o
+        for o in scene.objects
+        if (not colours or o.colour in colours) and (not shapes or o.shape in shapes)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(60))
 def test_answers_follow_from_the_scene(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng)
@@ -74,36 +99,98 @@ def test_answers_follow_from_the_scene(seed: int) -> None:
         if question is None:
             continue
         words = split(question.prompt)
-        if task == "count":
-            assert NUMBERS.index(question.answer) == len(scene.objects)
+        found = _described(words, scene)
+        if task.startswith("count"):
+            assert NUMBERS.index(question.answer) == len(found)
         elif task == "exists":
-            thing = (
-                (words[-2:] if words[-1].isalpha() else words[-3:-1])
-                if "picture" not in words
-                else None
-            )
-            if thing is not None:
-                there = tuple(thing) in {(o.colour, o.shape) for o in scene.objects}
-                assert question.answer == ("yes" if there else "no")
+            assert question.answer == ("yes" if found else "no")
         elif task == "colour_of_shape":
-            (match,) = [o for o in scene.objects if o.shape in words]
-            assert question.answer == match.colour
+            assert [question.answer] == [o.colour for o in found]
         elif task == "shape_of_colour":
-            (match,) = [o for o in scene.objects if o.colour in words]
-            assert question.answer == match.shape
+            assert [question.answer] == [o.shape for o in found]
         elif task.endswith("at_place"):
             text = question.prompt.replace("center", "centre")
             (match,) = [o for o in scene.objects if place(o.cell) in text]
             assert question.answer in {match.colour, match.shape}
         elif task == "where":
-            (match,) = [o for o in scene.objects if o.colour in words and o.shape in words]
-            assert question.answer == place(match.cell)
+            assert [question.answer] == [place(o.cell) for o in found]
+        elif task == "relation":
+            _check_relation(words, scene, question.answer)
 
 
-def test_exists_is_balanced() -> None:
+def _check_relation(words: list[str], scene: Scene, answer: str) -> None:
+    at = {(o.colour, o.shape): divmod(o.cell, 3) for o in scene.objects}
+    pairs = [pair for pair in itertools.pairwise(words) if pair in at]
+    (row, column), (other_row, other_column) = (at[pair] for pair in pairs)
+    truth = {
+        "left": column < other_column,
+        "right": column > other_column,
+        "above": row < other_row,
+        "below": row > other_row,
+    }
+    (relation,) = [word for word in words if word in truth]
+    assert answer.endswith(": yes" if truth[relation] else ": no")
+    places = [place(3 * r + c) for r, c in ((row, column), (other_row, other_column))]
+    (a, b), (c, d) = pairs
+    assert answer.startswith(f"the {a} {b} is {places[0]} and the {c} {d} is {places[1]}: ")
+
+
+@pytest.mark.parametrize("task", ["exists", "relation"])
+def test_yes_and_no_are_balanced(task: str) -> None:
     rng = np.random.default_rng(0)
-    answers = [ask("exists", sample_scene(rng), rng).answer for _ in range(600)]
-    assert 0.45 < answers.count("yes") / 600 < 0.55
+    asked = [ask(task, sample_scene(rng), rng) for _ in range(800)]
+    answers = [question.answer.split()[-1] for question in asked if question is not None]
+    assert 0.45 < answers.count("yes") / len(answers) < 0.55
+
+
+def test_counts_vary() -> None:
+    rng = np.random.default_rng(0)
+    for task in ("count_colour", "count_shape"):
+        answers = [ask(task, sample_scene(rng), rng).answer for _ in range(500)]
+        assert 0.15 < answers.count("zero") / 500 < 0.35
+        assert sum(answers.count(x) for x in ("two", "three", "four")) / 500 > 0.15
+
+
+def test_words_point_at_what_they_mean() -> None:
+    """Where training asks a head to look, against the words read by hand."""
+    rng = np.random.default_rng(3)
+    checked = 0
+    for _ in range(60):
+        scene = sample_scene(rng)
+        asked = questions(scene, rng)
+        packed = pack([asked], rng)
+        ids = {number: word for word, number in vocabulary().items()}
+        words = [ids[int(token)] for token in packed.tokens[0]]
+        for (_, at), bits in zip(packed.pointed.tolist(), packed.objects.tolist(), strict=True):
+            meant = [o for i, o in enumerate(scene.objects) if bits >> i & 1]
+            question = asked[int(packed.branch[0, at])]
+            if not meant:  # between the two lists of a long caption
+                assert question.task == "detail"
+                continue
+            start = packed.branch[0].tolist().index(int(packed.branch[0, at]))
+            prompt = len(split(question.prompt))
+            if at - start < prompt and question.task in {"exists", "where", "count_shape"}:
+                assert meant == _described(words[start : start + prompt], scene)
+                checked += 1
+    assert checked > 100
+    assert set(packed.task.tolist()) <= {-1, *TASK_IDS.values()}
+
+
+def test_dropping_favours_nobody() -> None:
+    """Every family equally often, and never more than what is alive."""
+    rng = np.random.default_rng(0)
+    drawn = [random_dropping(rng) for _ in range(3000)]
+    names = [each.name for each in drawn if each is not None]
+    assert 0.67 < len(names) / 3000 < 0.73
+    families = set(names)
+    assert families == {"pvtp", "fastv", "pyramiddrop", "vtw", "random", "uniform"}
+    for name in families:
+        assert 0.14 < names.count(name) / len(names) < 0.20
+    for each in drawn:
+        if each is not None:
+            assert each.keep[0] == GRID * GRID
+            assert list(each.keep) == sorted(each.keep, reverse=True)
+            assert (each.ranking is None) == (each.name not in {"random", "uniform"})
 
 
 def test_training_and_evaluation_share_no_scene() -> None:

@@ -309,7 +309,7 @@ def test_flash_attention_is_asked_for_by_its_own_name(
     def stand_in(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
         seen.append((module.config._attn_implementation, mask, kwargs.get("position_ids")))
         causal = mask if mask is not None and mask.dim() == 4 else None
-        if module.config._attn_implementation != "sdpa":
+        if module.config._attn_implementation == "flash_attention_2":
             causal = attention_mask(mask, query, key, "sdpa")
         return sdpa_attention_forward(module, query, key, value, causal, **kwargs)
 

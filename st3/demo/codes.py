@@ -33,14 +33,14 @@ class Codes:
         parts = torch.split(
             basis, [len(COLOURS), len(SHAPES), 2, CELLS, CELLS, _FINE, WIDTH - 21 - _FINE]
         )
-        self.colours, self.shapes, self.presence, rows, columns, fine, _ = parts
+        self.colours, self.shapes, self.presence, self.rows, self.columns, fine, _ = parts
         place = torch.arange(GRID)
         cell = place // CELL_GRID
         frequencies = torch.tensor([0.13, 0.26, 0.52, 0.785])
         angles = place[:, None] * frequencies
         waves = torch.cat((angles.cos(), angles.sin()), dim=1)  # [24, 8]
-        down = rows[cell] + 0.5 * waves @ fine[:8]
-        across = columns[cell] + 0.5 * waves @ fine[8:]
+        down = self.rows[cell] + 0.5 * waves @ fine[:8]
+        across = self.columns[cell] + 0.5 * waves @ fine[8:]
         self.place = (down[:, None] + across[None, :]).flatten(0, 1)  # [576, WIDTH]
 
     def to(self, device: torch.device) -> Codes:

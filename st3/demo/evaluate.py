@@ -17,8 +17,8 @@ import torch
 import typer
 
 import st3
-from st3.demo.language import ALL_TASKS, TASKS, Question, ask
 from st3.demo.scenes import render, sample_distinct
+from st3.demo.tasks import ALL_TASKS, TASKS, Question, ask
 from st3.generation import prepare_batch
 from st3.methods import Method, make_method
 

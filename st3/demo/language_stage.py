@@ -3,13 +3,13 @@
 All questions about a picture are packed behind its visual tokens in one row: a question attends to
 the picture and to itself, and its positions start anew behind the picture. Two additions to the
 usual loss come from what the renderer knows (both in `_AttentionLoss`): the last prompt token is to
-look at the objects, and one head at the object that is asked about or named next. `trim` runs the
-forward under an ST3 schedule, ranked by one question's last token, as at inference.
+look at the objects, and one head at the objects that the words speak of, in question and answer. A
+`Dropping` thins the visual tokens out from layer to layer; by attention means that of one
+question's last token, as at inference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from st3.demo.codes import Codes, labels
+from st3.demo.dropping import Dropping
 from st3.demo.language import vocabulary
-from st3.demo.packing import PREFIX, Packed, pack, questions
+from st3.demo.packing import PREFIX, TASK_IDS, Packed, pack, questions
 from st3.demo.scenes import GRID, SHAPES, Scene, render
 
 _IMPLEMENTATION = "st3_demo_training"
@@ -60,7 +61,9 @@ class _AttentionLoss:
             self.general.append(_cross_entropy(mean, self.foreground[row]))
         if layer in _POINTED_LAYERS:
             row, log_p = rows(self.packed.pointed)
-            target = self.foreground[row] & (self.owner[row] == self.packed.objects[:, None])
+            owner = self.owner[row]
+            meant = (self.packed.objects[:, None] >> owner.clamp_min(0)) & 1
+            target = self.foreground[row] & (owner >= 0) & (meant == 1)
             self.pointed.append(_cross_entropy(log_p[:, 0], target))
         with torch.no_grad():
             lines = torch.arange(len(query), device=query.device)
@@ -87,14 +90,13 @@ AttentionInterface.register(_IMPLEMENTATION, _attention)
 AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
 
-def codes_batch(
-    codes: Codes, scenes: list[Scene], rng: np.random.Generator, tokens: int = 80
-) -> tuple[Any, ...]:
-    """Inputs of `LanguageStage` with no picture: noisy codes of `tokens` random patches a scene.
+def codes_batch(codes: Codes, scenes: list[Scene], rng: np.random.Generator) -> tuple[Any, ...]:
+    """Inputs of `LanguageStage` with no picture: noisy codes of 64 to 256 random patches a scene.
 
     One patch in 25 tells a wrong shape, as the tower's sometimes do.
     """
     visual, places, owners, coverages = [], [], [], []
+    tokens = round(64 * 4 ** rng.random())
     noise = torch.Generator().manual_seed(int(rng.integers(2**40)))
     for scene in scenes:
         rendered = render(scene, rng)
@@ -136,7 +138,7 @@ class LanguageStage(nn.Module):
         owner: torch.Tensor,
         coverage: torch.Tensor,
         packed: Packed,
-        keep: Sequence[int] | None = None,
+        dropping: Dropping | None = None,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss and this batch's measures.
 
@@ -146,7 +148,7 @@ class LanguageStage(nn.Module):
             owner: int64 [B, V], the object they show.
             coverage: [B, V], how much of the patch it covers.
             packed: the questions.
-            keep: visual tokens alive in each layer; None keeps all.
+            dropping: which visual tokens to drop where; None keeps all.
         """
         size, count = place.shape
         device = place.device
@@ -168,10 +170,16 @@ class LanguageStage(nn.Module):
         mask = (allowed & torch.ones_like(allowed).tril())[:, None]
         turns = self.decoder.rotary_emb(hidden, position_ids=positions)
         observer = _AttentionLoss(packed, owner, coverage >= 0.5, visual=count)
+        fixed = None
+        if dropping is not None and dropping.ranking is not None:
+            fixed = dropping.ranking.to(device).expand(size, -1)
         for number, layer in enumerate(self.decoder.layers):
-            if keep is not None and keep[number] < observer.visual:
-                assert observer.scores is not None
-                chosen = observer.scores.topk(keep[number], dim=1).indices.sort(dim=1).values
+            if dropping is not None and dropping.keep[number] < observer.visual:
+                scores = observer.scores if fixed is None else fixed
+                assert scores is not None
+                left = dropping.keep[number]
+                chosen = scores.topk(left, dim=1).indices.sort(dim=1).values
+                fixed = None if fixed is None else fixed.gather(1, chosen)
                 alive = torch.arange(hidden.shape[1], device=device).expand(size, -1)
                 first, end = len(PREFIX), len(PREFIX) + observer.visual
                 index = torch.cat((alive[:, :first], chosen + first, alive[:, end:]), dim=1)
@@ -181,7 +189,7 @@ class LanguageStage(nn.Module):
                 mask = mask[lines[:, None], 0, index[:, :, None], index[:, None, :]][:, None]
                 observer.owner = observer.owner.gather(1, chosen)
                 observer.foreground = observer.foreground.gather(1, chosen)
-                observer.visual = keep[number]
+                observer.visual = left
             hidden = layer(
                 hidden,
                 attention_mask=mask,
@@ -201,7 +209,9 @@ class LanguageStage(nn.Module):
             "answer": answer_loss.item(),
             "look_at_objects": general.item(),
             "look_at_target": pointed.item(),
-            "token_accuracy": right.float().mean().item(),
-            "lookup_accuracy": right[packed.lookup].float().mean().item(),
         }
+        for task, number in TASK_IDS.items():
+            of_task = right[packed.task == number]
+            if len(of_task):
+                measures[f"right:{task}"] = of_task.float().mean().item()
         return loss, measures

@@ -5,29 +5,32 @@ A question attends to the picture and to itself alone, so that many questions sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
-from st3.demo.language import Question, ask, dress, nonsense, split, vocabulary
+from st3.demo.language import dress, nonsense, split, vocabulary
 from st3.demo.scenes import Scene
+from st3.demo.tasks import Question, ask
 
 PREFIX = ("<s>", "user", ":")
 QUESTIONS = {
     "describe": 1,
+    "detail": 1,
     "count": 1,
+    "count_colour": 1,
+    "count_shape": 1,
     "colour_at_place": 1,
     "shape_at_place": 1,
-    "colour_of_shape": 2,
+    "colour_of_shape": 1,
     "shape_of_colour": 2,
-    "exists": 4,
-    "where": 2,
+    "exists": 3,
+    "where": 1,
+    "relation": 2,
 }
-# For the last stage: what is learned last gets more room.
-MORE_LOOKUPS = QUESTIONS | {"colour_of_shape": 1, "shape_of_colour": 4}
-LOOKUPS = ("colour_of_shape", "shape_of_colour", "exists", "where")
+TASK_IDS = {task: number for number, task in enumerate(QUESTIONS)}
 
 
 @dataclass
@@ -36,9 +39,10 @@ class Packed:
 
     tokens, branch, offset: int64 [B, T]; branch -1 is padding; offset counts inside the branch.
     rows, labels: where an answer token is predicted [A, 2] (row, place) and which [A].
-    lookup: bool [A], the tokens that answer a look-up by content, for the log.
+    task: which task each answers, its number in `TASK_IDS`, or -1 for the end of an answer [A].
     last: last prompt tokens [Q, 2].
-    pointed, objects: places that concern one object [M, 2] and which object [M].
+    pointed, objects: places that concern some objects [M, 2], and which: bit i of the number is
+        set for object i [M].
     ranking: the last prompt token of the question that ranks, one for each row [B].
     """
 
@@ -47,7 +51,7 @@ class Packed:
     offset: torch.Tensor
     rows: torch.Tensor
     labels: torch.Tensor
-    lookup: torch.Tensor
+    task: torch.Tensor
     last: torch.Tensor
     pointed: torch.Tensor
     objects: torch.Tensor
@@ -60,34 +64,52 @@ class Packed:
         )
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, mixture: Mapping[str, int] = QUESTIONS
-) -> list[Question]:
-    """The questions that train on one scene, captions first; sometimes a nonsense prompt.
-
-    `mixture` says how many of each task, which should name "describe" first.
-    """
+def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """The questions that train on one scene, the caption first; sometimes a nonsense prompt."""
     asked = []
-    for task, count in mixture.items():
+    for task, count in QUESTIONS.items():
         asked += [q for _ in range(count) if (q := ask(task, scene, rng)) is not None]
     if rng.random() < 0.15:
-        caption = asked[0].answer
-        asked[0] = Question("describe", dress(nonsense(rng), rng), caption, None)
+        asked[0] = replace(asked[0], prompt=dress(nonsense(rng), rng))
     return asked
 
 
-def _objects_named(question: Question) -> list[int | None]:
-    """For each answer token, the object it speaks of: the target, or the caption's next one."""
+def _bits(objects: Sequence[int]) -> int:
+    return sum(1 << number for number in objects)
+
+
+def _concerned(question: Question) -> list[int]:
+    """For each answer token, the objects it speaks of, as bits: the target, or the list's next.
+
+    Lists begin after a colon, "are", "is" or at the start, and go on after a comma or "and".
+    """
     words = split(question.answer)
-    if question.task != "describe":
-        return [question.target] * len(words)
-    named: list[int | None] = []
+    if question.task == "relation":
+        middle = words.index("and")
+        first, second = ([_bits([thing])] for thing in question.target)
+        return first * middle + second * (words.index(":") - middle) + [0] * 2
+    if question.task not in {"describe", "detail"}:
+        return [_bits(question.target)] * len(words)
+    found = []
     current = 0
     for word in words:
-        named.append(current)
+        found.append(_bits([current]))
         if word in {",", "and"}:
             current += 1
-    return named
+        elif word in {":", "are", "is"}:
+            current = 0
+    return found
+
+
+def _mentioned(question: Question, words: list[str]) -> Iterator[tuple[int, int]]:
+    """Where in the prompt's `words` a phrase is complete, and the objects meant, as bits."""
+    usual = [{"center": "centre"}.get(word, word) for word in words]
+    for phrase, objects in question.mentions:
+        parts = split(phrase)
+        size = len(parts)
+        ends = [i + size for i in range(len(usual) - size + 1) if usual[i : i + size] == parts]
+        if objects and ends:
+            yield ends[0] - 1, _bits(objects)
 
 
 def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packed:
@@ -97,7 +119,7 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
     tokens: list[list[int]] = []
     branches: list[list[int]] = []
     offsets: list[list[int]] = []
-    rows, labels, lookup, last, pointed, objects, ranking = [], [], [], [], [], [], []
+    rows, labels, tasks, last, pointed, objects, ranking = [], [], [], [], [], [], []
     for row, batch in enumerate(asked):
         line: list[int] = []
         branch: list[int] = []
@@ -110,14 +132,17 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
             end = start + len(prompt) - 1
             ends.append(end)
             last.append((row, end))
-            named = [*_objects_named(question), None]
-            for i, (word, thing) in enumerate(zip(answer, named, strict=True)):
+            for at, things in _mentioned(question, prompt):
+                pointed.append((row, start + at))
+                objects.append(things)
+            concerned = [*_concerned(question), 0]
+            for i, (word, things) in enumerate(zip(answer, concerned, strict=True)):
                 rows.append((row, end + i))
                 labels.append(ids[word])
-                lookup.append(question.task in LOOKUPS and word != "</s>")
-                if thing is not None:
+                tasks.append(-1 if word == "</s>" else TASK_IDS[question.task])
+                if things:
                     pointed.append((row, end + i))
-                    objects.append(thing)
+                    objects.append(things)
             text = prompt + answer[:-1]
             line += [ids.get(word, unknown) for word in text]
             branch += [number] * len(text)
@@ -137,7 +162,7 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
         offset=padded(offsets, 0),
         rows=torch.tensor(rows),
         labels=torch.tensor(labels),
-        lookup=torch.tensor(lookup),
+        task=torch.tensor(tasks),
         last=torch.tensor(last),
         pointed=torch.tensor(pointed),
         objects=torch.tensor(objects),

@@ -55,8 +55,8 @@ def normalise(picture: Image.Image) -> torch.Tensor:
 
 def disturb(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Now and then what other people's pictures went through: resampling, JPEG."""
-    if rng.random() < 0.3:
-        size = int(rng.integers(110, 420))
+    if rng.random() < 0.35:
+        size = round(64 * 6 ** rng.random())
         filters = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
         chosen = filters[int(rng.integers(3))]
         picture = picture.resize((size, size), chosen)

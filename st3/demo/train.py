@@ -1,10 +1,9 @@
 """Train the demo model: `python -m st3.demo.train --output FOLDER`.
 
-Five stages: `tower` (windows of pictures), `whole` (whole pictures), `language` (on codes, no
-pictures), `joint` (the trained tower, all visual tokens, random ST3 schedules) and `refine` (the
-same with more look-ups by content). Each can be run alone with --stage; `tower` and `language` do
-not need each other and can run at the same time. An interrupted run goes on where its last
-checkpoint was when the same command is given again.
+Four stages: `tower` (windows of pictures), `whole` (whole pictures), `language` (on codes, no
+pictures) and `joint` (the trained tower, all visual tokens, trimmed at random). Each can be run
+alone with --stage; `language` does not need those before it and can run at the same time. An
+interrupted run goes on where its last checkpoint was when the same command is given again.
 
 On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 MALLOC_TOP_PAD_=268435456 first: page faults cost more than arithmetic there.
@@ -20,16 +19,17 @@ import numpy as np
 import torch
 import typer
 from torch import nn
+from transformers import LlavaForConditionalGeneration
 
 from st3.demo.architecture import build_config, build_model
 from st3.demo.codes import Codes
+from st3.demo.head_start import start_language
 from st3.demo.joint_stage import JointStage
 from st3.demo.language import vocabulary
 from st3.demo.language_stage import LanguageStage, codes_batch
 from st3.demo.loop import run_stage
 from st3.demo.optimiser import MasterAdamW
 from st3.demo.packaging import save
-from st3.demo.packing import MORE_LOOKUPS, QUESTIONS
 from st3.demo.scenes import Scene, sample_scene
 from st3.demo.tower_stage import TowerStage, random_windows, tower_batch
 
@@ -41,16 +41,14 @@ class Stage(str, enum.Enum):
     whole = "whole"
     language = "language"
     joint = "joint"
-    refine = "refine"
 
 
 # Stage -> optimiser steps, learning rate.
 PLAN = {
     Stage.tower: (3000, 1.5e-3),
     Stage.whole: (900, 7e-4),
-    Stage.language: (1500, 1.2e-3),
-    Stage.joint: (1200, 8e-4),
-    Stage.refine: (360, 5e-4),
+    Stage.language: (1000, 1.2e-3),
+    Stage.joint: (900, 8e-4),
 }
 WINDOWED = 0.87  # share of the tower stage on windows
 
@@ -62,35 +60,46 @@ def _scenes(rng: np.random.Generator, batch: int, dense: float) -> list[Scene]:
     ]
 
 
+def _see_as(model: Any, folder: Path) -> None:
+    """Give `model` the tower and the projector of the model in `folder`."""
+    other: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    for part in ("vision_tower", "multi_modal_projector"):
+        getattr(model.model, part).load_state_dict(getattr(other.model, part).state_dict())
+
+
 class Training:
     """A model, its stages, and a folder of checkpoints."""
 
-    def __init__(self, folder: Path, seed: int, batch: int, device: str) -> None:
+    def __init__(
+        self, folder: Path, seed: int, batch: int, device: str, start: Path | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.seed, self.batch, self.device = folder, seed, batch, device
+        self.start = start
         model: Any = build_model(build_config(vocabulary()), seed)
-        with torch.no_grad():
-            model.model.language_model.embed_tokens.weight.normal_(0, 0.5)
+        start_language(model, Codes())
+        if start is not None:
+            _see_as(model, start)
+        turns = model.model.language_model.rotary_emb
+        speeds = turns.inv_freq.clone()
         self.model = model.to(device, torch.bfloat16)
+        turns.inv_freq = speeds.to(device)  # fp32, as when it is loaded
         self.tower = TowerStage(self.model).to(device, torch.bfloat16)
         self.language = LanguageStage(self.model).to(device)
         self.joint = JointStage(self.tower, self.language)
 
     def run(self, stage: Stage, steps: int) -> None:
         """Train one stage on top of what the folder holds of the stages before it."""
-        if stage is Stage.whole:
+        if stage is Stage.whole and self.start is None:
             self._restore(Stage.tower, self.tower)
         if stage is Stage.joint:
             self._restore(Stage.whole, self.tower)
             self._restore(Stage.language, self.language)
-        if stage is Stage.refine:
-            self._restore(Stage.joint, self.joint)
         modules: dict[Stage, nn.Module] = {
             Stage.tower: self.tower,
             Stage.whole: self.tower,
             Stage.language: self.language,
             Stage.joint: self.joint,
-            Stage.refine: self.joint,
         }
         module = modules[stage]
         module.requires_grad_(True)
@@ -102,8 +111,7 @@ class Training:
         def step(number: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
             result: Any
             if module is self.joint:
-                mixture = MORE_LOOKUPS if stage is Stage.refine else QUESTIONS
-                result = self.joint(_scenes(rng, self.batch, 0.0), rng, mixture)
+                result = self.joint(_scenes(rng, self.batch, 0.0), rng)
             elif stage is Stage.language:
                 inputs = codes_batch(codes, _scenes(rng, self.batch, 0.0), rng)
                 result = self.language(*(x.to(self.device) for x in inputs))
@@ -135,14 +143,19 @@ def main(
     scale: Annotated[float, typer.Option(min=0, help="Steps, as a multiple of the default.")] = 1.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads. [torch's choice]")] = 0,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="See as the model in this folder does: without the stage tower."),
+    ] = None,
 ) -> None:
     """Train the demo model on procedural scenes."""
     if threads:
         torch.set_num_threads(threads)
-    training = Training(output, seed, batch, device)
-    for each in [stage] if stage else list(Stage):
+    training = Training(output, seed, batch, device, start)
+    stages = [each for each in Stage if start is None or each is not Stage.tower]
+    for each in [stage] if stage else stages:
         training.run(each, max(1, round(PLAN[each][0] * scale)))
-    if stage in (None, Stage.refine):
+    if stage in (None, Stage.joint):
         save(training.model, output / "model")
         typer.echo(f"wrote {output / 'model'}")
 

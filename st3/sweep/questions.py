@@ -27,8 +27,8 @@ class Question:
 
 def demo_questions(scenes: int, seed: int) -> list[Question]:
     """One question of every task about each of the demo's held-out scenes, answers known."""
-    from st3.demo.language import TASKS, ask
     from st3.demo.scenes import render, sample_distinct
+    from st3.demo.tasks import TASKS, ask
 
     rng = np.random.default_rng(seed)
     found = []

@@ -1,0 +1,69 @@
+"""Visual tokens dropped in the demo's training: every method that we compare, equally often.
+
+A model that was trained under one method's schedule and ranking flatters that method. So three
+batches in ten keep everything, and each of the others draws one of the six families below with
+equal chances, and its strength. Random and uniform cuts stop at 15 %, since below that they drop
+what the answer needs and would teach guessing; cuts by attention go down to 1 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from st3.demo.architecture import LAYERS
+from st3.demo.scenes import GRID
+from st3.methods import make_method
+
+_TOKENS = GRID * GRID
+_TRIMMED_SHARE = 0.7
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """What one batch drops.
+
+    Attributes:
+        name: of the method.
+        keep: visual tokens of each layer.
+        ranking: float32 [576], greater stays longer; None: by attention.
+    """
+
+    name: str
+    keep: tuple[int, ...]
+    ranking: torch.Tensor | None
+
+
+def _progressive(rng: np.random.Generator, floor: float) -> str:
+    final = np.exp(rng.uniform(np.log(floor), np.log(0.3)))
+    return f"stride={rng.integers(1, 4)},final_keep={final:.4f}"
+
+
+_STRENGTHS: dict[str, Callable[[np.random.Generator], str]] = {
+    "pvtp": lambda rng: _progressive(rng, 0.01),
+    "fastv": lambda rng: f"k={rng.integers(2, 7)},r={rng.uniform(0.5, 0.95):.4f}",
+    "pyramiddrop": lambda rng: f"ratio={rng.uniform(0.3, 0.7):.4f}",
+    "vtw": lambda rng: f"k={rng.integers(6, 11)}",
+    "random": lambda rng: _progressive(rng, 0.15),
+    "uniform": lambda rng: _progressive(rng, 0.15),
+}
+
+
+def random_dropping(rng: np.random.Generator) -> Dropping | None:
+    """What the next batch drops; None keeps everything."""
+    if rng.random() >= _TRIMMED_SHARE:
+        return None
+    name = list(_STRENGTHS)[int(rng.integers(len(_STRENGTHS)))]
+    schedule = make_method(f"{name}:{_STRENGTHS[name](rng)}").schedule(LAYERS)
+    ranking = None
+    if name == "random":
+        ranking = torch.from_numpy(rng.random(_TOKENS)).float()
+    elif name == "uniform":  # as `st3.scoring.UniformScorer`, from a random start
+        number = torch.arange(_TOKENS).double() + float(rng.integers(1000))
+        ranking = (number * _GOLDEN).frac().float()
+    keep = tuple(schedule.count(layer, _TOKENS) for layer in range(1, LAYERS + 1))
+    return Dropping(name, keep, ranking)

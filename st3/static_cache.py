@@ -1,0 +1,150 @@
+"""The trimmed KV cache with static shapes, for decode steps that are recorded once and replayed.
+
+A CUDA graph replays the same kernels on the same addresses, so nothing in a step may depend on
+Python: the number t of generated tokens lies on the device, and slots and masks follow from it
+there. The buffers are those that prefill filled:
+
+    [ visual, least ... most | text, generated | free ]
+
+Attention reads all slots under a mask. Annealing takes the first visual slots out of the mask, and
+when the free slots are used up, generated tokens go into those: a ring that needs no more slots
+than are ever alive at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from st3.cache import TrimmedLayer, to_device
+from st3.schedule import Group, Schedule
+
+_TAKEN = ("keys", "values", "valid", "visual", "seen", "dtype", "device", "is_initialized")
+_PLAN = ("_capacity", "_room")
+
+
+class Slots:
+    """Which slots of a group's layers are alive, and where the next token goes, from t alone.
+
+    Attributes:
+        horizon: the largest t whose token has a slot.
+        slot: int64 [1], where generated token t goes.
+        alive: bool [B, 1, 1, slots]. Both are rewritten in place by `place`.
+    """
+
+    def __init__(
+        self,
+        layer: TrimmedLayer,
+        schedule: Schedule,
+        group: Group,
+        visual: Sequence[int],
+        generated: int,
+    ) -> None:
+        device = layer.keys.device
+        self.count = layer.keys.shape[2]
+        self.first = layer.visual
+        self.end = layer.end - generated  # and then one slot for each generated token
+        left = [[schedule.count(group.first, n, t) for n in visual] for t in range(generated + 1)]
+        others = layer.end - layer.visual
+        while True:
+            t = len(left)
+            row = [schedule.count(group.first, n, t) for n in visual]
+            needed = others + t - generated + (max(row) if schedule.anneals else 0)
+            if needed > self.count:
+                break
+            left.append(row)
+        self.horizon = len(left) - 1
+        table = to_device([n for row in left for n in row], device)
+        self.left = table.view(len(left), len(visual), 1)
+        self.number = torch.arange(self.count, device=device)
+        shape = (len(layer.keys), self.count)
+        self.valid = torch.ones(shape, dtype=torch.bool, device=device)
+        if layer.valid is not None:
+            self.valid.copy_(layer.valid)
+        self.alive = torch.zeros_like(self.valid)[:, None, None]
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)
+
+    def place(self, t: torch.Tensor) -> None:
+        """Prepare for the step that feeds generated token t, int64 [1] on the device."""
+        left = self.left.index_select(0, t)[0]
+        end = self.end + t
+        fresh = (self.number >= self.first - left) & (self.number < end) & self.valid
+        self.alive.copy_((fresh | (self.number < end - self.count))[:, None, None])
+        self.slot.copy_((end - 1) % self.count)
+
+
+class StaticLayer(TrimmedLayer):
+    """A `TrimmedLayer` whose buffers, from now on, are a ring of slots.
+
+    On the host it only counts; a replayed step does not pass through `update`, so whoever replays
+    calls `fed`.
+    """
+
+    def __init__(self, layer: TrimmedLayer, slots: Slots) -> None:
+        super().__init__()
+        for name in (*_TAKEN, *_PLAN):
+            setattr(self, name, getattr(layer, name))
+        self.slots = slots
+        self.others = layer.end - layer.visual
+        self.fresh = 0
+        # A weight of nought times whatever free memory holds might be no number.
+        for buffer in (self.keys, self.values):
+            buffer[:, :, layer.end :] = 0
+
+    def evict(self, left: Sequence[int]) -> None:
+        """Note how many visual tokens are left; the mask follows from t."""
+        self.visual = max(left)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put one token into its slot, and return all slots: `slots.alive` says which count."""
+        self.keys.index_copy_(2, self.slots.slot, key_states)
+        self.values.index_copy_(2, self.slots.slot, value_states)
+        return self.keys, self.values
+
+    def fed(self) -> None:
+        """One more token has been generated and fed."""
+        self.fresh += 1
+        self.seen += 1
+
+    @property
+    def alive(self) -> int:
+        """Tokens alive, in the row that has most."""
+        return self.visual + self.others + self.fresh
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the slots that are alive."""
+        return 2 * self.keys.nbytes // self.slots.count * self.alive
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """As `TrimmedLayer`, but the buffers stay where they are."""
+        index = beam_idx.to(self.keys.device)
+        self.keys.copy_(self.keys[index])
+        self.values.copy_(self.values[index])
+
+    def thaw(self, room: int = 0) -> TrimmedLayer:
+        """The same tokens in a plain layer again, with room for so many generated tokens at least.
+
+        For a step that the recording does not fit.
+        """
+        plain = TrimmedLayer()
+        for name in (*_TAKEN, *_PLAN):
+            setattr(plain, name, getattr(self, name))
+        count, end = self.slots.count, self.slots.first + self.others + self.fresh
+        parts = [
+            slice(self.slots.first - self.visual, min(end, count)),
+            slice(0, max(0, end - count)),
+        ]
+        valid = None
+        if self.valid is not None:
+            valid = torch.cat([self.slots.alive[:, 0, 0, part] for part in parts], dim=1)
+        keys, values = (
+            torch.cat([buffer[:, :, part] for part in parts], dim=2)
+            for buffer in (self.keys, self.values)
+        )
+        plain.refill(keys, values, valid, max(count, plain.slots_for(room)))
+        return plain
