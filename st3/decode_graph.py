@@ -21,6 +21,10 @@ from st3.session import TrimSession
 from st3.static_cache import Slots, StaticLayer
 
 
+class DecodeGraphWarning(UserWarning):
+    """CUDA graphs were asked for and cannot be had; the answer is the same, only later."""
+
+
 def obstacle(device: torch.device, backend: str) -> str | None:
     """Why decode steps cannot be recorded here, or None if they can."""
     if device.type != "cuda":
@@ -148,4 +152,5 @@ class DecodeGraph:
         self.slots, self.replay = [], None
 
     def _warn(self) -> None:
-        warnings.warn(f"decoding goes on without CUDA graphs: {self.hindrance}", stacklevel=4)
+        message = f"decoding goes on without CUDA graphs: {self.hindrance}"
+        warnings.warn(message, DecodeGraphWarning, stacklevel=4)

@@ -138,6 +138,7 @@ def answer(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
+    cuda_graphs: bool = False,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
     """Ask one question about one picture.
@@ -150,6 +151,7 @@ def answer(
         max_new_tokens: at most so many, fewer where the context ends.
         temperature: 0 for greedy.
         seed: of sampling.
+        cuda_graphs: see `st3.trim`.
         on_text: gets the text piece by piece.
 
     Raises:
@@ -162,13 +164,16 @@ def answer(
     )
     streamer = _Streamer(processor.tokenizer, on_text)
     torch.manual_seed(seed)
-    trimmed: Any = nullcontext() if method is None else trim(model, method)
+    tokens = min(max_new_tokens, context(model) - length)
+    trimmed: Any = nullcontext()
+    if method is not None:
+        trimmed = trim(model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs)
     with trimmed as session:
         started = time.perf_counter()
         output = model.generate(  # type: ignore[operator]
             **inputs,
             streamer=streamer,
-            max_new_tokens=min(max_new_tokens, context(model) - length),
+            max_new_tokens=tokens,
             **sampling,
         )
     new = output[0, length:]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 out = Console(highlight=False)
@@ -55,7 +57,16 @@ def quiet_transformers() -> None:
     """Leave stderr to us: the warnings of transformers and the Hub are for programmers."""
     import transformers
 
+    warnings.showwarning = _show_warning
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     transformers.logging.set_verbosity_error()
     if not err.is_terminal:
         transformers.logging.disable_progress_bar()
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: Any = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """One line on stderr, without the place in the code."""
+    err.print(f"[dim]note: {escape(str(message))}[/dim]")

@@ -108,6 +108,10 @@ AttentionOption = Annotated[
         show_default="sdpa",
     ),
 ]
+CudaGraphsOption = Annotated[
+    bool,
+    _option(MODEL, "--cuda-graphs", help="Record the decode step once and replay it (CUDA only)."),
+]
 MethodOption = Annotated[
     str,
     _option(

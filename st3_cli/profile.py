@@ -96,6 +96,7 @@ def profile(
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
+    cuda_graphs: o.CudaGraphsOption = False,
     seed: o.SeedOption = 0,
     detail: Annotated[
         bool, typer.Option("--detail", help="Also MACs by part.", rich_help_panel=o.OUTPUT)
@@ -173,6 +174,7 @@ def profile(
         report = measure(
             shown, found, chosen, works,
             dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
+            cuda_graphs=cuda_graphs,
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
         )  # fmt: skip
     if json:

@@ -39,6 +39,7 @@ def run(
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
+    cuda_graphs: o.CudaGraphsOption = False,
     seed: o.SeedOption = 0,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Most tokens to generate.", rich_help_panel=o.MODEL)
@@ -99,7 +100,8 @@ def run(
     def ask(how: Any, tokens: int = max_new_tokens, on_text: Any = None) -> Answer:
         return generation.answer(
             live, processor, picture, question, how,
-            max_new_tokens=tokens, temperature=temperature, seed=seed, on_text=on_text,
+            max_new_tokens=tokens, temperature=temperature, seed=seed, cuda_graphs=cuda_graphs,
+            on_text=on_text,
         )  # fmt: skip
 
     untrimmed = make_method("none")

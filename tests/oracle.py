@@ -89,13 +89,13 @@ def oracle_logits(
             early_layer = number < 4 and setting.keeps is None
             ranking = first_order[row] if early_layer else order[row]
             kept[row].append(sorted(ranking))
-            for query in range(total):
-                t = max(0, query - prompt + 1)
+            for t in range(steps):
                 count = round(round(setting.keep(number), 9) * len(everyone) * setting.share(t))
-                gone = set(everyone) - set(ranking[len(ranking) - count :])
-                for key in gone:
-                    if key != query:
-                        allowed[row, query, key] = False
+                gone = sorted(set(everyone) - set(ranking[len(ranking) - count :]))
+                for query in range(prompt) if t == 0 else [prompt + t - 1]:
+                    seen = bool(allowed[row, query, query])
+                    allowed[row, query, gone] = False
+                    allowed[row, query, query] = seen  # a token sees itself
         hidden, last_row = _layer(decoder, layer, hidden, positions, allowed, prompt - 1)
         early.append((number, last_row))
     logits = model.lm_head(decoder.norm(hidden))

@@ -74,3 +74,39 @@ def test_other_decoders(family: str) -> None:
         expected, _ = oracle_logits(model, inputs, answer, setting)
     got = torch.stack(result.logits, dim=1)
     torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_512_new_tokens() -> None:
+    """Buffers slide, and at the end nothing of the picture is left; two rows, padded."""
+    model, inputs = tiny_llava(layers=6), prompts("ttItttt", "tItt")
+    with st3.trim(model, "st3", max_new_tokens=512, **PVTP | {"tau": 200}) as session:
+        result = greedy(model, inputs, 512)
+        assert session.cache is not None
+        assert max(session.kept_per_layer(generated=511)) == 0
+    answer = result.sequences[:, inputs["input_ids"].shape[1] :]
+    with torch.no_grad():
+        expected, _ = oracle_logits(model, inputs, answer, Setting(0.5, 2, 0.15, cosine(200)))
+    got = torch.stack(result.logits, dim=1)
+    torch.testing.assert_close(got, expected.float(), atol=2e-5, rtol=1e-5)
+    # Never more slots than are alive at once, and the slack for sliding.
+    text = 7 if len(inputs["input_ids"]) == 2 else 0
+    most = 0
+    for layer in range(1, 7):
+        alive = [session.kept_per_layer(0, t)[layer - 1] + text + t for t in range(513)]
+        most += max(alive) + 32
+    token = 2 * 2 * 2 * 16 * 4  # keys and values, rows, key heads, head size, fp32
+    assert session.allocated_kv_bytes <= token * most
+
+
+def test_2880_visual_tokens() -> None:
+    """As many as LLaVA-NeXT's five tiles, beside a row with a fifteenth of that."""
+    model = tiny_llava(layers=6)
+    inputs = prompts("tt" + "I" * 45 + "ttt", "tIIItttt")
+    with st3.trim(model, "st3", **PVTP | {"tau": 20}) as session:
+        result = greedy(model, inputs, 16)
+    assert session.visual_tokens == (2880, 192)
+    answer = result.sequences[:, inputs["input_ids"].shape[1] :]
+    with torch.no_grad():
+        expected, _ = oracle_logits(model, inputs, answer, Setting(0.5, 2, 0.15, cosine(20)))
+    got = torch.stack(result.logits, dim=1)
+    torch.testing.assert_close(got, expected.float(), atol=2e-5, rtol=1e-5)

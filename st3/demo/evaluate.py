@@ -22,6 +22,8 @@ from st3.demo.tasks import ALL_TASKS, TASKS, Question, ask
 from st3.generation import prepare_batch
 from st3.methods import Method, make_method
 
+_LONGEST = 64  # tokens; a long caption of four objects has 56
+
 
 def accuracies(
     model: Any,
@@ -36,7 +38,7 @@ def accuracies(
     """Exact-match accuracy of each task, in 0..1."""
     right: dict[str, int] = dict.fromkeys(tasks, 0)
     asked: dict[str, int] = dict.fromkeys(tasks, 0)
-    with st3.trim(model, method):
+    with st3.trim(model, method, max_new_tokens=_LONGEST):
         for questions, pictures in _batches(scenes, seed, tasks, batch):
             answers = _answer(model, processor, pictures, [q.prompt for q in questions])
             for question, given in zip(questions, answers, strict=True):
@@ -62,7 +64,7 @@ def _batches(
 @torch.inference_mode()
 def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str]) -> list[str]:
     inputs = prepare_batch(model, processor, pictures, prompts)
-    output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+    output = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]
     decoded = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
     return [text.strip() for text in decoded]

@@ -108,6 +108,7 @@ def measure(
     *,
     repeats: int,
     min_seconds: float,
+    cuda_graphs: bool = False,
     on_run: Callable[[str, int], None] = lambda name, done: None,
 ) -> tuple[dict[str, Measured], bool]:
     """Time `stock` and every method.
@@ -118,6 +119,7 @@ def measure(
         methods: label -> method.
         repeats: rounds at least.
         min_seconds: go on with rounds until each method has had so long.
+        cuda_graphs: of every method, see `st3.trim`; stock goes without, and so does the counting.
         on_run: told the label and the number of finished rounds before each run.
 
     Returns:
@@ -138,14 +140,14 @@ def measure(
                 short = replace(work, new=min(work.new, _WARM_UP))
                 with LaunchCounter() as counter:  # warms up, too
                     counts[name] = generate_once(model, inputs, short, method, counter)
-                generate_once(model, inputs, short, method, clock_for(model.device))
+                generate_once(model, inputs, short, method, clock_for(model.device), cuda_graphs)
             started, done = time.perf_counter(), 0
             while done < repeats or time.perf_counter() - started < min_seconds * len(everyone):
                 finished = {}
                 for name, method in everyone.items():
                     on_run(name, done)
                     finished[name] = generate_once(
-                        model, inputs, work, method, clock_for(model.device)
+                        model, inputs, work, method, clock_for(model.device), cuda_graphs
                     )
                 done += 1
                 for name, run in finished.items():
@@ -186,7 +188,12 @@ class _Marks(BaseStreamer):
 
 
 def generate_once(
-    model: Any, inputs: dict[str, torch.Tensor], work: Workload, method: Method | None, clock: Clock
+    model: Any,
+    inputs: dict[str, torch.Tensor],
+    work: Workload,
+    method: Method | None,
+    clock: Clock,
+    cuda_graphs: bool = False,
 ) -> Run:
     """One `generate` under `method`, or stock's if that is None, by this clock."""
     adapter = find_adapter(model.config)
@@ -201,8 +208,11 @@ def generate_once(
     on_cuda = model.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(model.device)
+    trimmed: Any = nullcontext()
+    if method is not None:
+        trimmed = trim(model, method, max_new_tokens=work.new, cuda_graphs=cuda_graphs)
     try:
-        with nullcontext() if method is None else trim(model, method) as session:
+        with trimmed as session:
             # After trim's own hooks, so that their work is inside the marks.
             handles.append(decoder.register_forward_pre_hook(marks.see_decoder, prepend=True))
             start = clock.mark()

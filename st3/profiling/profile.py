@@ -44,6 +44,7 @@ def profile(
     weights: str | None = None,
     repeats: int = 5,
     min_seconds: float = 0.0,
+    cuda_graphs: bool = False,
     command: str = "",
     notes: Sequence[str] = (),
     on_run: Callable[[str, int], None] = lambda name, done: None,
@@ -58,7 +59,7 @@ def profile(
         dtype: of weights and cache.
         live: the model to time, on its device; None counts only.
         weights: what the live model's are, "pretrained" or "random".
-        repeats, min_seconds, on_run: see `st3.profiling.latency.measure`.
+        repeats, min_seconds, cuda_graphs, on_run: see `st3.profiling.latency.measure`.
         command, notes: for the report.
 
     Raises:
@@ -71,7 +72,10 @@ def profile(
     schedules = {label: m.schedule(shape.layers) for label, m in methods.items()}
     everyone = {STOCK: make_method("none").schedule(shape.layers), **schedules}
     element = dtype.itemsize
-    timed, ceilings, interrupted = _time(live, works, methods, dtype, repeats, min_seconds, on_run)
+    options: dict[str, Any] = {
+        "repeats": repeats, "min_seconds": min_seconds, "cuda_graphs": cuda_graphs,
+    }  # fmt: skip
+    timed, ceilings, interrupted = _time(live, works, methods, dtype, on_run, options)
     best = best_of(ceilings) if ceilings else None
     rows, samples = [], []
     for number, work in enumerate(works):
@@ -91,6 +95,8 @@ def profile(
                     full_ms,
                     ideal_step(best, counter, shape, schedule, work, element),
                 )  # fmt: skip
+                if cuda_graphs and label != STOCK:  # counted without, so not what was timed
+                    figures |= {"step_launches": None, "step_launch_ms": None}
                 samples.append(_samples(label, work, measured[label]))
             settings = methods[label].settings(shape.layers) if label in methods else {}
             rows.append(Row(method=label, batch_size=work.batch, settings=settings, **figures))
@@ -112,7 +118,7 @@ def profile(
         shape=asdict(shape),
         settings={
             "visual_tokens": work.visual, "text_tokens": work.text, "new_tokens": work.new,
-            "repeats": repeats, "min_seconds": min_seconds, "command": command,
+            **options, "command": command,
             "date": datetime.date.today().isoformat(),
         },
         machine=machine,
@@ -131,7 +137,7 @@ def profile(
 
 def _time(
     live: Any, works: Sequence[Workload], methods: Mapping[str, Method], dtype: torch.dtype,
-    repeats: int, min_seconds: float, on_run: Callable[[str, int], None],
+    on_run: Callable[[str, int], None], options: dict[str, Any],
 ) -> tuple[list[dict[str, Measured]], list[Ceilings], bool]:  # fmt: skip
     """Runs of each workload, ceilings before and after each, and whether Ctrl-C ended it."""
     timed: list[dict[str, Measured]] = []
@@ -143,9 +149,7 @@ def _time(
         with torch.cuda.device(live.device) if on_cuda else nullcontext():
             for work in works:
                 ceilings.append(measure_ceilings(live.device, dtype))
-                found, interrupted = measure(
-                    live, work, methods, repeats=repeats, min_seconds=min_seconds, on_run=on_run
-                )
+                found, interrupted = measure(live, work, methods, on_run=on_run, **options)
                 timed.append(found)
                 if interrupted:
                     return timed, ceilings, True
