@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from st3.demo import evaluate
 from st3.machine import made_with
 from st3.profiling.tables import tables
 from st3.sweep import results
@@ -35,7 +36,12 @@ def render(text: str) -> str:
 def _tables(match: re.Match[str]) -> str:
     path = ROOT / "docs" / "benchmarks" / match["file"]
     document: dict[str, Any] = json.loads(path.read_text())
-    found = [results.table(document)] if "cells" in document else tables(document, detail=True)
+    if "cells" in document:
+        found = [results.table(document)]
+    elif "accuracy" in document:
+        found = [evaluate.table(document)]
+    else:
+        found = tables(document, detail=True)
     parts = []
     for title in match["titles"].split("; "):
         some = [table.markdown() for table in found if re.match(rf"{title}\b", table.title)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from st3.cache import Order, to_device
+from st3.schedule import Group
 from st3.scoring import LayerView
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Prefill:
         self.schedule = session.schedule
         self.scorer = session.scorer
         self.groups = {group.first: group for group in session.groups}
-        self.group = session.groups[0]
+        self._enter_group(session.groups[0])
         self.visual = visual
         self.ordinal = (visual.long().cumsum(1) - 1).clamp_min(0)
         full = all(a + b == prompt.tokens for a, b in zip(prompt.visual, prompt.text, strict=True))
@@ -111,9 +112,13 @@ class Prefill:
         if layer == 1:
             self.turns = tuple(turn.expand(len(hidden), -1, -1) for turn in turns)
         elif layer in self.groups:
-            self.group = self.groups[layer]
+            self._enter_group(self.groups[layer])
             hidden = self._thin(hidden)
         return hidden, self.turns
+
+    def _enter_group(self, group: Group) -> None:
+        self.group = group
+        self.capacity = lru_cache(partial(_most_alive, self.schedule, group.first, self.prompt))
 
     def observe(
         self,
@@ -151,7 +156,7 @@ class Prefill:
             key,
             value,
             seen=self.prompt.tokens,
-            capacity=lru_cache(partial(_most_alive, self.schedule, layer, self.prompt)),
+            capacity=self.capacity,
             room=self.session.max_new_tokens,
             valid=self.valid,
             order=self.order,

@@ -101,6 +101,12 @@ def profile(
     detail: Annotated[
         bool, typer.Option("--detail", help="Also MACs by part.", rich_help_panel=o.OUTPUT)
     ] = False,
+    operators: Annotated[
+        bool,
+        typer.Option(
+            "--operators", help="Also where the decoder's time goes.", rich_help_panel=o.OUTPUT
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json|.csv|.md", rich_help_panel=o.OUTPUT, help="Save it."),
@@ -127,6 +133,8 @@ def profile(
     check_output("--plot", plot, force, ".png")
     if config is not None and model != "demo":
         raise UsageError("--config takes the place of --model: give one of them")
+    if not latency and operators:
+        raise UsageError("--no-latency runs nothing: leave --operators out")
     if not latency and weights is not Weights.auto:
         raise UsageError(f"--no-latency times nothing: leave --weights {weights.value} out")
 
@@ -174,7 +182,7 @@ def profile(
         report = measure(
             shown, found, chosen, works,
             dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
-            cuda_graphs=cuda_graphs,
+            cuda_graphs=cuda_graphs, watch_operators=operators,
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
         )  # fmt: skip
     if json:

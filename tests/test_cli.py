@@ -182,6 +182,17 @@ def test_cuda_where_there_is_none(st3_: Any) -> None:
     assert "torch sees none" in result.err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there they can be had")
+def test_cuda_graphs_where_there_is_no_cuda(st3_: Any) -> None:
+    """The same answer, and one line that says why it took no shorter."""
+    plain = st3_("run", "--json")
+    asked = st3_("run", "--json", "--cuda-graphs")
+    assert asked.code == 0
+    assert json.loads(asked.out)["answer"] == json.loads(plain.out)["answer"]
+    said = " ".join(asked.err.split())
+    assert "note: decoding goes on without CUDA graphs: CUDA graphs need a CUDA device" in said
+
+
 def test_offline(st3_: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 

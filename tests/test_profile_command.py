@@ -57,6 +57,22 @@ def test_published_figures_without_weights_or_gpu_in_little_memory() -> None:
     assert {"rows", "shape", "settings", "machine"} <= document.keys()
 
 
+def test_operators(st3_: Any, tiny: Path) -> None:
+    options = ["--methods", "st3", "--repeats", "1", "--new-tokens", "6", "--operators"]
+    document = json.loads(st3_("profile", "--config", tiny, *options, "--json").out)
+    assert [(e["method"], e["phase"]) for e in document["operators"]] == [
+        ("stock", "prefill"), ("stock", "decode step"),
+        ("st3", "prefill"), ("st3", "decode step"),
+    ]  # fmt: skip
+    assert "Operators of the decoder's prefill" in markdown(document)
+    shown = st3_("profile", "--config", tiny, *options)
+    assert shown.code == 0
+    assert "matmul" in shown.out
+    refused = st3_("profile", "--config", tiny, "--no-latency", "--operators")
+    assert refused.code == 2
+    assert "leave --operators out" in refused.err
+
+
 def test_seven_billion(st3_: Any) -> None:
     result = st3_("profile", "--model", "7b", "--no-latency", "--json", "--methods", "none,st3")
     rows = {row["method"]: row for row in json.loads(result.out)["rows"]}

@@ -18,6 +18,7 @@ from st3.profiling.ceilings import Ceilings, ideal_prefill, ideal_step, measure_
 from st3.profiling.costs import costs_of, kv_bytes
 from st3.profiling.latency import measure, random_inputs
 from st3.profiling.macs import MacCounter
+from st3.profiling.operators import kind_of, operators
 from st3.profiling.shape import meta_model, shape_of
 from st3.schedule import Schedule
 
@@ -395,3 +396,33 @@ def test_rotary_embeddings_of_any_kind_count() -> None:
         "rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4,
     }  # fmt: skip
     assert MacCounter(meta_model(config)).prefill_layer(9) == prefill_layer(config.text_config, 9)
+
+
+def test_operators_add_up_and_are_the_models_own() -> None:
+    """Seven linear layers in each of ten decoder layers; stock concatenates, st3 sorts."""
+    model = tiny_llava(kv_heads=4)
+    work = Workload(visual=64, text=9, new=8, batch=2)
+    entries = operators(model, work, {"st3": make_method("st3")})
+    assert [(e["method"], e["phase"]) for e in entries] == [
+        (m, phase) for m in ("stock", "st3") for phase in ("prefill", "decode step")
+    ]
+    for entry in entries:
+        assert sum(entry["kinds"].values()) == pytest.approx(entry["wall_ms"], rel=0.05)
+        calls = {item["operator"]: item["calls"] for item in entry["top"]}
+        assert calls["mm"] == 70
+        assert calls.get("cat", 0) >= 20 or entry["method"] == "st3"
+        assert (entry["kinds"]["sorting"] > 0) == (
+            entry["method"] == "st3" and entry["phase"] == "prefill"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mm", "matmul"), ("addmm", "matmul"), ("mul", "other"), ("mean", "other"),
+        ("_scaled_dot_product_flash_attention_for_cpu", "attention"), ("copy_", "copies"),
+        ("index_select", "copies"), ("sort", "sorting"), ("topk", "sorting"), ("rsqrt", "other"),
+    ],
+)  # fmt: skip
+def test_kinds_of_operators(name: str, kind: str) -> None:
+    assert kind_of(name) == kind

@@ -1,14 +1,17 @@
-"""Measure the demo model on held-out scenes: `python -m st3.demo.evaluate --method st3 --json`.
+"""Measure the demo model on held-out scenes: `python -m st3.demo.evaluate --methods none,st3`.
 
 Each scene is asked one question of every task; an answer counts if it equals the right one to the
-letter. Scenes come from the tenth of the scene space that training never draws, no two alike.
+letter. Scenes come from the tenth of the scene space that training never draws, no two alike, and
+all methods get the same questions. Intervals are Wilson's, at 95 %.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,46 +22,63 @@ import typer
 import st3
 from st3.demo.scenes import render, sample_distinct
 from st3.demo.tasks import ALL_TASKS, TASKS, Question, ask
+from st3.files import write_text
 from st3.generation import prepare_batch
-from st3.methods import Method, make_method
+from st3.machine import describe_machine
+from st3.methods import Method, parse_methods
+from st3.profiling.tables import Table
 
 _LONGEST = 64  # tokens; a long caption of four objects has 56
+_Z = 1.959964  # of the normal distribution, 95 %
 
 
-def accuracies(
+def evaluate(
     model: Any,
     processor: Any,
-    method: Method,
+    methods: Mapping[str, Method],
     *,
     scenes: int,
     seed: int,
-    tasks: tuple[str, ...],
-    batch: int,
-) -> dict[str, float]:
-    """Exact-match accuracy of each task, in 0..1."""
-    right: dict[str, int] = dict.fromkeys(tasks, 0)
-    asked: dict[str, int] = dict.fromkeys(tasks, 0)
-    with st3.trim(model, method, max_new_tokens=_LONGEST):
-        for questions, pictures in _batches(scenes, seed, tasks, batch):
-            answers = _answer(model, processor, pictures, [q.prompt for q in questions])
-            for question, given in zip(questions, answers, strict=True):
-                asked[question.task] += 1
-                right[question.task] += given == question.answer
-    return {task: right[task] / asked[task] for task in tasks if asked[task]}
+    tasks: Sequence[str],
+    batch: int = 16,
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Method -> task -> (right answers, questions).
+
+    Raises:
+        ValueError: a task that does not exist.
+    """
+    unknown = sorted(set(tasks) - set(ALL_TASKS))
+    if unknown:
+        raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(ALL_TASKS)}")
+    batches = _batches(scenes, seed, tasks, batch)
+    found = {}
+    for spec, method in methods.items():
+        counts = {task: [0, 0] for task in tasks}
+        with st3.trim(model, method, max_new_tokens=_LONGEST):
+            for questions, pictures in batches:
+                answers = _answer(model, processor, pictures, [q.prompt for q in questions])
+                for question, given in zip(questions, answers, strict=True):
+                    counts[question.task][0] += given == question.answer
+                    counts[question.task][1] += 1
+        found[spec] = {task: (right, asked) for task, (right, asked) in counts.items() if asked}
+    return found
 
 
 def _batches(
-    scenes: int, seed: int, tasks: tuple[str, ...], batch: int
-) -> Iterator[tuple[list[Question], list[Any]]]:
+    scenes: int, seed: int, tasks: Sequence[str], batch: int
+) -> list[tuple[list[Question], list[Any]]]:
     rng = np.random.default_rng(seed)
     items = []
     for scene in sample_distinct(rng, scenes):
         picture = render(scene, rng).picture
         items += [(q, picture) for task in tasks if (q := ask(task, scene, rng)) is not None]
-    items.sort(key=lambda item: (item[0].task, len(item[0].prompt)))  # little padding
+    # Little padding, and answers of one length together.
+    items.sort(key=lambda item: (item[0].task, len(item[0].prompt)))
+    found = []
     for start in range(0, len(items), batch):
         questions, pictures = zip(*items[start : start + batch], strict=True)
-        yield list(questions), list(pictures)
+        found.append((list(questions), list(pictures)))
+    return found
 
 
 @torch.inference_mode()
@@ -70,8 +90,39 @@ def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str])
     return [text.strip() for text in decoded]
 
 
+def interval(right: int, asked: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson, 1927)."""
+    share, spread = right / asked, _Z**2 / asked
+    centre = share + spread / 2
+    half = _Z * (share * (1 - share) / asked + spread / (4 * asked)) ** 0.5
+    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+
+
+def table(document: Mapping[str, Any]) -> Table:
+    """Accuracy in percent, a line a task and a column a method; the first one with its interval."""
+    rows: list[dict[str, Any]] = document["accuracy"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cells = {(row["task"], row["method"]): row for row in rows}
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        first = cells[task, methods[0]]
+        line = [f"`{task}`", str(first["asked"])]
+        for number, method in enumerate(methods):
+            row = cells[task, method]
+            text = f"{100 * row['right'] / row['asked']:.1f}"
+            if number == 0:
+                text += f" ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
+            line.append(text)
+        lines.append(tuple(line))
+    settings = document["settings"]
+    title = f"Exact match in percent, {settings['scenes']} held-out scenes, seed {settings['seed']}"
+    return Table(title, ("task", "questions", *methods), tuple(lines))
+
+
 def main(
-    method: Annotated[str, typer.Option(help="A method, as `st3 methods` lists them.")] = "none",
+    methods: Annotated[
+        str, typer.Option("--methods", "--method", help="A list; `st3 methods` shows all.")
+    ] = "none,st3",
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes.")] = 300,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     model: Annotated[
@@ -82,32 +133,39 @@ def main(
         bool, typer.Option("--all-tasks", help="Also those that are not offered.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 16,
-    final_keep: Annotated[float | None, typer.Option(help="C of pvtp and st3.")] = None,
-    tau: Annotated[int | None, typer.Option(help="tau of vta and st3.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="What importance is.")] = None,
     device: Annotated[str, typer.Option()] = "auto",
+    output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Save it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Exact-match accuracy of the demo model on held-out scenes."""
-    given = {"final_keep": final_keep, "tau": tau, "scorer": scorer}
+    """Exact-match accuracy of the demo model on held-out scenes, with 95 % intervals."""
     live, processor = st3.load(str(model or "demo"), device=device)
-    chosen = make_method(method, **{k: v for k, v in given.items() if v is not None})
     tasks = tuple(task or (ALL_TASKS if all_tasks else TASKS))
-    unknown = sorted(set(tasks) - set(ALL_TASKS))
-    if unknown:
-        raise typer.BadParameter(f"unknown task {unknown[0]}; known: {', '.join(ALL_TASKS)}")
-    found = accuracies(live, processor, chosen, scenes=scenes, seed=seed, tasks=tasks, batch=batch)
-    overall = sum(found.values()) / len(found)
-    if as_json:
-        settings = chosen.settings(live.config.get_text_config().num_hidden_layers)
-        document = {
-            "tasks": found, "overall": overall, "method": method, "settings": settings,
-            "scenes": scenes, "seed": seed,
-        }  # fmt: skip
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
-        return
-    for name, value in (*found.items(), ("overall", overall)):
-        sys.stdout.write(f"{name:18}{value:7.1%}\n")
+    try:
+        chosen = parse_methods(methods)
+        found = evaluate(
+            live, processor, chosen, scenes=scenes, seed=seed, tasks=tasks, batch=batch
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    layers = live.config.get_text_config().num_hidden_layers
+    document = {
+        "accuracy": [
+            {"method": spec, "task": name, "right": right, "asked": asked}
+            | dict(zip(("low", "high"), interval(right, asked), strict=True))
+            for spec, by_task in found.items()
+            for name, (right, asked) in by_task.items()
+        ],
+        "methods": {spec: method.settings(layers) for spec, method in chosen.items()},
+        "settings": {
+            "scenes": scenes, "seed": seed, "date": datetime.date.today().isoformat(),
+            "command": shlex.join(["python", "-m", "st3.demo.evaluate", *sys.argv[1:]]),
+        },
+        "machine": describe_machine(live.device, live.dtype),
+    }  # fmt: skip
+    text = json.dumps(document, indent=2) + "\n"
+    if output is not None:
+        write_text(output, text)
+    sys.stdout.write(text if as_json else table(document).markdown())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from st3.profiling.ceilings import (
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.latency import STOCK, Measured, measure
 from st3.profiling.macs import MacCounter
+from st3.profiling.operators import operators
 from st3.profiling.report import Report, Row
 from st3.profiling.shape import Shape, Workload, meta_model, shape_of
 
@@ -45,6 +46,7 @@ def profile(
     repeats: int = 5,
     min_seconds: float = 0.0,
     cuda_graphs: bool = False,
+    watch_operators: bool = False,
     command: str = "",
     notes: Sequence[str] = (),
     on_run: Callable[[str, int], None] = lambda name, done: None,
@@ -60,6 +62,7 @@ def profile(
         live: the model to time, on its device; None counts only.
         weights: what the live model's are, "pretrained" or "random".
         repeats, min_seconds, cuda_graphs, on_run: see `st3.profiling.latency.measure`.
+        watch_operators: also find out where the decoder's time goes.
         command, notes: for the report.
 
     Raises:
@@ -100,6 +103,10 @@ def profile(
                 samples.append(_samples(label, work, measured[label]))
             settings = methods[label].settings(shape.layers) if label in methods else {}
             rows.append(Row(method=label, batch_size=work.batch, settings=settings, **figures))
+    watched: list[dict[str, Any]] = []
+    if watch_operators and samples and not interrupted:
+        for work in works:
+            watched += operators(live, work, methods, cuda_graphs=cuda_graphs)
     if any((row.prefill_roofline_share or 0) > 1.2 for row in rows):
         notes = [*notes, _BEYOND]
     if not samples and interrupted:
@@ -131,6 +138,7 @@ def profile(
             ]
             for label, schedule in schedules.items()
         },
+        operators=tuple(watched),
         interrupted=interrupted,
     )  # fmt: skip
 

@@ -88,6 +88,7 @@ class Report:
         samples: label and batch size with the raw times of every run.
         alive: label -> visual tokens in each layer after each number of generated tokens,
             [[...layers] ...], for plots.
+        operators: where the decoder's time goes, see `st3.profiling.operators`; empty if not asked.
         interrupted: Ctrl-C ended the measurement early.
     """
 
@@ -100,6 +101,7 @@ class Report:
     notes: tuple[str, ...]
     samples: tuple[dict[str, Any], ...]
     alive: dict[str, list[list[int]]]
+    operators: tuple[dict[str, Any], ...] = ()
     interrupted: bool = False
 
     def as_dict(self) -> dict[str, Any]:

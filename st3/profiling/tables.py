@@ -59,7 +59,23 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         found["Prefill of the decoder against the roofline, in ms"] = _PREFILL_ROOF
     if any(row["tpot_ideal_ms"] is not None for row in rows):
         found["Decode step against the roofline, in ms"] = _DECODE_ROOF
-    return [_table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
+    made = [_table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
+    return made + _operators(document, batch, what)
+
+
+def _operators(document: dict[str, Any], batch: int, what: str) -> list[Table]:
+    """A table a phase: milliseconds by kind of operator."""
+    entries = [e for e in document.get("operators", ()) if e["batch_size"] == batch]
+    found = []
+    for phase in dict.fromkeys(entry["phase"] for entry in entries):
+        own = [entry for entry in entries if entry["phase"] == phase]
+        lines = [
+            (e["method"], *(f"{ms:.3g}" for ms in e["kinds"].values()), f"{e['wall_ms']:.4g}")
+            for e in own
+        ]
+        title = f"Operators of the decoder's {phase}, in ms under the profiler: {what}"
+        found.append(Table(title, ("method", *own[0]["kinds"], "together"), tuple(lines)))
+    return found
 
 
 def _spread(document: dict[str, Any], row: dict[str, Any]) -> dict[str, float | None]:

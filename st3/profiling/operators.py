@@ -1,0 +1,151 @@
+"""Where the decoder's time goes: operators by kind, in prefill and in a decode step.
+
+torch's profiler runs around the decoder alone, in runs of their own, since it slows down what it
+watches: read the shares, and take the times from the tables that were measured without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from st3.adapters import find_adapter
+from st3.methods import Method
+from st3.profiling.latency import STOCK, endless, random_inputs
+from st3.profiling.shape import Workload
+from st3.trimming import trim
+
+# `copies` are gathers and concatenations, too; `other` is norms and whatever is element-wise;
+# `outside` is the wall clock without all of these.
+_STEPS = 6  # decode steps that are watched
+_TOP = 12
+KINDS: dict[str, tuple[str, ...]] = {
+    "matmul": ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "mkldnn_linear"),
+    "attention": ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_fused_sdp"),
+    "copies": (
+        "copy_", "cat", "index", "gather", "scatter", "fill_", "zero_", "empty", "flip",
+    ),
+    "sorting": ("sort", "topk", "argsort"),
+}  # fmt: skip
+REST = "other"
+OUTSIDE = "outside"
+
+
+def operators(
+    model: Any, work: Workload, methods: Mapping[str, Method], *, cuda_graphs: bool = False
+) -> list[dict[str, Any]]:
+    """Time by kind of operator for `stock` and every method.
+
+    Returns:
+        Entries {method, batch_size, phase, wall_ms, kinds: {kind: ms}, top: [{operator, ms,
+        calls}]}; phase is "prefill" or "decode step", the latter a mean over a few steps. Times of
+        operators are their own, on the device that computes; what is left of the wall clock is
+        Python, launching and waiting.
+    """
+    inputs = random_inputs(model, work)
+    everyone: dict[str, Method | None] = {STOCK: None, **methods}
+    found = []
+    with endless(model):
+        for label, method in everyone.items():
+            for turn in range(2):  # the first warms up
+                passes = _watch(model, inputs, work, method, cuda_graphs)
+                if turn:
+                    phases = {"prefill": passes[:1], "decode step": passes[2:]}
+                    found += [
+                        {"method": label, "batch_size": work.batch, "phase": phase}
+                        | _summary(some, model.device.type == "cuda")
+                        for phase, some in phases.items()
+                        if some
+                    ]
+    return found
+
+
+def _watch(
+    model: Any,
+    inputs: dict[str, torch.Tensor],
+    work: Workload,
+    method: Method | None,
+    cuda_graphs: bool,
+) -> list[tuple[float, Any]]:
+    """Seconds and profile of each pass of the decoder."""
+    new = min(work.new, _STEPS + 2)
+    passes: list[tuple[float, Any]] = []
+    trimmed: Any = nullcontext()
+    if method is not None:
+        trimmed = trim(model, method, max_new_tokens=new, cuda_graphs=cuda_graphs)
+    with trimmed, _around(find_adapter(model.config).decoder(model), passes, model.device):
+        model.generate(**inputs, max_new_tokens=new, do_sample=False)
+    return passes
+
+
+@contextmanager
+def _around(decoder: Any, passes: list[tuple[float, Any]], device: torch.device) -> Iterator[None]:
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    running: list[tuple[float, Any]] = []
+
+    def begin(*_: Any) -> None:
+        watcher = profile(activities=activities)
+        watcher.start()
+        running.append((time.perf_counter(), watcher))
+
+    def end(*_: Any) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started, watcher = running.pop()
+        seconds = time.perf_counter() - started
+        watcher.stop()
+        passes.append((seconds, watcher.key_averages()))
+
+    # Before trim's own hook, so that its work is inside.
+    handles = [
+        decoder.register_forward_pre_hook(begin, prepend=True),
+        decoder.register_forward_hook(end),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _summary(passes: list[tuple[float, Any]], on_cuda: bool) -> dict[str, Any]:
+    attribute = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+    times: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for _, averages in passes:
+        for event in averages:
+            if event.key.startswith("aten::"):
+                name = event.key.removeprefix("aten::")
+                times[name] = times.get(name, 0.0) + getattr(event, attribute) / 1000
+                calls[name] = calls.get(name, 0) + event.count
+    count = len(passes)
+    wall = 1000 * sum(seconds for seconds, _ in passes) / count
+    kinds = dict.fromkeys((*KINDS, REST), 0.0)
+    for name, ms in times.items():
+        kinds[kind_of(name)] += ms / count
+    kinds[OUTSIDE] = max(0.0, wall - sum(kinds.values()))
+    top = sorted(times, key=lambda name: -times[name])[:_TOP]
+    return {
+        "wall_ms": wall,
+        "kinds": kinds,
+        "top": [
+            {"operator": name, "ms": times[name] / count, "calls": calls[name] / count}
+            for name in top
+        ],
+    }
+
+
+def kind_of(operator: str) -> str:
+    """The kind of an ATen operator, by its name without the namespace."""
+    for kind, names in KINDS.items():
+        for name in names:
+            if operator == name or (len(name) > 3 and operator.startswith(name)):
+                return kind
+    return REST
