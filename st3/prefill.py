@@ -242,37 +242,3 @@ def _most_alive(schedule: Any, layer: int, prompt: Prompt, generated: int) -> in
     if not schedule.anneals:
         return int(schedule.count(layer, visual)) + text + generated
     return max(int(schedule.count(layer, visual, t)) + text + t for t in range(generated + 1))
-
-
-def attention_mask(
-    valid: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, backend: str
-) -> torch.Tensor | None:
-    """The mask that `backend` needs, or None where causality alone will do.
-
-    The last query stands at the last key. A token always sees itself, so that no softmax is empty;
-    what padding sees reaches nobody.
-
-    Args:
-        valid: bool [B, keys] or None.
-        query, key: [B, heads, queries or keys, head size].
-        backend: the attention implementation.
-    """
-    queries, keys = query.shape[2], key.shape[2]
-    if backend.startswith("flash"):
-        return valid
-    if valid is None and (queries == 1 or (queries == keys and backend == "sdpa")):
-        return None
-    place = torch.arange(keys, device=key.device)
-    own = place[keys - queries :, None]
-    allowed = (place <= own)[None]
-    if valid is not None:
-        allowed = allowed & (valid[:, None] | (place == own))
-    return for_backend(allowed[:, None], query, backend)
-
-
-def for_backend(allowed: torch.Tensor, query: torch.Tensor, backend: str) -> torch.Tensor:
-    """The mask bool [B or 1, 1, queries, keys] in the form that `backend` reads."""
-    if backend == "sdpa":
-        return allowed
-    bias = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
-    return bias.masked_fill(~allowed, torch.finfo(query.dtype).min)

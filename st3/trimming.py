@@ -25,8 +25,9 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from st3.adapters import Adapter, attention_function, find_adapter, visual_mask
 from st3.cache import TrimmedCache
 from st3.decode_graph import DecodeGraph
+from st3.masks import attention_mask, for_backend
 from st3.methods import Method, make_method
-from st3.prefill import Prefill, attention_mask, for_backend, layout
+from st3.prefill import Prefill, layout
 from st3.session import TrimSession
 from st3.static_cache import StaticLayer
 

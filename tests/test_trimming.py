@@ -13,8 +13,8 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextStream
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import st3
+from st3.masks import attention_mask
 from st3.methods import make_method
-from st3.prefill import attention_mask
 from st3.scoring import SCORERS, LayerView
 
 TRIMMED = {"prune_ratio": 0.5, "stride": 2, "ratio": 0.15, "tau": 20}
