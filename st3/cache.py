@@ -115,6 +115,7 @@ class TrimmedLayer(CacheLayerMixin):
 
     def evict(self, left: Sequence[int]) -> None:
         """Let the least important visual tokens go until `left` of them are left in each row."""
+        self._own()
         self.start += self.visual - max(left)
         self.visual = max(left)
         if min(left) < self.visual:
@@ -133,9 +134,10 @@ class TrimmedLayer(CacheLayerMixin):
         """
         if not self.is_initialized:
             return key_states, value_states
+        self._own()
         new = key_states.shape[2]
         if self.end + new > self.keys.shape[2]:
-            self._make_room(new)
+            self.make_room(new)
         self._write(key_states, value_states)
         self.seen += new
         return self.live()
@@ -200,7 +202,11 @@ class TrimmedLayer(CacheLayerMixin):
         return self._capacity(generated) + _SLACK
 
     def _allocate(self, shape: tuple[int, ...], valid: torch.Tensor | None) -> None:
-        """New buffers [B, key heads, slots, head size]; `valid` bool [B, n] is for the first n."""
+        """New buffers [B, key heads, slots, head size]; `valid` bool [B, n] is for the first n.
+
+        Slots are rounded up to a multiple of 8, which masks of some attention kernels must be.
+        """
+        shape = (*shape[:2], -(-shape[2] // 8) * 8, shape[3])
         self.keys = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.values = torch.empty_like(self.keys)
         self.start = self.end = 0
@@ -209,14 +215,19 @@ class TrimmedLayer(CacheLayerMixin):
             self.valid = valid.new_ones(shape[0], shape[2])
             self.valid[:, : valid.shape[1]] = valid
 
+    def _own(self) -> None:
+        """Buffers made under `inference_mode` cannot be written outside of it: copy them once."""
+        if self.keys.is_inference() and not torch.is_inference_mode_enabled():
+            self.refill(*self.live(), self.live_valid(), self.keys.shape[2])
+
     def _write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         end = self.end + keys.shape[2]
-        self.keys[:, :, self.end : end] = keys
-        self.values[:, :, self.end : end] = values
+        self.keys[:, :, self.end : end] = keys.detach()
+        self.values[:, :, self.end : end] = values.detach()
         self.end = end
 
-    def _make_room(self, new: int) -> None:
-        """Slide the live window back to slot 0; into a larger buffer if it has outgrown this."""
+    def make_room(self, new: int) -> None:
+        """Make free slots: slide back to slot 0, or into a larger buffer if this is outgrown."""
         alive, slots = self.alive, self.keys.shape[2]
         if self.start >= min(_SLACK // 2, alive) and alive + new <= slots:
             self.slide()
@@ -238,6 +249,9 @@ class TrimmedLayer(CacheLayerMixin):
         """Move the window to slot 0 in place, in steps so short that no copy overlaps itself."""
         alive, shift = self.alive, self.start
         if not shift:
+            return
+        if shift < min(_SLACK // 2, alive):  # too many steps
+            self.refill(*self.live(), self.live_valid(), self.keys.shape[2])
             return
         for first in range(0, alive, shift):
             last = min(first + shift, alive)

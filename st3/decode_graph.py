@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.session import TrimSession
@@ -34,56 +33,72 @@ def obstacle(device: torch.device, backend: str) -> str | None:
     return None
 
 
-def record(step: Callable[[], None]) -> Callable[[], None]:
-    """Run `step` to warm up, record it, and return what replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+def record(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Run `step` to warm up, record it, and return what replays it.
+
+    Raises:
+        RuntimeError: something in it cannot be recorded.
+    """
+    with torch.cuda.device(device):
+        before, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(before)
+        try:
+            with torch.cuda.stream(side):
+                step()
+                step()
+            before.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may allocate meanwhile.
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                step()
+        except RuntimeError:
+            torch.cuda.synchronize()
+            raise
+        finally:
+            torch.cuda.set_stream(before)  # a capture that fails does not come back by itself
     replay: Callable[[], None] = graph.replay
     return replay
 
 
 class DecodeGraph:
-    """In place of `decoder.forward`; `prepare` is told of every forward beforehand.
+    """In place of `decoder.forward`; `prepare` is told of every step after a prefill beforehand.
 
     Attributes:
         recordings: how many steps have been recorded; `replays`: how many were replayed.
     """
 
-    def __init__(self, session: TrimSession, decoder: nn.Module, backend: str) -> None:
+    def __init__(self, session: TrimSession, decoder: Any, backend: str) -> None:
         self.session = session
+        self.config = decoder.config
         self.forward: Any = decoder.forward
         self.recordings = self.replays = 0
-        device = next(decoder.parameters()).device
-        self.hindrance = obstacle(device, backend)
+        self.device = next(decoder.parameters()).device
+        self.hindrance = obstacle(self.device, backend)
         if self.hindrance is not None:
             self._warn()
-        self.t = torch.zeros(1, dtype=torch.long, device=device)
+        self.forget()
+
+    def forget(self) -> None:
+        """A new prefill begins, or all is over: what was recorded belongs to the old cache."""
         self.slots: list[Slots] = []
         self.replay: Callable[[], None] | None = None
         self.active = False
-
-    def forget(self) -> None:
-        """A new prefill begins: what was recorded belongs to the old cache."""
-        self.slots, self.replay, self.active = [], None, False
+        self.hidden = self.position = self.output = self.t = torch.empty(0)
 
     def prepare(self, tokens: int, kwargs: dict[str, Any]) -> None:
         """Decide, before annealing evicts, whether the coming decode step will be a replay."""
-        cache, t = self.session.cache, self.session.generated + 1
-        assert cache is not None
+        t = self.session.generated + 1
+        wanted = [
+            getattr(self.config, name, False) if kwargs.get(name) is None else kwargs[name]
+            for name in ("output_attentions", "output_hidden_states")
+        ]
         self.active = (
             self.hindrance is None
             and tokens == 1
-            and kwargs.get("position_ids") is not None
             and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled(self.device.type)
             and self.session.observer is None
-            and not (kwargs.get("output_attentions") or kwargs.get("output_hidden_states"))
+            and not any(wanted)
         )
         if self.slots and not self.active:
             self._thaw()
@@ -96,22 +111,25 @@ class DecodeGraph:
         """The decoder's forward."""
         if not self.active:
             return self.forward(*args, **kwargs)
-        hidden, position = kwargs["inputs_embeds"], kwargs["position_ids"]
-        self.t.fill_(self.session.generated)
+        cache: Any = self.session.cache
+        hidden, position = kwargs["inputs_embeds"], kwargs.get("position_ids")
+        if position is None:
+            position = torch.full((1, 1), cache.get_seq_length(), device=self.device)
         if self.replay is None:
             self.hidden, self.position = hidden.clone(), position.clone()
+            self.t = torch.full((1,), self.session.generated, device=self.device)
             try:
-                self.replay = record(self._step)
+                self.replay = record(self._step, self.device)
             except RuntimeError as error:
                 self.hindrance = f"the step could not be recorded ({str(error).splitlines()[0]})"
                 self._warn()
                 self.replay = self._step
             self.recordings += 1
+        self.t.fill_(self.session.generated)
         self.hidden.copy_(hidden)
         self.position.copy_(position)
         self.replay()
         self.replays += 1
-        cache: Any = self.session.cache
         for layer in cache.layers:
             layer.fed()
         return BaseModelOutputWithPast(
@@ -122,7 +140,7 @@ class DecodeGraph:
     def _step(self) -> None:
         for slots in self.slots:
             slots.place(self.t)
-        self.output: torch.Tensor = self.forward(
+        self.output = self.forward(
             inputs_embeds=self.hidden,
             position_ids=self.position,
             past_key_values=self.session.cache,
@@ -138,6 +156,8 @@ class DecodeGraph:
             own = range(group.first - 1, group.last)
             for number in own:
                 layers[number].slide()
+                if layers[number].end == layers[number].keys.shape[2]:
+                    layers[number].make_room(1)
             slots = Slots(
                 layers[own[0]], session.schedule, group, session.visual_tokens, session.generated
             )
@@ -149,8 +169,10 @@ class DecodeGraph:
         layers: Any = self.session.cache.layers  # type: ignore[union-attr]
         for number, layer in enumerate(layers):
             layers[number] = layer.thaw(room)
-        self.slots, self.replay = [], None
+        active = self.active
+        self.forget()
+        self.active = active
 
     def _warn(self) -> None:
         message = f"decoding goes on without CUDA graphs: {self.hindrance}"
-        warnings.warn(message, DecodeGraphWarning, stacklevel=4)
+        warnings.warn(message, DecodeGraphWarning, stacklevel=5)

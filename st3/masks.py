@@ -28,12 +28,8 @@ def attention_mask(
     allowed = (place <= own)[None]
     if valid is not None:
         allowed = allowed & (valid[:, None] | (place == own))
-    return for_backend(allowed[:, None], query, backend)
-
-
-def for_backend(allowed: torch.Tensor, query: torch.Tensor, backend: str) -> torch.Tensor:
-    """The mask bool [B or 1, 1, queries, keys] in the form that `backend` reads."""
+    allowed = allowed[:, None]  # [B or 1, 1, queries, keys]
     if backend == "sdpa":
         return allowed
-    bias = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
+    bias = torch.zeros(allowed.shape, dtype=query.dtype, device=key.device)
     return bias.masked_fill(~allowed, torch.finfo(query.dtype).min)

@@ -39,7 +39,7 @@ class Prompt:
 
 
 def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
-    """Read the shape of the prompts: the one transfer from the device, before any layer runs.
+    """Read the shape of the prompts, the only thing read back from the device, before any layer.
 
     Args:
         visual: bool [B, n].

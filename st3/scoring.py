@@ -88,8 +88,11 @@ class RandomScorer(Scorer):
     def score(self, view: LayerView) -> torch.Tensor:
         # One draw a visual token, the same in every layer, so that the choices are nested.
         generator = torch.Generator().manual_seed(self.seed)
-        table = torch.rand(max(view.total, 1), generator=generator)
-        return table.to(view.query.device)[view.ordinal]
+        device = view.query.device
+        table = torch.rand(
+            max(view.total, 1), generator=generator, pin_memory=device.type == "cuda"
+        )
+        return table.to(device, non_blocking=True)[view.ordinal]
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class TrimSession:
         self.allocated_kv_bytes = 0
         self.observer: Observer | None = None
         self._prompt: Prompt | None = None
+        self._turned = False
         self._kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
         self._order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
         self._places: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -95,8 +96,11 @@ class TrimSession:
         In the order in which attention sees them, padding of the prompt included; for an observer.
 
         Raises:
-            ValueError: more than one prompt: rows of a batch have different places.
+            ValueError: more than one prompt: rows of a batch have different places; or a next turn
+                of the conversation has come.
         """
+        if self._turned:
+            raise ValueError("places of keys are known until a user's next turn, not after it")
         if len(self.visual_tokens) > 1:
             raise ValueError("places of keys are known for one prompt at a time")
         assert self._places is not None
@@ -137,6 +141,7 @@ class TrimSession:
         self._places = (visual, valid & ~visual)
         self.close()
         self._prompt, self.cache, self.generated = prompt, cache, 0
+        self._turned = False
         self.kv_bytes, self.untrimmed_kv_bytes = [], []
         self._kept, self._order = {}, {}
 
@@ -152,6 +157,7 @@ class TrimSession:
         One token is a generated one; more are a user's next turn, which is no generation.
         """
         self.generated += tokens == 1
+        self._turned |= tokens > 1
         assert self.cache is not None
         visual = self.visual_tokens
         if self.schedule.anneals:

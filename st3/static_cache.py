@@ -6,7 +6,7 @@ there. The buffers are those that prefill filled:
 
     [ visual, least ... most | text, generated | free ]
 
-Attention reads all slots under a mask. Annealing takes the first visual slots out of the mask, and
+Attention reads all slots under a bias. Annealing hides the first visual slots, and
 when the free slots are used up, generated tokens go into those: a ring that needs no more slots
 than are ever alive at once.
 """
@@ -29,9 +29,11 @@ class Slots:
     """Which slots of a group's layers are alive, and where the next token goes, from t alone.
 
     Attributes:
+        count: slots of each layer, a multiple of 8.
         horizon: the largest t whose token has a slot.
         slot: int64 [1], where generated token t goes.
-        alive: bool [B, 1, 1, slots]. Both are rewritten in place by `place`.
+        alive: bool [B, slots]. `bias`: the same [B, 1, 1, slots] to add to attention logits, in the
+            cache's dtype. All three are rewritten in place by `place`.
     """
 
     def __init__(
@@ -46,24 +48,26 @@ class Slots:
         self.count = layer.keys.shape[2]
         self.first = layer.visual
         self.end = layer.end - generated  # and then one slot for each generated token
-        left = [[schedule.count(group.first, n, t) for n in visual] for t in range(generated + 1)]
         others = layer.end - layer.visual
+        kinds = sorted({*visual})
+        left = [[schedule.count(group.first, n, t) for n in kinds] for t in range(generated + 1)]
         while True:
             t = len(left)
-            row = [schedule.count(group.first, n, t) for n in visual]
-            needed = others + t - generated + (max(row) if schedule.anneals else 0)
+            row = [schedule.count(group.first, n, t) for n in kinds]
+            needed = others + t - generated + (row[-1] if schedule.anneals else 0)
             if needed > self.count:
                 break
             left.append(row)
         self.horizon = len(left) - 1
-        table = to_device([n for row in left for n in row], device)
+        table = to_device([row[kinds.index(n)] for row in left for n in visual], device)
         self.left = table.view(len(left), len(visual), 1)
         self.number = torch.arange(self.count, device=device)
         shape = (len(layer.keys), self.count)
         self.valid = torch.ones(shape, dtype=torch.bool, device=device)
         if layer.valid is not None:
             self.valid.copy_(layer.valid)
-        self.alive = torch.zeros_like(self.valid)[:, None, None]
+        self.alive = torch.zeros_like(self.valid)
+        self.bias = torch.zeros_like(self.valid, dtype=layer.keys.dtype)[:, None, None]
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
 
     def place(self, t: torch.Tensor) -> None:
@@ -71,7 +75,8 @@ class Slots:
         left = self.left.index_select(0, t)[0]
         end = self.end + t
         fresh = (self.number >= self.first - left) & (self.number < end) & self.valid
-        self.alive.copy_((fresh | (self.number < end - self.count))[:, None, None])
+        self.alive.copy_(fresh | (self.number < end - self.count))
+        self.bias.zero_().masked_fill_(~self.alive[:, None, None], torch.finfo(self.bias.dtype).min)
         self.slot.copy_((end - 1) % self.count)
 
 
@@ -141,7 +146,7 @@ class StaticLayer(TrimmedLayer):
         ]
         valid = None
         if self.valid is not None:
-            valid = torch.cat([self.slots.alive[:, 0, 0, part] for part in parts], dim=1)
+            valid = torch.cat([self.slots.alive[:, part] for part in parts], dim=1)
         keys, values = (
             torch.cat([buffer[:, :, part] for part in parts], dim=2)
             for buffer in (self.keys, self.values)

@@ -25,7 +25,7 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from st3.adapters import Adapter, attention_function, find_adapter, visual_mask
 from st3.cache import TrimmedCache
 from st3.decode_graph import DecodeGraph
-from st3.masks import attention_mask, for_backend
+from st3.masks import attention_mask
 from st3.methods import Method, make_method
 from st3.prefill import Prefill, layout
 from st3.session import TrimSession
@@ -50,9 +50,11 @@ def trim(
         model: a model that `st3.load` or transformers made, of a family that has an adapter.
         method: a name in `st3.methods.METHODS`, or a `Method`.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
-            allocated once, for exactly that. Longer answers are no error.
+            allocated once, for that many. Longer answers are no error.
         cuda_graphs: record the decode step once and replay it. Where that cannot be (no CUDA
-            device, FlashAttention), a warning says so and decoding goes on as usual.
+            device, FlashAttention), a warning says so and decoding goes on as usual; so it does,
+            without a word, for steps with gradients or autocast, or whose hidden states are asked
+            for.
         parameters: of the method, such as `stride=4, ratio=0.07, tau=128`.
 
     Yields:
@@ -101,9 +103,11 @@ def trim(
         for handle in hooks:
             handle.remove()
         if trimmer.graph is not None:
+            trimmer.graph.forget()
             del decoder.forward
             if own_forward is not None:
                 decoder.forward = own_forward
+        trimmer.prefill = None
         session.close()
 
 
@@ -201,8 +205,7 @@ class _Trimmer:
             assert self.session.cache is not None
             cached = self.session.cache.layers[layer - 1]
             if isinstance(cached, StaticLayer):
-                alive = for_backend(cached.slots.alive, query, self.backend)
-                return self.attention(module, query, key, value, alive, **kwargs)
+                return self.attention(module, query, key, value, cached.slots.bias, **kwargs)
             valid = cached.live_valid()
         if self.session.observer is not None:
             self.session.observer(layer, query, key, kwargs["scaling"], valid)

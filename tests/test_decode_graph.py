@@ -1,13 +1,14 @@
 """Decode steps with static shapes equal the plain ones, and the masked oracle.
 
-Without a GPU the step is "recorded" by a stand-in that runs it each time: all but the CUDA graph
-itself is what runs on CUDA. `test_on_cuda` is the same with the real thing.
+On the CPU a step is recorded as a list of ATen operations with their tensors, and a replay runs
+those and no line of Python: what would go stale in a CUDA graph goes stale here. With a GPU the
+same tests run on the real thing.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +16,62 @@ import torch
 from conftest import greedy, prompts, tiny_llava
 from oracle import oracle_logits
 from test_oracle import CASES, ROWS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import st3
 from st3.decode_graph import DecodeGraph
 from st3.static_cache import StaticLayer
 
+CUDA = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+    ],
+)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operation with its tensors; `replay` runs them again, on the same tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        for func, args, kwargs, result in self.operations:
+            if any(r.alias_info is not None for r in func._schema.returns) and not any(
+                a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments
+            ):
+                continue  # a view stays one
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def _record(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    step()
+    recorder = Recorder()
+    with recorder:
+        step()
+    return recorder.replay
+
+
+@pytest.fixture(params=["cpu", CUDA])
+def where(request: pytest.FixtureRequest) -> str:
+    """The device of a test."""
+    return str(request.param)
+
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[DecodeGraph]:
+def graphs(monkeypatch: pytest.MonkeyPatch, where: str) -> Iterator[list[DecodeGraph]]:
     """Allow recording without CUDA, and collect the graphs that are made."""
     made: list[DecodeGraph] = []
     original = DecodeGraph.__init__
@@ -31,25 +80,28 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[DecodeGraph]:
         original(self, *args)
         made.append(self)
 
-    def stand_in(step: Callable[[], None]) -> Callable[[], None]:
-        step()
-        return step
-
-    monkeypatch.setattr("st3.decode_graph.obstacle", lambda device, backend: None)
-    monkeypatch.setattr("st3.decode_graph.record", stand_in)
+    if where == "cpu":
+        monkeypatch.setattr("st3.decode_graph.obstacle", lambda device, backend: None)
+        monkeypatch.setattr("st3.decode_graph.record", _record)
     monkeypatch.setattr(DecodeGraph, "__init__", remember)
-    return made
+    yield made
+    # Nothing of a recording outlives its `with`.
+    assert all(graph.replay is None and not graph.output.numel() for graph in made)
+
+
+def _on(where: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.to(where) for key, value in inputs.items()}
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", CASES)
 def test_static_steps_equal_the_oracle(
-    graphs: list[DecodeGraph], name: str, rows: str, backend: str
+    graphs: list[DecodeGraph], name: str, rows: str, backend: str, where: str
 ) -> None:
     parameters, setting = CASES[name]
-    model = tiny_llava(backend=backend)
-    inputs = prompts(*ROWS[rows])
+    model = tiny_llava(backend=backend).to(where)
+    inputs = _on(where, prompts(*ROWS[rows]))
     prompt = inputs["input_ids"].shape[1]
     with st3.trim(model, name, **parameters) as session:
         plain = greedy(model, inputs)
@@ -62,9 +114,10 @@ def test_static_steps_equal_the_oracle(
         assert session.kv_bytes == plain_bytes
     assert (graphs[0].recordings, graphs[0].replays) == (1, 11)
     assert torch.equal(result.sequences, plain.sequences)
+    answer = result.sequences[:, prompt:].cpu()
     with torch.no_grad():
-        expected, _ = oracle_logits(model, inputs, result.sequences[:, prompt:], setting)
-    got = torch.stack(result.logits, dim=1)
+        expected, _ = oracle_logits(model.cpu(), _on("cpu", inputs), answer, setting)
+    got = torch.stack(result.logits, dim=1).cpu()
     torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
     assert "forward" not in vars(model.model.language_model)
 
@@ -76,9 +129,14 @@ def test_static_steps_equal_the_oracle(
     [("vta", {"tau": 20}), ("st3", {"stride": 2, "ratio": 0.15, "tau": 90}), ("none", {})],
 )
 def test_long_answers_wrap_around_and_grow(
-    graphs: list[DecodeGraph], name: str, parameters: Any, rows: list[str], known: int | None
+    graphs: list[DecodeGraph],
+    name: str,
+    parameters: Any,
+    rows: list[str],
+    known: int | None,
+    where: str,
 ) -> None:
-    model, inputs = tiny_llava(), prompts(*rows)
+    model, inputs = tiny_llava().to(where), _on(where, prompts(*rows))
     with st3.trim(model, name, **parameters) as session:
         want = greedy(model, inputs, 150)
         bytes_ = session.kv_bytes
@@ -96,25 +154,35 @@ def test_long_answers_wrap_around_and_grow(
         assert any(wrapped) == (name != "none")
 
 
+def _next_turn(model: Any, session: Any, first: Any, inputs: Any, turn: int, new: int) -> Any:
+    """The user says `turn` tokens more, and the model goes on."""
+    rows, device = len(first.sequences), first.sequences.device
+    said = torch.arange(rows * turn, device=device).view(rows, turn) % 90 + 1
+    ids = torch.cat((first.sequences, said), dim=1)
+    mask = torch.ones_like(ids)
+    mask[:, : inputs["attention_mask"].shape[1]] = inputs["attention_mask"]
+    return model.generate(
+        input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values,
+        max_new_tokens=new, min_new_tokens=new, do_sample=False, return_dict_in_generate=True,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("known", [None, 60])
-def test_what_does_not_fit_the_recording(graphs: list[DecodeGraph], known: int | None) -> None:
-    """A next turn, beams, an observer: as without graphs."""
-    model, inputs = tiny_llava(), prompts("tttItttt", "ttItt")
-    turn = torch.tensor([[5, 6, 7], [8, 9, 10]])
+def test_what_does_not_fit_the_recording(
+    graphs: list[DecodeGraph], known: int | None, where: str
+) -> None:
+    """A next turn, beams, sampling, an observer, all in one `with`: as without graphs."""
+    model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt", "ttItt"))
 
     def talk(**more: Any) -> list[torch.Tensor]:
         found = []
         with st3.trim(model, "st3", stride=2, ratio=0.15, tau=30, **more) as session:
             first = greedy(model, inputs, 20)
-            ids = torch.cat((first.sequences, turn), dim=1)
-            more_mask = torch.ones(2, 23, dtype=torch.long)
-            mask = torch.cat((inputs["attention_mask"], more_mask), dim=1)
-            again = model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values,
-                max_new_tokens=30, min_new_tokens=30, do_sample=False,
-            )  # fmt: skip
-            found += [first.sequences, again]
+            found.append(first.sequences)
+            found.append(_next_turn(model, session, first, inputs, 3, 30).sequences)
             found.append(greedy(model, inputs, 12, num_beams=3, output_logits=False).sequences)
+            torch.manual_seed(0)
+            found.append(greedy(model, inputs, 12, do_sample=True).sequences)
             seen: list[int] = []
             session.observer = lambda layer, *rest: seen.append(layer)
             found.append(greedy(model, inputs, 8).sequences)
@@ -124,9 +192,55 @@ def test_what_does_not_fit_the_recording(graphs: list[DecodeGraph], known: int |
     want = talk()
     got = talk(cuda_graphs=True, max_new_tokens=known)
     assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
-    assert graphs[0].recordings == 3
+    assert graphs[0].recordings == 4
 
 
+@pytest.mark.parametrize("method", ["none", "st3"])
+@pytest.mark.parametrize(
+    ("first", "turn", "second", "known"),
+    [(20, 40, 10, 60), (10, 54, 10, None), (10, 55, 10, None), (5, 1000, 60, None)],
+)
+def test_a_turn_that_fills_the_buffers(
+    graphs: list[DecodeGraph],
+    method: str,
+    first: int,
+    turn: int,
+    second: int,
+    known: int | None,
+    where: str,
+) -> None:
+    model, inputs = tiny_llava(layers=6).to(where), _on(where, prompts("tttItttt"))
+    found = []
+    for more in ({}, {"cuda_graphs": True, "max_new_tokens": known}):
+        with st3.trim(model, method, **more) as session:
+            begun = greedy(model, inputs, first)
+            found.append(_next_turn(model, session, begun, inputs, turn, second).sequences)
+    assert torch.equal(*found)
+    assert graphs[0].replays > second - 3
+
+
+def test_hidden_states_are_not_lost(graphs: list[DecodeGraph], where: str) -> None:
+    model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt"))
+    with st3.trim(model, "st3", cuda_graphs=True):
+        result = greedy(model, inputs, 4, output_hidden_states=True)
+    assert all(len(step) == 11 for step in result.hidden_states)
+    assert graphs[0].replays == 0
+
+
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_half_precision(graphs: list[DecodeGraph], kv_heads: int, where: str) -> None:
+    """The mask's bias is in the cache's dtype; after one step rounding has not spread."""
+    model = tiny_llava(kv_heads=kv_heads).to(where, torch.bfloat16)
+    inputs = _on(where, prompts("tttItttt", "ttItt"))
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    with st3.trim(model, "st3"):
+        want = greedy(model, inputs, 2)
+    with st3.trim(model, "st3", cuda_graphs=True):
+        got = greedy(model, inputs, 2)
+    torch.testing.assert_close(got.logits[1], want.logits[1], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it need not")
 def test_without_cuda_it_says_so_and_goes_on(llava: Any) -> None:
     inputs = prompts("tttItttt")
     with st3.trim(llava, "st3"):
@@ -143,7 +257,7 @@ def test_without_cuda_it_says_so_and_goes_on(llava: Any) -> None:
 def test_a_step_that_cannot_be_recorded(
     graphs: list[DecodeGraph], monkeypatch: pytest.MonkeyPatch, llava: Any
 ) -> None:
-    def fail(step: Any) -> Any:
+    def fail(step: Any, device: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     inputs = prompts("tttItttt")
@@ -156,18 +270,3 @@ def test_a_step_that_cannot_be_recorded(
     ):
         got = greedy(llava, inputs).sequences
     assert torch.equal(want, got)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", CASES)
-def test_on_cuda(name: str) -> None:
-    parameters, _ = CASES[name]
-    model = tiny_llava().cuda()
-    inputs = {k: v.cuda() for k, v in prompts(*ROWS["ragged"]).items()}
-    with st3.trim(model, name, **parameters):
-        want = greedy(model, inputs, 100)
-    with st3.trim(model, name, cuda_graphs=True, **parameters):
-        got = greedy(model, inputs, 100)
-    assert torch.equal(want.sequences, got.sequences)
-    torch.testing.assert_close(torch.stack(got.logits), torch.stack(want.logits), atol=1e-4, rtol=0)

@@ -88,12 +88,12 @@ def test_512_new_tokens() -> None:
         expected, _ = oracle_logits(model, inputs, answer, Setting(0.5, 2, 0.15, cosine(200)))
     got = torch.stack(result.logits, dim=1)
     torch.testing.assert_close(got, expected.float(), atol=2e-5, rtol=1e-5)
-    # Never more slots than are alive at once, and the slack for sliding.
+    # Never more slots than are alive at once, the slack for sliding, and rounding to 8.
     text = 7 if len(inputs["input_ids"]) == 2 else 0
     most = 0
     for layer in range(1, 7):
         alive = [session.kept_per_layer(0, t)[layer - 1] + text + t for t in range(513)]
-        most += max(alive) + 32
+        most += max(alive) + 32 + 7
     token = 2 * 2 * 2 * 16 * 4  # keys and values, rows, key heads, head size, fp32
     assert session.allocated_kv_bytes <= token * most
 

@@ -153,15 +153,29 @@ def test_prefill_needs_less_memory_than_untrimmed() -> None:
 
 
 class _Waits(TorchDispatchMode):
-    """Counts operations whose result the host has to wait for."""
+    """Counts operations whose result, or whose size, the host has to wait for."""
 
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         aten = torch.ops.aten
-        if func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.masked_select):
-            self.count += 1
+        waiting = (
+            aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2,
+            aten.unique_dim, aten.repeat_interleave,
+        )  # fmt: skip
+        by_mask = func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) and any(
+            x.dtype is torch.bool for x in _tensors(args[1])
+        )
+        self.count += func.overloadpacket in waiting or by_mask
         return func(*args, **(kwargs or {}))
+
+
+def test_waiting_is_noticed() -> None:
+    some = torch.tensor([True, False])
+    for wait in (lambda: some[some], lambda: some.nonzero(), lambda: bool(some.any())):
+        with _Waits() as waits:
+            wait()
+        assert waits.count == 1
 
 
 @pytest.mark.parametrize("rows", [["ttIttt"], ["ttIttt", "tIItt", "ttt"]])

@@ -36,10 +36,8 @@ REST = "other"
 OUTSIDE = "outside"
 
 
-def operators(
-    model: Any, work: Workload, methods: Mapping[str, Method], *, cuda_graphs: bool = False
-) -> list[dict[str, Any]]:
-    """Time by kind of operator for `stock` and every method.
+def operators(model: Any, work: Workload, methods: Mapping[str, Method]) -> list[dict[str, Any]]:
+    """Time by kind of operator for `stock` and every method, without CUDA graphs.
 
     Returns:
         Entries {method, batch_size, phase, wall_ms, kinds: {kind: ms}, top: [{operator, ms,
@@ -53,7 +51,7 @@ def operators(
     with endless(model):
         for label, method in everyone.items():
             for turn in range(2):  # the first warms up
-                passes = _watch(model, inputs, work, method, cuda_graphs)
+                passes = _watch(model, inputs, work, method)
                 if turn:
                     phases = {"prefill": passes[:1], "decode step": passes[2:]}
                     found += [
@@ -66,18 +64,14 @@ def operators(
 
 
 def _watch(
-    model: Any,
-    inputs: dict[str, torch.Tensor],
-    work: Workload,
-    method: Method | None,
-    cuda_graphs: bool,
+    model: Any, inputs: dict[str, torch.Tensor], work: Workload, method: Method | None
 ) -> list[tuple[float, Any]]:
     """Seconds and profile of each pass of the decoder."""
     new = min(work.new, _STEPS + 2)
     passes: list[tuple[float, Any]] = []
     trimmed: Any = nullcontext()
     if method is not None:
-        trimmed = trim(model, method, max_new_tokens=new, cuda_graphs=cuda_graphs)
+        trimmed = trim(model, method, max_new_tokens=new)
     with trimmed, _around(find_adapter(model.config).decoder(model), passes, model.device):
         model.generate(**inputs, max_new_tokens=new, do_sample=False)
     return passes
