@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawings import SCENES, STYLES
 
 import st3
 from st3 import demo
@@ -297,6 +298,19 @@ def test_free_prompts_lead_to_the_caption(packaged: Any, prompt: str, method: st
         "at the top centre a black star, at the top right a purple square, in the centre an orange "
         "cross and at the centre right a blue circle."
     )
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_pictures_that_other_people_drew(packaged: Any, style: str, tmp_path: Path) -> None:
+    """Other programs, sizes, shapes and formats, read from files as a user's are; one may fail."""
+    wrong = []
+    for things in SCENES:
+        picture = open_picture(str(STYLES[style](things, tmp_path)))
+        want = caption(Scene(tuple(SceneObject(*thing) for thing in things)))
+        got = answer(*packaged, picture, "Describe this picture.", make_method("st3")).text
+        if got != want:
+            wrong.append((want, got))
+    assert len(wrong) <= 1, wrong
 
 
 @pytest.mark.parametrize("prompt", ["?", "🦄", "who is the president of the moon", "1 + 1 ="])
