@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import st3
@@ -11,6 +12,7 @@ from st3.attention.look import look
 from st3.methods import make_method
 from st3.pictures import open_picture
 from st3.plots.costs import save_schedule
+from st3.plots.learning import save_learning
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -21,6 +23,8 @@ def main() -> None:
     schedules = {"7B: S = 4, R = 7 %, C = 1 %": method.schedule(32)}
     schedules["13B: S = 4, R = 5 %, C = 5 %"] = method.schedule(40)
     save_schedule(IMAGES / "schedule.png", schedules, visual=576)
+    log = (IMAGES.parent / "benchmarks" / "demo-training.jsonl").read_text().splitlines()
+    save_learning(IMAGES / "learning.png", [json.loads(line) for line in log])
     model, processor = st3.load("demo")
     picture = open_picture(demo.PICTURE)
     seen = look("demo", model, processor, picture, demo.PROMPT, method)

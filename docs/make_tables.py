@@ -19,7 +19,7 @@ from typing import Any
 
 from st3.demo import evaluate
 from st3.machine import made_with
-from st3.profiling.tables import tables
+from st3.profiling.tables import Table, tables
 from st3.sweep import results
 
 ROOT = Path(__file__).parent.parent
@@ -33,8 +33,25 @@ def render(text: str) -> str:
     return _BLOCK.sub(lambda match: match[1] + _tables(match) + match[4], text)
 
 
+def _dropping(path: Path, lines: int = 8) -> str:
+    """The demo's training loss under each method that dropped tokens, at the end of the log."""
+    log = [json.loads(line) for line in path.read_text().splitlines()]
+    joint = [line for line in log if line["stage"] == "joint"][-lines:]
+    key = "answer, "
+    names = sorted({name.removeprefix(key) for line in joint for name in line if key in name})
+    rows = []
+    for name in names:
+        values = [line[key + name] for line in joint if key + name in line]
+        rows.append((name, f"{sum(values) / len(values):.4f}"))
+    first, last = joint[0]["step"] - 25, joint[-1]["step"]
+    title = f"Cross-entropy of answer tokens in nats, joint stage, steps {first} to {last}"
+    return "\n" + Table(title, ("dropped by", "loss"), tuple(rows)).markdown()
+
+
 def _tables(match: re.Match[str]) -> str:
     path = ROOT / "docs" / "benchmarks" / match["file"]
+    if path.suffix == ".jsonl":
+        return _dropping(path)
     document: dict[str, Any] = json.loads(path.read_text())
     if "cells" in document:
         found = [results.table(document)]

@@ -204,5 +204,29 @@ def test_the_host_never_waits_for_a_layer(
     assert waits.count == 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("method", ["none", "st3", "fastv", "random", "uniform"])
+def test_cuda_itself_sees_no_waiting(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llava().cuda()
+    inputs = {key: value.cuda() for key, value in prompts("ttIttt", "tIItt", "ttt").items()}
+
+    def strict(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return function(*args, **kwargs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        return call
+
+    decoder = find_adapter(model.config).decoder(model)
+    monkeypatch.setattr("st3.session.TrimSession.step", strict(st3.session.TrimSession.step))
+    monkeypatch.setattr(decoder, "forward", strict(decoder.forward))
+    with st3.trim(model, method):
+        greedy(model, inputs, 8)
+
+
 def _fail(*_: Any, **__: Any) -> Any:
     raise AssertionError("a tensor was read back by the host")
