@@ -12,7 +12,7 @@ from torch import nn
 
 from st3.demo.dropping import random_dropping
 from st3.demo.language_stage import LanguageStage
-from st3.demo.packing import pack, questions
+from st3.demo.packing import MORE_COUNTS, pack, questions
 from st3.demo.scenes import GRID, Scene, render
 from st3.demo.tower_stage import TowerStage, disturb, normalise
 
@@ -48,7 +48,7 @@ class JointStage(nn.Module):
             torch.arange(GRID * GRID, device=device).expand(len(scenes), -1),
             torch.stack([torch.from_numpy(r.owner).flatten() for r in rendered]).to(device),
             torch.stack([torch.from_numpy(r.coverage).flatten() for r in rendered]).to(device),
-            pack([questions(scene, rng) for scene in scenes], rng).to(device),
+            pack([questions(scene, rng, MORE_COUNTS) for scene in scenes], rng).to(device),
             dropping,
         )
         loss, measures = result

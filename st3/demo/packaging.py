@@ -42,7 +42,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="isolated"),
         ]
     )
-    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    # No space before a mark; cleanup knows them all but the colon.
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.WordPiece(prefix="##", cleanup=True), decoders.Replace(" :", ":")]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", ids["<s>"])]
     )

@@ -5,7 +5,7 @@ A question attends to the picture and to itself alone, so that many questions sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -29,6 +29,15 @@ QUESTIONS = {
     "exists": 3,
     "where": 1,
     "relation": 2,
+}
+# On whole pictures, where look-ups are known by then and counting is not.
+MORE_COUNTS = QUESTIONS | {
+    "count": 2,
+    "count_colour": 2,
+    "count_shape": 2,
+    "shape_of_colour": 1,
+    "exists": 2,
+    "relation": 1,
 }
 TASK_IDS = {task: number for number, task in enumerate(QUESTIONS)}
 
@@ -64,10 +73,15 @@ class Packed:
         )
 
 
-def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """The questions that train on one scene, the caption first; sometimes a nonsense prompt."""
+def questions(
+    scene: Scene, rng: np.random.Generator, mixture: Mapping[str, int] = QUESTIONS
+) -> list[Question]:
+    """The questions that train on one scene, the caption first; sometimes a nonsense prompt.
+
+    `mixture` says how many of each task.
+    """
     asked = []
-    for task, count in QUESTIONS.items():
+    for task, count in mixture.items():
         asked += [q for _ in range(count) if (q := ask(task, scene, rng)) is not None]
     if rng.random() < 0.15:
         asked[0] = replace(asked[0], prompt=dress(nonsense(rng), rng))

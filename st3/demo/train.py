@@ -48,7 +48,7 @@ PLAN = {
     Stage.tower: (3000, 1.5e-3),
     Stage.whole: (900, 7e-4),
     Stage.language: (1000, 1.2e-3),
-    Stage.joint: (650, 8e-4),
+    Stage.joint: (560, 8e-4),
 }
 WINDOWED = 0.87  # share of the tower stage on windows
 
