@@ -24,7 +24,15 @@ from transformers.masking_utils import sdpa_mask
 from st3.demo.codes import Codes, labels
 from st3.demo.dropping import Dropping
 from st3.demo.language import vocabulary
-from st3.demo.packing import PREFIX, TASK_IDS, Packed, pack, questions
+from st3.demo.packing import (
+    MORE_COUNTS,
+    PREFIX,
+    QUESTIONS,
+    TASK_IDS,
+    Packed,
+    pack,
+    questions,
+)
 from st3.demo.scenes import GRID, SHAPES, Scene, render
 
 _IMPLEMENTATION = "st3_demo_training"
@@ -90,18 +98,24 @@ AttentionInterface.register(_IMPLEMENTATION, _attention)
 AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
 
-def codes_batch(codes: Codes, scenes: list[Scene], rng: np.random.Generator) -> tuple[Any, ...]:
-    """Inputs of `LanguageStage` with no picture: noisy codes of 64 to 256 random patches a scene.
+def codes_batch(
+    codes: Codes, scenes: list[Scene], rng: np.random.Generator, *, complete: bool = False
+) -> tuple[Any, ...]:
+    """Inputs of `LanguageStage` with no picture: noisy codes of some patches of each scene.
 
-    One patch in 25 tells a wrong shape, as the tower's sometimes do.
+    64 to 256 patches at random; or, if `complete`, all patches with an object and 64 others or
+    more, so that nothing has to be guessed. One patch in 25 tells a wrong shape, as the tower's
+    sometimes do.
     """
+    drawn = [render(scene, rng) for scene in scenes]
+    shown = [rendered.coverage.reshape(-1) > 0 for rendered in drawn]
+    tokens = max(int(x.sum()) for x in shown) + 64 if complete else round(64 * 4 ** rng.random())
     visual, places, owners, coverages = [], [], [], []
-    tokens = round(64 * 4 ** rng.random())
     noise = torch.Generator().manual_seed(int(rng.integers(2**40)))
-    for scene in scenes:
-        rendered = render(scene, rng)
+    for scene, rendered, objects in zip(scenes, drawn, shown, strict=True):
         colour, shape = labels(scene, rendered.owner)
-        place = torch.from_numpy(np.sort(rng.choice(GRID * GRID, tokens, replace=False)))
+        lot = rng.random(GRID * GRID) - objects * complete  # the objects' patches come first
+        place = torch.from_numpy(np.sort(np.argsort(lot)[:tokens]))
         coverage = torch.from_numpy(rendered.coverage).flatten()[place]
         wrong = torch.rand(tokens, generator=noise) < 0.04
         guess = torch.randint(len(SHAPES), (tokens,), generator=noise)
@@ -111,7 +125,8 @@ def codes_batch(codes: Codes, scenes: list[Scene], rng: np.random.Generator) -> 
         places.append(place)
         owners.append(torch.from_numpy(rendered.owner).flatten()[place])
         coverages.append(coverage)
-    packed = pack([questions(scene, rng) for scene in scenes], rng)
+    mixture = MORE_COUNTS if complete else QUESTIONS
+    packed = pack([questions(scene, rng, mixture) for scene in scenes], rng)
     stacked = (torch.stack(x) for x in (visual, places, owners, coverages))
     first, *rest = stacked
     return first.bfloat16(), *rest, packed

@@ -215,7 +215,7 @@ def _mask(shape: str, stretch: float, rng: np.random.Generator) -> tuple[np.ndar
     """Two float32 [64, 64] in 0..1: one shape inside a cell, anti-aliased or not; and its rim."""
     scale = int(rng.choice((1, 2, 3)))
     half = CELL_SIZE / 2 - 1
-    radius = rng.uniform(13, 28)
+    radius = rng.uniform(16, 28)
     radii = np.minimum((radius * stretch**0.5, radius / stretch**0.5), half)
     centre = CELL_SIZE / 2 + rng.uniform(-1, 1, 2) * (half - radii)
     size = CELL_SIZE * scale

@@ -1,9 +1,9 @@
 """Train the demo model: `python -m st3.demo.train --output FOLDER`.
 
-Four stages: `tower` (windows of pictures), `whole` (whole pictures), `language` (on codes, no
-pictures) and `joint` (the trained tower, all visual tokens, trimmed at random). Each can be run
-alone with --stage; `language` does not need those before it and can run at the same time. An
-interrupted run goes on where its last checkpoint was when the same command is given again.
+Five stages: `tower` (windows of pictures), `whole` (whole pictures), `language` and `counting` (on
+codes, no pictures) and `joint` (the trained tower, all visual tokens, trimmed at random). Each can
+be run alone with --stage; `language` does not need those before it and can run at the same time.
+An interrupted run goes on where its last checkpoint was when the same command is given again.
 
 On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 MALLOC_TOP_PAD_=268435456 first: page faults cost more than arithmetic there.
@@ -40,6 +40,7 @@ class Stage(str, enum.Enum):
     tower = "tower"
     whole = "whole"
     language = "language"
+    counting = "counting"
     joint = "joint"
 
 
@@ -48,7 +49,8 @@ PLAN = {
     Stage.tower: (3000, 1.5e-3),
     Stage.whole: (900, 7e-4),
     Stage.language: (1000, 1.2e-3),
-    Stage.joint: (560, 8e-4),
+    Stage.counting: (560, 8e-4),
+    Stage.joint: (150, 3e-4),
 }
 WINDOWED = 0.87  # share of the tower stage on windows
 
@@ -92,13 +94,16 @@ class Training:
         """Train one stage on top of what the folder holds of the stages before it."""
         if stage is Stage.whole and self.start is None:
             self._restore(Stage.tower, self.tower)
+        if stage is Stage.counting:
+            self._restore(Stage.language, self.language)
         if stage is Stage.joint:
             self._restore(Stage.whole, self.tower)
-            self._restore(Stage.language, self.language)
+            self._restore(Stage.counting, self.language)
         modules: dict[Stage, nn.Module] = {
             Stage.tower: self.tower,
             Stage.whole: self.tower,
             Stage.language: self.language,
+            Stage.counting: self.language,
             Stage.joint: self.joint,
         }
         module = modules[stage]
@@ -112,8 +117,9 @@ class Training:
             result: Any
             if module is self.joint:
                 result = self.joint(_scenes(rng, self.batch, 0.0), rng)
-            elif stage is Stage.language:
-                inputs = codes_batch(codes, _scenes(rng, self.batch, 0.0), rng)
+            elif module is self.language:
+                complete = stage is Stage.counting
+                inputs = codes_batch(codes, _scenes(rng, self.batch, 0.0), rng, complete=complete)
                 result = self.language(*(x.to(self.device) for x in inputs))
             else:
                 dense = 0.75 if stage is Stage.tower else 0.5
