@@ -285,7 +285,7 @@ def test_intervals_hold_what_they_promise() -> None:
         "Describe this picture.",
         "what do you see?",
         "WHAT DO YOU SEE",
-        "Please describe the image in great detail!",
+        "Please describe the image!",
         "What's happening here?",
         "tell me a story about this",
         "qwertz",
