@@ -9,7 +9,7 @@ go down to 1 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,11 +54,16 @@ _STRENGTHS: dict[str, Callable[[np.random.Generator], str]] = {
 }
 
 
-def random_dropping(rng: np.random.Generator) -> Dropping | None:
-    """What the next batch drops; None keeps everything."""
+BY_ATTENTION = ("pvtp", "fastv", "pyramiddrop")
+
+
+def random_dropping(
+    rng: np.random.Generator, families: Sequence[str] = tuple(_STRENGTHS)
+) -> Dropping | None:
+    """What the next batch drops, under one of `families`; None keeps everything."""
     if rng.random() >= _TRIMMED_SHARE:
         return None
-    name = list(_STRENGTHS)[int(rng.integers(len(_STRENGTHS)))]
+    name = families[int(rng.integers(len(families)))]
     schedule = make_method(f"{name}:{_STRENGTHS[name](rng)}").schedule(LAYERS)
     ranking = None
     if name == "random":

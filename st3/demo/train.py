@@ -1,8 +1,8 @@
 """Train the demo model: `python -m st3.demo.train --output FOLDER`.
 
-Five stages: `tower` (windows of pictures), `whole` (whole pictures), `language` and `counting` (on
-codes, no pictures) and `joint` (the trained tower, all visual tokens, trimmed at random). Each can
-be run alone with --stage; `language` does not need those before it and can run at the same time.
+Six stages: `tower` (windows of pictures), `whole` (whole pictures), `language` and `counting` (on
+codes, no pictures), `joint` (the trained tower, all visual tokens, trimmed by every method) and
+`settle` (trimmed by attention). Each can be run alone with --stage; `language` does not need those before it and can run at the same time.
 An interrupted run goes on where its last checkpoint was when the same command is given again.
 
 On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
@@ -42,6 +42,7 @@ class Stage(str, enum.Enum):
     language = "language"
     counting = "counting"
     joint = "joint"
+    settle = "settle"
 
 
 # Stage -> optimiser steps, learning rate.
@@ -51,6 +52,7 @@ PLAN = {
     Stage.language: (1000, 1.2e-3),
     Stage.counting: (560, 8e-4),
     Stage.joint: (150, 3e-4),
+    Stage.settle: (170, 4e-4),
 }
 WINDOWED = 0.87  # share of the tower stage on windows
 
@@ -99,12 +101,15 @@ class Training:
         if stage is Stage.joint:
             self._restore(Stage.whole, self.tower)
             self._restore(Stage.counting, self.language)
+        if stage is Stage.settle:
+            self._restore(Stage.joint, self.joint)
         modules: dict[Stage, nn.Module] = {
             Stage.tower: self.tower,
             Stage.whole: self.tower,
             Stage.language: self.language,
             Stage.counting: self.language,
             Stage.joint: self.joint,
+            Stage.settle: self.joint,
         }
         module = modules[stage]
         module.requires_grad_(True)
@@ -116,7 +121,8 @@ class Training:
         def step(number: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
             result: Any
             if module is self.joint:
-                result = self.joint(_scenes(rng, self.batch, 0.0), rng)
+                last = stage is Stage.settle
+                result = self.joint(_scenes(rng, self.batch, 0.0), rng, by_attention=last)
             elif module is self.language:
                 complete = stage is Stage.counting
                 inputs = codes_batch(codes, _scenes(rng, self.batch, 0.0), rng, complete=complete)
@@ -161,7 +167,7 @@ def main(
     stages = [each for each in Stage if start is None or each is not Stage.tower]
     for each in [stage] if stage else stages:
         training.run(each, max(1, round(PLAN[each][0] * scale)))
-    if stage in (None, Stage.joint):
+    if stage in (None, Stage.settle):
         save(training.model, output / "model")
         typer.echo(f"wrote {output / 'model'}")
 
