@@ -217,10 +217,14 @@ ALL_TASKS: dict[str, Asker] = {
 # What the packaged model reached the gate in (docs/demo-model.md); the others are trained as well.
 TASKS = (
     "describe",
+    "detail",
     "count",
+    "count_colour",
     "colour_at_place",
     "shape_at_place",
     "colour_of_shape",
+    "shape_of_colour",
+    "exists",
     "where",
 )
 

@@ -2,8 +2,9 @@
 
 Six stages: `tower` (windows of pictures), `whole` (whole pictures), `language` and `counting` (on
 codes, no pictures), `joint` (the trained tower, all visual tokens, trimmed by every method) and
-`settle` (trimmed by attention). Each can be run alone with --stage; `language` does not need those before it and can run at the same time.
-An interrupted run goes on where its last checkpoint was when the same command is given again.
+`settle` (trimmed by attention). Each can be run alone with --stage; `language` does not need those
+before it and can run at the same time. An interrupted run goes on where its last checkpoint was
+when the same command is given again.
 
 On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 MALLOC_TOP_PAD_=268435456 first: page faults cost more than arithmetic there.
