@@ -219,7 +219,6 @@ TASKS = (
     "describe",
     "detail",
     "count",
-    "count_colour",
     "colour_at_place",
     "shape_at_place",
     "colour_of_shape",
