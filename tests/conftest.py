@@ -22,7 +22,7 @@ from transformers import (
 
 from st3_cli import app
 
-IMAGE, PAD, VOCABULARY = 99, 0, 100
+IMAGE, PAD, VOCABULARY = 99, 0, 128  # as many as the demo's tokenizer has, or more
 PATCHES = 64
 TEXT_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 

@@ -35,14 +35,15 @@ def tiny(tmp_path: Path) -> Path:
 def test_published_figures_without_weights_or_gpu_in_little_memory() -> None:
     """DESIGN section 2, to four digits; below 2 GB."""
     code = (
-        "import resource, sys; sys.argv = ['st3', 'profile', '--model', '13b', '--json']\n"
+        "import sys; sys.argv = ['st3', 'profile', '--model', '13b', '--json']\n"
         "from st3_cli.app import main\n"
         "try: main()\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        # The process's own peak; getrusage's can be that of the process which started it.
+        "finally: print(*[x for x in open('/proc/self/status') if 'VmHWM' in x], file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
-    assert int(done.stderr.split()[-1]) < 2e6  # kilobytes
+    assert int(done.stderr.split()[-2]) < 2e6  # kB
     document = json.loads(done.stdout)
     rows = {row["method"]: row for row in document["rows"]}
     assert list(rows) == ["stock", "none", "pvtp", "vta", "st3", "fastv", "vtw", "pyramiddrop"]
