@@ -22,12 +22,14 @@ from transformers import (
 
 from st3_cli import app
 
-IMAGE, PAD, VOCABULARY = 99, 0, 128  # as many as the demo's tokenizer has, or more
+IMAGE, PAD, VOCABULARY = 99, 0, 100
 PATCHES = 64
 TEXT_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 
 
-def tiny_config(layers: int = 10, kv_heads: int = 2, family: str = "llama") -> LlavaConfig:
+def tiny_config(
+    layers: int = 10, kv_heads: int = 2, family: str = "llama", vocabulary: int = VOCABULARY
+) -> LlavaConfig:
     """A LLaVA with 64 visual tokens a picture and a decoder 64 wide."""
     vision = CLIPVisionConfig(
         image_size=32,
@@ -38,7 +40,7 @@ def tiny_config(layers: int = 10, kv_heads: int = 2, family: str = "llama") -> L
         intermediate_size=64,
     )
     text = TEXT_CONFIGS[family](
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=layers,
@@ -57,11 +59,16 @@ def tiny_config(layers: int = 10, kv_heads: int = 2, family: str = "llama") -> L
 
 
 def tiny_llava(
-    layers: int = 10, kv_heads: int = 2, family: str = "llama", backend: str = "sdpa", seed: int = 0
+    layers: int = 10,
+    kv_heads: int = 2,
+    family: str = "llama",
+    backend: str = "sdpa",
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
 ) -> LlavaForConditionalGeneration:
     """Random weights, fp32, with attention that is far from uniform."""
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(tiny_config(layers, kv_heads, family)).eval()
+    model = LlavaForConditionalGeneration(tiny_config(layers, kv_heads, family, vocabulary)).eval()
     with torch.no_grad():
         model.model.language_model.embed_tokens.weight.normal_()
         for layer in model.model.language_model.layers:

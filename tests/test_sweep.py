@@ -184,12 +184,12 @@ def lines(out: Path) -> int:
 def test_stopping_and_going_on_changes_nothing(how: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     process = spawn(out)
-    while lines(out) < 3 and process.poll() is None:
-        time.sleep(0.02)
+    while lines(out) < 1 and process.poll() is None:
+        time.sleep(0.005)
     process.send_signal(how)
     _, err = process.communicate()
     done = lines(out)
-    assert 3 <= done < 9
+    assert 1 <= done < 9
     if how is signal.SIGINT:
         assert process.returncode == 130
         assert "goes on in" in err
@@ -403,7 +403,7 @@ def test_any_model_may_be_swept(tmp_path: Path, st3_: Any) -> None:
     """Another depth and grid of patches, no labels."""
     from st3.demo.packaging import build_processor
 
-    model = tiny_llava(layers=6)
+    model = tiny_llava(layers=6, vocabulary=128)  # the demo's tokenizer has 111 tokens
     processor = build_processor()
     processor.image_processor.size = processor.image_processor.crop_size = {
         "height": 32, "width": 32,
