@@ -33,10 +33,10 @@ def render(text: str) -> str:
     return _BLOCK.sub(lambda match: match[1] + _tables(match) + match[4], text)
 
 
-def _dropping(path: Path, lines: int = 8) -> str:
-    """The demo's training loss under each method that dropped tokens, at the end of the log."""
+def _dropping(path: Path) -> str:
+    """The demo's training loss under each method that dropped tokens, in the joint stage."""
     log = [json.loads(line) for line in path.read_text().splitlines()]
-    joint = [line for line in log if line["stage"] == "joint"][-lines:]
+    joint = [line for line in log if line["stage"] == "joint"]
     key = "answer, "
     names = sorted({name.removeprefix(key) for line in joint for name in line if key in name})
     rows = []

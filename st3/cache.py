@@ -218,7 +218,11 @@ class TrimmedLayer(CacheLayerMixin):
     def _own(self) -> None:
         """Buffers made under `inference_mode` cannot be written outside of it: copy them once."""
         if self.keys.is_inference() and not torch.is_inference_mode_enabled():
-            self.refill(*self.live(), self.live_valid(), self.keys.shape[2])
+            self._move(self.keys.shape[2])
+
+    def _move(self, slots: int) -> None:
+        """The live window, at slot 0 of new buffers of so many slots."""
+        self.refill(*self.live(), self.live_valid(), slots)
 
     def _write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         end = self.end + keys.shape[2]
@@ -234,8 +238,7 @@ class TrimmedLayer(CacheLayerMixin):
             return
         while self._capacity(self._room) < alive + new:
             self._room *= 2
-        keys, values = self.live()
-        self.refill(keys, values, self.live_valid(), self.slots_for(self._room))
+        self._move(self.slots_for(self._room))
 
     def refill(
         self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor | None, slots: int
@@ -251,7 +254,7 @@ class TrimmedLayer(CacheLayerMixin):
         if not shift:
             return
         if shift < min(_SLACK // 2, alive):  # too many steps
-            self.refill(*self.live(), self.live_valid(), self.keys.shape[2])
+            self._move(self.keys.shape[2])
             return
         for first in range(0, alive, shift):
             last = min(first + shift, alive)

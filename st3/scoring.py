@@ -104,7 +104,7 @@ class UniformScorer(Scorer):
     """
 
     def score(self, view: LayerView) -> torch.Tensor:
-        return (view.ordinal.double() * _GOLDEN).frac().float()
+        return golden_spread(view.ordinal)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ class KeyNormScorer(Scorer):
     def score(self, view: LayerView) -> torch.Tensor:
         norms: torch.Tensor = torch.linalg.vector_norm(view.key.float(), dim=-1)
         return -norms.mean(1)
+
+
+def golden_spread(number: torch.Tensor) -> torch.Tensor:
+    """Multiples of the golden ratio, modulo 1, float32 of the shape of the integers `number`."""
+    return (number.double() * _GOLDEN).frac().float()
 
 
 def attention_rows(

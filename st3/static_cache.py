@@ -21,8 +21,12 @@ import torch
 from st3.cache import TrimmedLayer, to_device
 from st3.schedule import Group, Schedule
 
-_TAKEN = ("keys", "values", "valid", "visual", "seen", "dtype", "device", "is_initialized")
-_PLAN = ("_capacity", "_room")
+
+def _take(target: TrimmedLayer, source: TrimmedLayer) -> None:
+    """Give `target` the buffers of `source`, and all that both kinds of layer know."""
+    names = "keys values valid visual seen dtype device is_initialized _capacity _room"
+    for name in names.split():
+        setattr(target, name, getattr(source, name))
 
 
 class Slots:
@@ -89,8 +93,7 @@ class StaticLayer(TrimmedLayer):
 
     def __init__(self, layer: TrimmedLayer, slots: Slots) -> None:
         super().__init__()
-        for name in (*_TAKEN, *_PLAN):
-            setattr(self, name, getattr(layer, name))
+        _take(self, layer)
         self.slots = slots
         self.others = layer.end - layer.visual
         self.fresh = 0
@@ -137,8 +140,7 @@ class StaticLayer(TrimmedLayer):
         For a step that the recording does not fit.
         """
         plain = TrimmedLayer()
-        for name in (*_TAKEN, *_PLAN):
-            setattr(plain, name, getattr(self, name))
+        _take(plain, self)
         count, end = self.slots.count, self.slots.first + self.others + self.fresh
         parts = [
             slice(self.slots.first - self.visual, min(end, count)),

@@ -55,6 +55,15 @@ def _place(cell: int, width: int, height: int) -> tuple[float, float]:
     return (cell % 3 + 0.5) * width / 3, (cell // 3 + 0.5) * height / 3
 
 
+def _fill(picture: Image.Image, scene: tuple[Thing, ...], radius: float) -> None:
+    """Draw all things on `picture`, plainly."""
+    draw = ImageDraw.Draw(picture)
+    for cell, colour, shape in scene:
+        x, y = _place(cell, *picture.size)
+        points = [(x + radius * u, y + radius * v) for u, v in corners(shape)]
+        draw.polygon(points, fill=PLAIN[colour])
+
+
 def vector(scene: tuple[Thing, ...], folder: Path) -> Path:
     """A matplotlib figure, 400 x 400, PNG."""
     figure = Figure(figsize=(4, 4), dpi=100)
@@ -98,10 +107,7 @@ def photograph(scene: tuple[Thing, ...], folder: Path) -> Path:
     y, x = np.mgrid[-1:1:1200j, -1:1:1600j]
     paper = 205 - 35 * (x**2 + y**2)[..., None] + rng.normal(0, 6, (1200, 1600, 1))
     picture = Image.fromarray(np.repeat(paper, 3, axis=2).clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
-    for cell, colour, shape in scene:
-        cx, cy = _place(cell, 1600, 1200)
-        draw.polygon([(cx + 150 * u, cy + 150 * v) for u, v in corners(shape)], fill=PLAIN[colour])
+    _fill(picture, scene, 150)
     path = folder / "photograph.jpg"
     picture.filter(ImageFilter.GaussianBlur(4)).save(path, quality=55)
     return path
@@ -122,9 +128,7 @@ def poster(scene: tuple[Thing, ...], folder: Path) -> Path:
     draw = ImageDraw.Draw(picture)
     for start in range(-2000, 2000, 160):
         draw.line([(start, 2000), (start + 2000, 0)], fill="#e3ecf3", width=70)
-    for cell, colour, shape in scene:
-        x, y = _place(cell, 2000, 2000)
-        draw.polygon([(x + 230 * u, y + 230 * v) for u, v in corners(shape)], fill=PLAIN[colour])
+    _fill(picture, scene, 230)
     path = folder / "poster.webp"
     picture.save(path, quality=80)
     return path
@@ -133,10 +137,7 @@ def poster(scene: tuple[Thing, ...], folder: Path) -> Path:
 def strip(scene: tuple[Thing, ...], folder: Path) -> Path:
     """1000 x 600 PNG: made square, everything gets narrow."""
     picture = Image.new("RGB", (3000, 1800), "#fbfbfb")
-    draw = ImageDraw.Draw(picture)
-    for cell, colour, shape in scene:
-        x, y = _place(cell, 3000, 1800)
-        draw.polygon([(x + 240 * u, y + 240 * v) for u, v in corners(shape)], fill=PLAIN[colour])
+    _fill(picture, scene, 240)
     path = folder / "strip.png"
     picture.resize((1000, 600), Image.Resampling.BOX).save(path)
     return path
@@ -145,10 +146,7 @@ def strip(scene: tuple[Thing, ...], folder: Path) -> Path:
 def icon(scene: tuple[Thing, ...], folder: Path) -> Path:
     """256 x 256 palette GIF with a handful of colours."""
     picture = Image.new("RGB", (256, 256), "#dddddd")
-    draw = ImageDraw.Draw(picture)
-    for cell, colour, shape in scene:
-        x, y = _place(cell, 256, 256)
-        draw.polygon([(x + 28 * u, y + 28 * v) for u, v in corners(shape)], fill=PLAIN[colour])
+    _fill(picture, scene, 28)
     path = folder / "icon.gif"
     picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=16).save(path)
     return path

@@ -18,10 +18,10 @@ import torch
 from st3.demo.architecture import LAYERS
 from st3.demo.scenes import GRID
 from st3.methods import make_method
+from st3.scoring import golden_spread
 
 _TOKENS = GRID * GRID
 _TRIMMED_SHARE = 0.7
-_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,6 @@ def random_dropping(
     if name == "random":
         ranking = torch.from_numpy(rng.random(_TOKENS)).float()
     elif name == "uniform":  # as `st3.scoring.UniformScorer`, from a random start
-        number = torch.arange(_TOKENS).double() + float(rng.integers(1000))
-        ranking = (number * _GOLDEN).frac().float()
+        ranking = golden_spread(torch.arange(_TOKENS) + int(rng.integers(1000)))
     keep = tuple(schedule.count(layer, _TOKENS) for layer in range(1, LAYERS + 1))
     return Dropping(name, keep, ranking)

@@ -35,11 +35,11 @@ def start_language(model: Any, codes: Codes) -> None:
     model.lm_head.weight.copy_(embeddings * 0.1)
     what = torch.cat((codes.colours, codes.shapes))
     where = torch.cat((codes.rows, codes.columns))
+    # Meanings go to the dimensions that RoPE turns least: the last of either half.
+    free = _slow_dimensions()
     for layer in decoder.layers:
         attention = layer.self_attn
         for head, read in enumerate((what, where)):
-            # Meanings go to the dimensions that RoPE turns least: the last of either half.
-            free = _slow_dimensions()
             rows = torch.zeros(_SIZE, WIDTH)
             rows[free[: len(read)]] = _GAIN * read
             for projection in (attention.q_proj, attention.k_proj):
