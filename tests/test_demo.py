@@ -18,9 +18,13 @@ from drawings import SCENES, STYLES
 import st3
 from st3 import demo
 from st3.demo import train
+from st3.demo.architecture import WIDTH, build_config, build_model
+from st3.demo.attention_loss import AttentionLoss
 from st3.demo.codes import Codes
-from st3.demo.dropping import random_dropping
+from st3.demo.dropping import Dropping, random_dropping
 from st3.demo.evaluate import evaluate, interval
+from st3.demo.growth import grow, sources
+from st3.demo.head_start import start_language
 from st3.demo.language import (
     FORMS,
     NUMBERS,
@@ -33,10 +37,10 @@ from st3.demo.language import (
     split,
     vocabulary,
 )
-from st3.demo.language_stage import codes_batch
+from st3.demo.language_stage import LanguageStage, codes_batch, words_batch
 from st3.demo.optimiser import MasterAdamW
 from st3.demo.packaging import PACKAGE, build_tokenizer
-from st3.demo.packing import TASK_IDS, pack, questions
+from st3.demo.packing import PREFIX, TASK_IDS, pack, questions
 from st3.demo.scenes import (
     COLOURS,
     GRID,
@@ -175,7 +179,7 @@ def test_words_point_at_what_they_mean() -> None:
                 assert meant == _described(words[start : start + prompt], scene)
                 checked += 1
     assert checked > 100
-    assert set(packed.task.tolist()) <= {-1, *TASK_IDS.values()}
+    assert set(packed.task.tolist()) <= set(TASK_IDS.values())
 
 
 def test_dropping_favours_nobody() -> None:
@@ -333,6 +337,168 @@ def test_evaluate_command(tmp_path: Path) -> None:
     wrong = subprocess.run([*command, "--task", "dance"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "unknown task 'dance'" in wrong.stderr
+
+
+def _text_alone(model: Any, visual: torch.Tensor, question: Any) -> tuple[torch.Tensor, list[int]]:
+    """Stock forward of one question behind one picture; logits of the answer, and its tokens."""
+    ids = vocabulary()
+    prompt = [ids[w] for w in split(f"{question.prompt} assistant :")]
+    answer = [ids[w] for w in [*split(question.answer), "</s>"]]
+    embed = model.model.language_model.embed_tokens
+    front = embed(torch.tensor([[ids[w] for w in PREFIX]]))
+    text = embed(torch.tensor([prompt + answer[:-1]]))
+    hidden = model.model.language_model(inputs_embeds=torch.cat((front, visual, text), dim=1))
+    return model.lm_head(hidden.last_hidden_state)[0, -len(answer) :], answer
+
+
+def _young(layers: int = 3) -> Any:
+    model = build_model(build_config(vocabulary(), layers), 0)
+    start_language(model, Codes())
+    return model
+
+
+def _whole(scenes: list[Scene], rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """Random visual tokens [B, 576, WIDTH], and what they are said to show."""
+    size = len(scenes)
+    drawn = [render(scene, rng) for scene in scenes]
+    return (
+        torch.randn(size, 576, WIDTH, generator=torch.Generator().manual_seed(1)),
+        torch.arange(576).expand(size, -1),
+        torch.stack([torch.from_numpy(r.owner).flatten() for r in drawn]),
+        torch.stack([torch.from_numpy(r.coverage).flatten() for r in drawn]),
+    )
+
+
+def test_packed_questions_do_not_see_each_other() -> None:
+    """Loss and right answers of the packed forward, against one stock forward a question."""
+    rng = np.random.default_rng(0)
+    model = _young()
+    scenes = [sample_scene(rng) for _ in range(2)]
+    visual, *rest = _whole(scenes, rng)
+    asked = [questions(scene, rng)[1:6] for scene in scenes]
+    losses, weights, right = [], [], []
+    with torch.no_grad():
+        for tokens, own in zip(visual, asked, strict=True):
+            for question in own:
+                logits, answer = _text_alone(model, tokens[None], question)
+                loss = torch.nn.functional.cross_entropy(
+                    logits, torch.tensor(answer), reduction="none"
+                )
+                losses += loss.tolist()
+                weights += [len(answer) ** -0.5] * len(answer)
+                right.append(logits.argmax(-1).tolist() == answer)
+        _, measures = LanguageStage(model)(visual, *rest, pack(asked, rng))
+    assert measures["answer"] == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
+    found = [value for key, value in measures.items() if key.startswith("right:")]
+    assert len(found) >= 4
+    assert np.mean(found) == pytest.approx(np.mean(right))
+
+
+def test_training_trims_as_inference_does() -> None:
+    """The packed forward under PVTP, ranked by its one question, against `st3.trim`."""
+    rng = np.random.default_rng(3)
+    model = _young(layers=9)
+    scene = sample_scene(rng)
+    visual, *rest = _whole([scene], rng)
+    question = questions(scene, rng)[0]
+    ids = vocabulary()
+    method = make_method("pvtp:stride=2,final_keep=2%")
+    schedule = method.schedule(9)
+    keep = tuple(schedule.count(layer, 576) for layer in range(1, 10))
+    with torch.no_grad():
+        dropping = Dropping("pvtp", keep, None)
+        _, measures = LanguageStage(model)(visual, *rest, pack([[question]], rng), dropping)
+        model.model.language_model.set_attn_implementation("sdpa")
+        prompt = [ids[w] for w in split(f"{question.prompt} assistant :")]
+        answer = [ids[w] for w in [*split(question.answer), "</s>"]]
+        front = [ids[w] for w in PREFIX] + [ids["<image>"]] * 576
+        tokens = torch.tensor([front + prompt])
+        model.model.multi_modal_projector.register_forward_hook(lambda *_: visual)
+        losses = []
+        with st3.trim(model, method) as session:
+            output = model(input_ids=tokens, pixel_values=torch.zeros(1, 3, 192, 192))
+            cache = output.past_key_values
+            for word in answer:
+                losses.append(-output.logits[0, -1].log_softmax(-1)[word].item())
+                output = model(input_ids=torch.tensor([[word]]), past_key_values=cache)
+            assert session.kept_per_layer() == list(keep)
+    assert measures["answer"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_grown_model_answers_as_the_small_one() -> None:
+    """Not one logit differs; and training reaches the layers that were added."""
+    young = _young(layers=4)
+    grown = grow(young, 10)
+    tokens = torch.randint(5, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    seen = torch.tensor([[1, *[vocabulary()["<image>"]] * 576, 7, 8, 9]])
+    with torch.no_grad():
+        for inputs in ({"input_ids": tokens}, {"input_ids": seen, "pixel_values": pixels}):
+            assert torch.equal(young(**inputs).logits, grown(**inputs).logits)
+    assert grown.config.text_config.num_hidden_layers == 10
+    grown(input_ids=tokens, labels=tokens).loss.backward()
+    for layer in grown.model.language_model.layers:
+        assert layer.self_attn.o_proj.weight.grad.abs().max() > 0
+        assert layer.mlp.down_proj.weight.grad.abs().max() > 0
+
+
+def test_growth_spreads_the_layers() -> None:
+    origin = sources(12, 32)
+    assert [layer for layer, (_, added) in enumerate(origin) if not added][:3] == [0, 1, 2]
+    assert [source for source, added in origin if not added] == list(range(12))
+    assert [source for source, _ in origin] == sorted(source for source, _ in origin)
+    assert not origin[-1][1]
+    assert sources(12, 12) == [(layer, False) for layer in range(12)]
+
+
+def test_relations_are_learned_from_words_alone() -> None:
+    """No visual token, and only the verdict and the end of the answer weigh."""
+    rng = np.random.default_rng(0)
+    visual, place, owner, coverage, packed = words_batch(
+        [sample_scene(rng) for _ in range(20)], rng
+    )
+    assert visual.shape[1] == place.shape[1] == owner.shape[1] == coverage.shape[1] == 0
+    assert len(visual) == len(packed.tokens) == len(packed.ranking)
+    words = {number: word for word, number in vocabulary().items()}
+    graded = [words[int(x)] for x in packed.labels[packed.weight > 0]]
+    assert set(graded) == {"yes", "no", "</s>"}
+    assert graded.count("</s>") == len(packed.task) == len(graded) / 2
+
+
+def test_where_training_points() -> None:
+    """The attention loss is least where attention lies on the objects meant, evenly."""
+    rng = np.random.default_rng(5)
+    scene = sample_scene(rng, objects=(3, 3))
+    _, _, owner, coverage = _whole([scene], rng)
+    packed = pack([questions(scene, rng)], rng)
+
+    def loss(query: torch.Tensor, key: torch.Tensor) -> AttentionLoss:
+        mask = torch.zeros(1, 1, packed.tokens.shape[1], key.shape[2])
+        observer = AttentionLoss(packed, owner, coverage >= 0.5, 3, range(1), range(1))
+        observer.observe(0, query, key, mask, 1.0)
+        return observer
+
+    size = 3 + 576 + packed.tokens.shape[1]
+    shown = (coverage[0] >= 0.5).float()
+    key = torch.zeros(1, 4, size, 8)
+    key[:, :, 3:579, 0] = 20 * shown
+    for thing in range(3):
+        key[:, :, 3:579, 1 + thing] = 20 * shown * (owner[0] == thing)
+    query = torch.zeros(1, 4, size, 8)
+    query[:, :, 579 + packed.last[:, 1], 0] = 1
+    best = loss(query, key)
+    assert best.general().item() == pytest.approx(math.log(shown.sum()), rel=1e-3)
+    nowhere = loss(query * 0, key)
+    assert nowhere.general().item() == pytest.approx(math.log(576), rel=1e-3)
+    query = torch.zeros(1, 4, size, 8)
+    want = []
+    for at, bits in zip(packed.pointed[:, 1].tolist(), packed.objects.tolist(), strict=True):
+        meant = [thing for thing in range(3) if bits >> thing & 1]
+        if not meant:  # between the two lists of a long caption
+            continue
+        query[:, 0, 579 + at, [1 + thing for thing in meant]] = 1
+        want.append(math.log(sum(shown[owner[0] == thing].sum() for thing in meant)))
+    assert loss(query, key).pointed().item() == pytest.approx(np.mean(want), rel=1e-3)
 
 
 def test_the_decoder_learns_one_batch_by_heart(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The demo's shape: a small, true LLaVA with LLaVA-1.5's 576 visual tokens.
 
-One place for every size. The tower sees 192 x 192 pictures in patches of 8; the decoder is twelve
-layers deep, enough for four groups of layers under the default schedule.
+One place for every size. The tower sees 192 x 192 pictures in patches of 8; the decoder has the
+depth of LLaVA-1.5-7B's, so that every method has the same schedule in both, and starts with fewer
+layers (st3/demo/growth.py).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from st3.demo.scenes import PATCH_SIZE, PICTURE_SIZE
 
-LAYERS = 12
+LAYERS = 32
+YOUNG_LAYERS = 12
 WIDTH = 128
 HEADS = 4
 
 
-def build_config(vocabulary: dict[str, int]) -> LlavaConfig:
-    """The configuration for a tokenizer's `vocabulary` (token -> id)."""
+def build_config(vocabulary: dict[str, int], layers: int = LAYERS) -> LlavaConfig:
+    """The configuration for a tokenizer's `vocabulary` (token -> id) and a decoder's depth."""
     special: dict[str, Any] = {
         "bos_token_id": vocabulary["<s>"],
         "eos_token_id": vocabulary["</s>"],
@@ -38,7 +40,7 @@ def build_config(vocabulary: dict[str, int]) -> LlavaConfig:
         vocab_size=len(vocabulary),
         hidden_size=WIDTH,
         intermediate_size=320,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
         max_position_embeddings=2048,

@@ -41,14 +41,14 @@ class Dropping:
 
 def _progressive(rng: np.random.Generator, floor: float) -> str:
     final = np.exp(rng.uniform(np.log(floor), np.log(max(0.3, floor + 0.1))))
-    return f"stride={rng.integers(1, 4)},final_keep={final:.4f}"
+    return f"stride={rng.integers(1, LAYERS // 4 + 1)},final_keep={final:.4f}"
 
 
 _STRENGTHS: dict[str, Callable[[np.random.Generator], str]] = {
     "pvtp": lambda rng: _progressive(rng, 0.01),
-    "fastv": lambda rng: f"k={rng.integers(2, 7)},r={rng.uniform(0.5, 0.95):.4f}",
+    "fastv": lambda rng: f"k={rng.integers(2, LAYERS // 3)},r={rng.uniform(0.5, 0.95):.4f}",
     "pyramiddrop": lambda rng: f"ratio={rng.uniform(0.3, 0.7):.4f}",
-    "vtw": lambda rng: f"k={rng.integers(8, 12)}",
+    "vtw": lambda rng: f"k={rng.integers(LAYERS * 2 // 3, LAYERS)}",
     "random": lambda rng: _progressive(rng, 0.35),
     "uniform": lambda rng: _progressive(rng, 0.35),
 }

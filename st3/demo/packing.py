@@ -30,15 +30,17 @@ QUESTIONS = {
     "where": 1,
     "relation": 2,
 }
-# On whole pictures, where look-ups are known by then and counting is not.
+# Counting is learned last: more of it, and less of what is known by then.
 MORE_COUNTS = QUESTIONS | {
     "count": 2,
-    "count_colour": 2,
-    "count_shape": 2,
+    "count_colour": 3,
+    "count_shape": 3,
     "shape_of_colour": 1,
     "exists": 2,
     "relation": 1,
 }
+MOSTLY_COUNTS = MORE_COUNTS | {"detail": 0, "count_colour": 4, "count_shape": 4}
+RELATIONS = {"relation": 2}
 TASK_IDS = {task: number for number, task in enumerate(QUESTIONS)}
 
 
@@ -48,7 +50,9 @@ class Packed:
 
     tokens, branch, offset: int64 [B, T]; branch -1 is padding; offset counts inside the branch.
     rows, labels: where an answer token is predicted [A, 2] (row, place) and which [A].
-    task: which task each answers, its number in `TASK_IDS`, or -1 for the end of an answer [A].
+    weight: what it counts in the loss [A], see `_weights`.
+    question: the question that it answers [A], of the batch's Q.
+    task: the questions' tasks, numbers in `TASK_IDS` [Q].
     last: last prompt tokens [Q, 2].
     pointed, objects: places that concern some objects [M, 2], and which: bit i of the number is
         set for object i [M].
@@ -60,6 +64,8 @@ class Packed:
     offset: torch.Tensor
     rows: torch.Tensor
     labels: torch.Tensor
+    weight: torch.Tensor
+    question: torch.Tensor
     task: torch.Tensor
     last: torch.Tensor
     pointed: torch.Tensor
@@ -83,9 +89,21 @@ def questions(
     asked = []
     for task, count in mixture.items():
         asked += [q for _ in range(count) if (q := ask(task, scene, rng)) is not None]
-    if rng.random() < 0.15:
+    if asked and asked[0].task == "describe" and rng.random() < 0.15:
         asked[0] = replace(asked[0], prompt=dress(nonsense(rng), rng))
     return asked
+
+
+def _weights(question: Question, size: int) -> list[float]:
+    """Weights of an answer of `size` tokens: 1 / sqrt(size) each.
+
+    Alike for all tokens, captions would be nine tenths of the loss, and counts two hundredths. The
+    verdict that ends the reasoning about a relation weighs as a one-word answer does.
+    """
+    weights = [size**-0.5] * size
+    if question.task == "relation":
+        weights[-2:] = [2**-0.5] * 2
+    return weights
 
 
 def _bits(objects: Sequence[int]) -> int:
@@ -133,7 +151,10 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
     tokens: list[list[int]] = []
     branches: list[list[int]] = []
     offsets: list[list[int]] = []
-    rows, labels, tasks, last, pointed, objects, ranking = [], [], [], [], [], [], []
+    rows, labels, last, pointed, objects, ranking = [], [], [], [], [], []
+    weights: list[float] = []
+    of: list[int] = []
+    tasks: list[int] = []
     for row, batch in enumerate(asked):
         line: list[int] = []
         branch: list[int] = []
@@ -146,6 +167,9 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
             end = start + len(prompt) - 1
             ends.append(end)
             last.append((row, end))
+            of += [len(tasks)] * len(answer)
+            tasks.append(TASK_IDS[question.task])
+            weights += _weights(question, len(answer))
             for at, things in _mentioned(question, prompt):
                 pointed.append((row, start + at))
                 objects.append(things)
@@ -153,7 +177,6 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
             for i, (word, things) in enumerate(zip(answer, concerned, strict=True)):
                 rows.append((row, end + i))
                 labels.append(ids[word])
-                tasks.append(-1 if word == "</s>" else TASK_IDS[question.task])
                 if things:
                     pointed.append((row, end + i))
                     objects.append(things)
@@ -176,6 +199,8 @@ def pack(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> Packe
         offset=padded(offsets, 0),
         rows=torch.tensor(rows),
         labels=torch.tensor(labels),
+        weight=torch.tensor(weights),
+        question=torch.tensor(of),
         task=torch.tensor(tasks),
         last=torch.tensor(last),
         pointed=torch.tensor(pointed),
