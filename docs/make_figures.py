@@ -28,7 +28,7 @@ def main() -> None:
     model, processor = st3.load("demo")
     picture = open_picture(demo.PICTURE)
     seen = look("demo", model, processor, picture, demo.PROMPT, method)
-    for plate in plates(seen, [3, 6, 9, 12], [1, 2, 3, 4]):
+    for plate in plates(seen, [3, 10, 18, 26], [1, 2, 3, 4]):
         plate.write(IMAGES / plate.name)
 
 

@@ -34,18 +34,21 @@ def render(text: str) -> str:
 
 
 def _dropping(path: Path) -> str:
-    """The demo's training loss under each method that dropped tokens, in the joint stage."""
+    """The demo's training loss under each method that dropped tokens, by stage."""
     log = [json.loads(line) for line in path.read_text().splitlines()]
-    joint = [line for line in log if line["stage"] == "joint"]
     key = "answer, "
-    names = sorted({name.removeprefix(key) for line in joint for name in line if key in name})
+    stages = list(dict.fromkeys(x["stage"] for x in log if any(name.startswith(key) for name in x)))
+    names = sorted({name.removeprefix(key) for line in log for name in line if key in name})
     rows = []
     for name in names:
-        values = [line[key + name] for line in joint if key + name in line]
-        rows.append((name, f"{sum(values) / len(values):.4f}"))
-    first, last = joint[0]["step"] - 25, joint[-1]["step"]
-    title = f"Cross-entropy of answer tokens in nats, joint stage, steps {first} to {last}"
-    return "\n" + Table(title, ("dropped by", "loss"), tuple(rows)).markdown()
+        row = [name]
+        for stage in stages:
+            lines = [line for line in log if line["stage"] == stage]
+            values = [line[key + name] for line in lines if key + name in line]
+            row.append(f"{sum(values) / len(values):.4f}")
+        rows.append(tuple(row))
+    title = "Cross-entropy of answer tokens in nats, as weighed in training"
+    return "\n" + Table(title, ("dropped by", *stages), tuple(rows)).markdown()
 
 
 def _tables(match: re.Match[str]) -> str:

@@ -55,7 +55,7 @@ def test_the_bundled_picture(st3_: Any, tmp_path: Path) -> None:
         with Image.open(folder / name) as image:
             assert min(image.size) > 300
     layers = document["layers"]
-    assert [layer["layer"] for layer in layers] == list(range(1, 13))
+    assert [layer["layer"] for layer in layers] == list(range(1, 33))
     for n, layer in enumerate(layers):
         assert sum(layer["shares"].values()) == pytest.approx(1, abs=1e-5)
         assert layer["visual_share"] == layer["shares"]["visual"]
@@ -64,9 +64,10 @@ def test_the_bundled_picture(st3_: Any, tmp_path: Path) -> None:
         assert (layer["similarity_to_previous"] is None) == (n == 0)
         mean = sum(head["visual_share"] for head in layer["heads"]) / 4
         assert mean == pytest.approx(layer["visual_share"])
-    assert [layer["kept"] for layer in layers] == [576] * 3 + [288] * 2 + [202] * 3 + [
-        115, 115, 115, 29,
-    ]  # fmt: skip
+    kept = [576] * 3 + [288] * 3
+    for count in (248, 207, 167, 127, 86, 46, 6):  # seven percent of 576 every four layers
+        kept += [count] * 4
+    assert [layer["kept"] for layer in layers] == kept[:32]
     assert len(document["generated"]) == 6
     for token in document["generated"]:
         total = sum(token[kind] for kind in ("system", "visual", "prompt", "generated"))
@@ -99,11 +100,11 @@ def test_the_table(st3_: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--layers", "0"], 2, "--layers: this model has 1 to 12, not 0"),
-        (["--layers", "4-13"], 2, "--layers: this model has 1 to 12, not 13"),
+        (["--layers", "0"], 2, "--layers: this model has 1 to 32, not 0"),
+        (["--layers", "4-33"], 2, "--layers: this model has 1 to 32, not 33"),
         (["--heads", "5"], 2, "--heads: this model has 1 to 4, not 5"),
         (["--heads", "all"], 2, "no list of numbers: give e.g. 1,4,9-12"),
-        (["--layers", "5-3"], 2, "this model has 1 to 12, not '5-3'"),
+        (["--layers", "5-3"], 2, "this model has 1 to 32, not '5-3'"),
         (["missing.png"], 1, "no file missing.png"),
         ([""], 2, "the picture is empty"),
         ([str(demo.PICTURE), " "], 2, "the prompt is empty"),

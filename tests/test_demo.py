@@ -185,7 +185,7 @@ def test_words_point_at_what_they_mean() -> None:
 def test_dropping_favours_nobody() -> None:
     """Every family equally often, and never more than what is alive."""
     rng = np.random.default_rng(0)
-    drawn = [random_dropping(rng) for _ in range(3000)]
+    drawn = [random_dropping(rng, 32) for _ in range(3000)]
     names = [each.name for each in drawn if each is not None]
     assert 0.67 < len(names) / 3000 < 0.73
     families = set(names)

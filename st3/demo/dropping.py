@@ -9,13 +9,12 @@ go down to 1 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from st3.demo.architecture import LAYERS
 from st3.demo.scenes import GRID
 from st3.methods import make_method
 from st3.scoring import golden_spread
@@ -39,36 +38,31 @@ class Dropping:
     ranking: torch.Tensor | None
 
 
-def _progressive(rng: np.random.Generator, floor: float) -> str:
+def _progressive(rng: np.random.Generator, layers: int, floor: float) -> str:
     final = np.exp(rng.uniform(np.log(floor), np.log(max(0.3, floor + 0.1))))
-    return f"stride={rng.integers(1, LAYERS // 4 + 1)},final_keep={final:.4f}"
+    return f"stride={rng.integers(1, layers // 4 + 1)},final_keep={final:.4f}"
 
 
-_STRENGTHS: dict[str, Callable[[np.random.Generator], str]] = {
-    "pvtp": lambda rng: _progressive(rng, 0.01),
-    "fastv": lambda rng: f"k={rng.integers(2, LAYERS // 3)},r={rng.uniform(0.5, 0.95):.4f}",
-    "pyramiddrop": lambda rng: f"ratio={rng.uniform(0.3, 0.7):.4f}",
-    "vtw": lambda rng: f"k={rng.integers(LAYERS * 2 // 3, LAYERS)}",
-    "random": lambda rng: _progressive(rng, 0.35),
-    "uniform": lambda rng: _progressive(rng, 0.35),
+_STRENGTHS: dict[str, Callable[[np.random.Generator, int], str]] = {
+    "pvtp": lambda rng, layers: _progressive(rng, layers, 0.01),
+    "fastv": lambda rng, layers: f"k={rng.integers(2, layers // 2)},r={rng.uniform(0.5, 0.95):.4f}",
+    "pyramiddrop": lambda rng, layers: f"ratio={rng.uniform(0.3, 0.7):.4f}",
+    "vtw": lambda rng, layers: f"k={rng.integers(layers * 2 // 3, layers)}",
+    "random": lambda rng, layers: _progressive(rng, layers, 0.35),
+    "uniform": lambda rng, layers: _progressive(rng, layers, 0.35),
 }
 
 
-BY_ATTENTION = ("pvtp", "fastv", "pyramiddrop")
-
-
-def random_dropping(
-    rng: np.random.Generator, families: Sequence[str] = tuple(_STRENGTHS)
-) -> Dropping | None:
-    """What the next batch drops, under one of `families`; None keeps everything."""
+def random_dropping(rng: np.random.Generator, layers: int) -> Dropping | None:
+    """What the next batch drops in a decoder of `layers`; None keeps everything."""
     if rng.random() >= _TRIMMED_SHARE:
         return None
-    name = families[int(rng.integers(len(families)))]
-    schedule = make_method(f"{name}:{_STRENGTHS[name](rng)}").schedule(LAYERS)
+    name = str(rng.choice(list(_STRENGTHS)))
+    schedule = make_method(f"{name}:{_STRENGTHS[name](rng, layers)}").schedule(layers)
     ranking = None
     if name == "random":
         ranking = torch.from_numpy(rng.random(_TOKENS)).float()
     elif name == "uniform":  # as `st3.scoring.UniformScorer`, from a random start
         ranking = golden_spread(torch.arange(_TOKENS) + int(rng.integers(1000)))
-    keep = tuple(schedule.count(layer, _TOKENS) for layer in range(1, LAYERS + 1))
+    keep = tuple(schedule.count(layer, _TOKENS) for layer in range(1, layers + 1))
     return Dropping(name, keep, ranking)

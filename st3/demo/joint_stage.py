@@ -1,4 +1,4 @@
-"""Stages `joint` and `settle` of the demo's training: answers about what the trained tower sees.
+"""Stages `joint` and `deep` of the demo's training: answers about what the trained tower sees.
 
 Pictures now, and all 576 visual tokens, most batches under `random_dropping`, so that the answers
 survive trimming. The tower stays frozen, the projector and the decoder learn.
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from st3.demo.dropping import BY_ATTENTION, random_dropping
+from st3.demo.dropping import random_dropping
 from st3.demo.language_stage import LanguageStage
 from st3.demo.packing import MORE_COUNTS, pack, questions
 from st3.demo.scenes import GRID, Scene, render
@@ -32,22 +32,15 @@ class JointStage(nn.Module):
         self.seeing.projector.requires_grad_(True)
 
     def forward(
-        self,
-        scenes: list[Scene],
-        rng: np.random.Generator,
-        *,
-        by_attention: bool = False,
+        self, scenes: list[Scene], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Draw, look and ask; returns the loss and this batch's measures.
-
-        `by_attention` leaves random, uniform and whole withdrawals out of what may be dropped by.
-        """
+        """Draw, look and ask; returns the loss and this batch's measures."""
         rendered = [render(scene, rng) for scene in scenes]
         pixels = torch.stack([normalise(disturb(r.picture, rng)) for r in rendered])
         device = self.language.head.weight.device
         with torch.no_grad():
             features = self.seeing.features(pixels.to(device, self.language.head.weight.dtype))
-        dropping = random_dropping(rng, BY_ATTENTION) if by_attention else random_dropping(rng)
+        dropping = random_dropping(rng, len(self.language.decoder.layers))
         result: tuple[torch.Tensor, dict[str, float]] = self.language(
             self.seeing.projector(features),
             torch.arange(GRID * GRID, device=device).expand(len(scenes), -1),

@@ -1,11 +1,10 @@
 """Train the demo model: `python -m st3.demo.train --output FOLDER`.
 
 Six stages: `tower` (windows of pictures) and `whole` (whole pictures); `language` and `counting`
-(on codes, no pictures); then the decoder grows to its full depth, and `joint` (the trained tower,
-all visual tokens, trimmed by every method) and `settle` (trimmed by attention) follow. Each can be
-run alone with --stage; `language` and `counting` do not need those before them and can run at the
-same time. An interrupted run goes on where its last checkpoint was when the same command is given
-again.
+(on codes, no pictures); `joint` (the trained tower, all visual tokens, trimmed by every method);
+and `deep`, the same once the decoder has grown to its full depth. Each can be run alone with
+--stage; `language` and `counting` do not need those before them and can run at the same time. An
+interrupted run goes on where its last checkpoint was when the same command is given again.
 
 On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 MALLOC_TOP_PAD_=268435456 first: page faults cost more than arithmetic there.
@@ -45,7 +44,7 @@ class Stage(str, enum.Enum):
     language = "language"
     counting = "counting"
     joint = "joint"
-    settle = "settle"
+    deep = "deep"
 
 
 # Stage -> optimiser steps, learning rate.
@@ -53,9 +52,9 @@ PLAN = {
     Stage.tower: (3000, 1.5e-3),
     Stage.whole: (900, 7e-4),
     Stage.language: (1300, 1.2e-3),
-    Stage.counting: (1500, 8e-4),
-    Stage.joint: (450, 4e-4),
-    Stage.settle: (200, 3e-4),
+    Stage.counting: (1200, 8e-4),
+    Stage.joint: (500, 5e-4),
+    Stage.deep: (500, 3e-4),
 }
 WINDOWED = 0.87  # share of the tower stage on windows
 WORDS_EVERY = 4  # every fourth step of the language and counting stages is text alone,
@@ -97,7 +96,9 @@ class Training:
 
     def trained(self) -> Any:
         """The model as the last stage left it."""
-        return self._grown(Stage.settle)[0]
+        model, joint = self._grown()
+        self._restore(Stage.deep, joint)
+        return model
 
     def _prepare(self, stage: Stage, steps: int) -> tuple[nn.Module, Step]:
         if stage in (Stage.tower, Stage.whole):
@@ -109,8 +110,14 @@ class Training:
             if stage is Stage.counting:
                 self._restore(Stage.language, self.language)
             return self.language, partial(self._read, stage is Stage.counting)
-        joint = self._grown(Stage.joint if stage is Stage.settle else None)[1]
-        return joint, partial(self._answer, joint, stage is Stage.settle)
+        joint = JointStage(self.tower, self.language)
+        if stage is Stage.joint:
+            self._restore(Stage.whole, self.tower)
+            self._restore(Stage.counting, self.language)
+        else:
+            self._restore(Stage.joint, joint)
+            joint = self._grown()[1]
+        return joint, partial(self._answer, joint)
 
     def _see(self, windowed: float, dense: float, number: int, rng: np.random.Generator) -> Any:
         batch = tower_batch(_scenes(rng, self.batch, dense), rng).to(self.device)
@@ -125,22 +132,14 @@ class Training:
             inputs = codes_batch(self.codes, scenes, rng, complete=complete)
         return self.language(*(x.to(self.device) for x in inputs))
 
-    def _answer(
-        self, joint: JointStage, by_attention: bool, number: int, rng: np.random.Generator
-    ) -> Any:
-        return joint(_scenes(rng, self.batch, 0.0), rng, by_attention=by_attention)
+    def _answer(self, joint: JointStage, number: int, rng: np.random.Generator) -> Any:
+        return joint(_scenes(rng, self.batch, 0.0), rng)
 
-    def _grown(self, stage: Stage | None) -> tuple[Any, JointStage]:
-        """The deep model and its loss: as `stage` left it, or (None) new from tower and decoder."""
-        if stage is None:
-            self._restore(Stage.whole, self.tower)
-            self._restore(Stage.counting, self.language)
+    def _grown(self) -> tuple[Any, JointStage]:
+        """The model with all its layers, answering as the young one does; and its loss."""
         model = self._in_bf16(grow(self.young, LAYERS))
         tower = TowerStage(model).to(self.device, torch.bfloat16)
-        joint = JointStage(tower, LanguageStage(model).to(self.device))
-        if stage is not None:
-            self._restore(stage, joint)
-        return model, joint
+        return model, JointStage(tower, LanguageStage(model).to(self.device))
 
     def _in_bf16(self, model: Any) -> Any:
         turns = model.model.language_model.rotary_emb
@@ -173,7 +172,7 @@ def main(
     training = Training(output, seed, batch, device)
     for each in [stage] if stage else Stage:
         training.run(each, max(1, round(PLAN[each][0] * scale)))
-    if stage in (None, Stage.settle):
+    if stage in (None, Stage.deep):
         save(training.trained(), output / "model")
         typer.echo(f"wrote {output / 'model'}")
 

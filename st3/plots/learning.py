@@ -15,7 +15,7 @@ _RIGHT = "right:"
 
 
 def save_learning(path: Path, log: Sequence[dict[str, Any]]) -> None:
-    """Share of right answer tokens of each task over the steps, one panel a stage.
+    """Share of right answers of each task over the steps, one panel a stage.
 
     Args:
         path: a PNG.
@@ -42,7 +42,7 @@ def save_learning(path: Path, log: Sequence[dict[str, Any]]) -> None:
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.25)
         plain(axis)
-    panels[0].set_ylabel("share of answer tokens that are right, in training")
+    panels[0].set_ylabel("share of answers that are right, in training")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     save(figure, path)
