@@ -57,12 +57,15 @@ def test_json(st3_: Any) -> None:
     assert document["method"] == "st3"
     visual = document["visual_tokens"]
     assert visual["total"] == 576
-    assert visual["kept_per_layer"] == [576] * 3 + [288] * 2 + [202] * 3 + [115] * 3 + [29]
+    steps = [248, 207, 167, 127, 86, 46, 6]  # 0.07 less every four layers, as in LLaVA-1.5-7B
+    assert visual["kept_per_layer"] == (
+        [576] * 3 + [288] * 3 + [n for n in steps[:-1] for _ in range(4)] + steps[-1:] * 2
+    )
     kv = document["kv_cache"]
     text = document["prompt_tokens"] - 576
     token = 2 * 4 * 32 * 4  # keys and values, heads, head size, fp32
-    assert kv["bytes"] == token * (sum(visual["kept_per_layer"]) + 12 * text)
-    assert kv["untrimmed_bytes"] == token * 12 * (576 + text)
+    assert kv["bytes"] == token * (sum(visual["kept_per_layer"]) + 32 * text)
+    assert kv["untrimmed_bytes"] == token * 32 * (576 + text)
     assert kv["ratio"] == pytest.approx(kv["bytes"] / kv["untrimmed_bytes"])
     timing = document["timing"]
     assert 0 < timing["ttft_ms"] <= timing["total_ms"]
@@ -85,8 +88,8 @@ def test_compare(st3_: Any) -> None:
     ("options", "settings"),
     [
         (["--stride", "1", "--final-keep", "1%"], {"stride": 1, "final_keep": 0.01}),
-        (["--ratio", "0.1", "--prune-ratio", "40%"], {"ratio": 0.1, "prune_ratio": 0.4}),
-        (["--stride", "11"], {"stride": 11, "ratio": 0}),  # too long for a second cut: legal
+        (["--ratio", "0.06", "--prune-ratio", "40%"], {"ratio": 0.06, "prune_ratio": 0.4}),
+        (["--stride", "30"], {"stride": 30, "ratio": 0}),  # too long for a second cut: legal
         (["--tau", "none"], {"tau": None}),
         (["--tau", "9", "--annealing", "linear"], {"tau": 9, "annealing": "linear"}),
         (["--method", "vta", "--tau", "7"], {"tau": 7}),
@@ -140,7 +143,7 @@ def test_standard_input(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", demo.PICTURE, ""], 2, "prompt is empty"),
         (["run", demo.PICTURE, "a " * 3000], 1, "shorten the prompt by"),
         (["run", demo.PICTURE, "what is <image>?"], 1, "leave <image> out"),
-        (["run", "--ratio", "0.3"], 2, "the largest R for this S is 0.1666"),
+        (["run", "--ratio", "0.3"], 2, "the largest R for this S is 0.0714"),
         (["run", "--ratio", "x"], 2, "give a share such as 0.07"),
         (["run", "--ratio", "nan"], 2, "not between 0 and 1"),
         (["run", "--prune-ratio", "2"], 2, "not between 0 and 1"),

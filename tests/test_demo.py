@@ -51,7 +51,7 @@ from st3.demo.scenes import (
     sample_distinct,
     sample_scene,
 )
-from st3.demo.tasks import ALL_TASKS, TASKS, ask
+from st3.demo.tasks import TASKS, ask
 from st3.demo.tower_stage import normalise
 from st3.generation import answer
 from st3.methods import make_method
@@ -100,7 +100,7 @@ def _described(words: list[str], scene: Scene) -> list[SceneObject]:
 def test_answers_follow_from_the_scene(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng)
-    for task in ALL_TASKS:
+    for task in TASKS:
         question = ask(task, scene, rng)
         if question is None:
             continue
@@ -224,7 +224,7 @@ def test_tokenizer_splits_as_training_does() -> None:
     rng = np.random.default_rng(0)
     texts = [nonsense(rng) for _ in range(50)]
     texts += ["USER: <image>\nWhat's in THE picture?? ASSISTANT:", "a,b. c!", "Ünïcode 42 red-star"]
-    for task in ALL_TASKS:
+    for task in TASKS:
         texts += [ask(task, SCENE, rng).prompt for _ in range(20)]
     for text in texts:
         want = [ids.get(word, ids["<unk>"]) for word in split(text)]
@@ -253,13 +253,13 @@ def test_package_is_small_and_safe() -> None:
 
 
 def test_gates(packaged: Any) -> None:
-    """0.95 on every task offered, and ST3 loses a point at most: bounds leave two standard errors.
+    """0.95 on every task, and ST3 loses a point at most: bounds leave two standard errors.
 
     The sample is small, for the time it takes; docs/demo-model.md has a large one.
     """
     scenes = 30
     methods = {name: make_method(name) for name in ("none", "st3")}
-    found = evaluate(*packaged, methods, scenes=scenes, seed=991, tasks=TASKS)
+    found = evaluate(*packaged, methods, scenes=scenes, seed=991, tasks=tuple(TASKS))
     assert set(found["none"]) == set(TASKS)
     for task, (right, asked) in found["none"].items():
         trimmed, same = found["st3"][task]

@@ -74,4 +74,4 @@ def test_pipeline(packaged: Any) -> None:
     with st3.trim(model, "st3") as session:
         result = ask(text=chat, max_new_tokens=5, return_full_text=False)
     assert result[0]["generated_text"].strip() == "four"
-    assert session.kept_per_layer()[-1] == 29
+    assert session.kept_per_layer()[-1] == 6

@@ -217,7 +217,7 @@ def changed(path: Path, **text: Any) -> Path:
         (["--methods", "magic"], 2, "unknown method 'magic'; known: none"),
         (["--methods", "FastVV"], 2, "unknown method 'FastVV' (did you mean fastv?)"),
         (["--methods", "fastv:q=1"], 2, "no parameter 'q'; it has: scorer, k, r"),
-        (["--methods", "fastv:k=12"], 2, "K must lie in 1..11"),
+        (["--methods", "fastv:k=32"], 2, "K must lie in 1..31"),
         (["--methods", "vtw,fastv", "--tau", "3"], 2, "--tau is for the ST3 family"),
         (["--ratio", "0.3"], 2, "the largest R for this S"),
         (["--visual-tokens", "-5"], 2, "visual-tokens"),
@@ -373,4 +373,4 @@ def test_run_takes_a_peer(st3_: Any) -> None:
     result = st3_("run", "--method", "fastv:k=3,r=25%", "--json", "--max-new-tokens", 2)
     document = json.loads(result.out)
     assert document["method"] == "fastv"
-    assert document["visual_tokens"]["kept_per_layer"] == [576] * 3 + [432] * 9
+    assert document["visual_tokens"]["kept_per_layer"] == [576] * 3 + [432] * 29

@@ -95,7 +95,7 @@ def test_vision_tower_and_projector_of_llava() -> None:
 
 @pytest.mark.parametrize(
     ("config", "counts"),
-    [("7b", (6476267520, 7063427072)), ("demo", (2264064, None)), ("small", (158638080, None))],
+    [("7b", (6476267520, 7063427072)), ("demo", (6037504, None)), ("small", (158638080, None))],
 )
 def test_shapes(config: str, counts: tuple[int, int | None]) -> None:
     shape = shape_of(meta_model(known_config(config)))

@@ -26,7 +26,7 @@ from st3.sweep.grid import make_grid, signature
 from st3.sweep.questions import demo_questions, file_questions, folder_questions
 
 COMMAND = [
-    "sweep", "--scenes", "1", "--strides", "2,3,4", "--ratios", "0.05,0.1,0.2", "--methods",
+    "sweep", "--scenes", "1", "--strides", "6,9,12", "--ratios", "0.05,0.1,0.2", "--methods",
     "vtw:k=3", "--max-new-tokens", "12",
 ]  # fmt: skip
 TIMES = ("ttft_ms", "tpot_ms", "answer_ms")
@@ -134,14 +134,14 @@ def test_the_default_grid_and_its_files(st3_: Any, tmp_path: Path) -> None:
     document = json.loads(result.out)
     cells = {row["spec"]: row for row in document["cells"]}
     assert len(cells) == 10
-    assert "problem" in cells["st3:stride=2,ratio=0.2,tau=128"]
-    assert "fidelity" not in cells["st3:stride=2,ratio=0.2,tau=128"]
-    good = cells["st3:stride=3,ratio=0.1,tau=128"]
-    schedule = make_method("st3", stride=3, ratio=0.1).schedule(12)
+    assert "problem" in cells["st3:stride=6,ratio=0.2,tau=128"]
+    assert "fidelity" not in cells["st3:stride=6,ratio=0.2,tau=128"]
+    good = cells["st3:stride=9,ratio=0.1,tau=128"]
+    schedule = make_method("st3", stride=9, ratio=0.1).schedule(32)
     assert good["mean_keep"] == pytest.approx(schedule.mean_keep)
     base = document["baseline"]
-    alive = sum(schedule.count(n, 576) + base["text_tokens"] for n in range(1, 13))
-    assert good["kv_ratio"] == pytest.approx(alive / (12 * (576 + base["text_tokens"])))
+    alive = sum(schedule.count(n, 576) + base["text_tokens"] for n in range(1, 33))
+    assert good["kv_ratio"] == pytest.approx(alive / (32 * (576 + base["text_tokens"])))
     assert good["fidelity"] == 1
     assert good["accuracy"] == base["accuracy"]
     assert good["accuracy_low"] <= good["accuracy"] <= good["accuracy_high"]

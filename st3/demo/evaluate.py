@@ -21,7 +21,7 @@ import typer
 
 import st3
 from st3.demo.scenes import render, sample_distinct
-from st3.demo.tasks import ALL_TASKS, TASKS, Question, ask
+from st3.demo.tasks import TASKS, Question, ask
 from st3.files import write_text
 from st3.generation import prepare_batch
 from st3.machine import describe_machine
@@ -47,9 +47,9 @@ def evaluate(
     Raises:
         ValueError: a task that does not exist.
     """
-    unknown = sorted(set(tasks) - set(ALL_TASKS))
+    unknown = sorted(set(tasks) - set(TASKS))
     if unknown:
-        raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(ALL_TASKS)}")
+        raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(TASKS)}")
     batches = _batches(scenes, seed, tasks, batch)
     found = {}
     for spec, method in methods.items():
@@ -129,9 +129,6 @@ def main(
         Path | None, typer.Option(help="A trained folder. [the packaged model]")
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
-    all_tasks: Annotated[
-        bool, typer.Option("--all-tasks", help="Also those that are not offered.")
-    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 16,
     device: Annotated[str, typer.Option()] = "auto",
     output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Save it.")] = None,
@@ -139,7 +136,7 @@ def main(
 ) -> None:
     """Exact-match accuracy of the demo model on held-out scenes, with 95 % intervals."""
     live, processor = st3.load(str(model or "demo"), device=device)
-    tasks = tuple(task or (ALL_TASKS if all_tasks else TASKS))
+    tasks = tuple(task or TASKS)
     try:
         chosen = parse_methods(methods)
         found = evaluate(

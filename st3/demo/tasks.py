@@ -1,8 +1,7 @@
 """What can be asked about a scene, and the one right answer: the demo's tasks.
 
-Every task turns a scene into questions. `TASKS` names those that the packaged model offers. A
-question also tells what its words speak of ("the red star" in it means these objects), which
-training uses to teach where to look.
+Every task turns a scene into questions. A question also tells what its words speak of ("the red
+star" in it means these objects), which training uses to teach where to look.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Question:
     """One question about a scene.
 
     Attributes:
-        task: its name in `ALL_TASKS`.
+        task: its name in `TASKS`.
         prompt, answer: what is asked and what is right.
         target: the objects (their number in the scene) that tell the answer; for captions
             nothing, they name one after the other.
@@ -199,7 +198,7 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
             yield Question("relation", prompt, answer, (i, j), mentions)
 
 
-ALL_TASKS: dict[str, Asker] = {
+TASKS: dict[str, Asker] = {
     "describe": _describe,
     "detail": _detail,
     "count": _count,
@@ -214,21 +213,8 @@ ALL_TASKS: dict[str, Asker] = {
     "relation": _relation,
 }
 
-# What the packaged model reached the gate in (docs/demo-model.md); the others are trained as well.
-TASKS = (
-    "describe",
-    "detail",
-    "count",
-    "colour_at_place",
-    "shape_at_place",
-    "colour_of_shape",
-    "shape_of_colour",
-    "exists",
-    "where",
-)
-
 
 def ask(task: str, scene: Scene, rng: np.random.Generator) -> Question | None:
     """One question of `task` about `scene`, dressed as people type; None where it has none."""
-    question = next(ALL_TASKS[task](scene, rng), None)
+    question = next(TASKS[task](scene, rng), None)
     return question and replace(question, prompt=dress(question.prompt, rng))
