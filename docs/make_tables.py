@@ -34,8 +34,9 @@ def render(text: str) -> str:
 
 
 def _dropping(path: Path) -> str:
-    """The demo's training loss under each method that dropped tokens, by stage."""
+    """The demo's training loss under each method that dropped tokens, late in each stage."""
     log = [json.loads(line) for line in path.read_text().splitlines()]
+    log = [line for line in log if line["step"] > line["of"] / 2]
     key = "answer, "
     stages = list(dict.fromkeys(x["stage"] for x in log if any(name.startswith(key) for name in x)))
     names = sorted({name.removeprefix(key) for line in log for name in line if key in name})
@@ -47,7 +48,9 @@ def _dropping(path: Path) -> str:
             values = [line[key + name] for line in lines if key + name in line]
             row.append(f"{sum(values) / len(values):.4f}")
         rows.append(tuple(row))
-    title = "Cross-entropy of answer tokens in nats, as weighed in training"
+    title = (
+        "Cross-entropy of answer tokens in nats, as weighed in training; second half of each stage"
+    )
     return "\n" + Table(title, ("dropped by", *stages), tuple(rows)).markdown()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import prompts, tiny_llava
+from conftest import KEPT, prompts, tiny_llava
 from PIL import Image
 
 from st3 import demo
@@ -64,10 +64,7 @@ def test_the_bundled_picture(st3_: Any, tmp_path: Path) -> None:
         assert (layer["similarity_to_previous"] is None) == (n == 0)
         mean = sum(head["visual_share"] for head in layer["heads"]) / 4
         assert mean == pytest.approx(layer["visual_share"])
-    kept = [576] * 3 + [288] * 3
-    for count in (248, 207, 167, 127, 86, 46, 6):  # seven percent of 576 every four layers
-        kept += [count] * 4
-    assert [layer["kept"] for layer in layers] == kept[:32]
+    assert [layer["kept"] for layer in layers] == KEPT
     assert len(document["generated"]) == 6
     for token in document["generated"]:
         total = sum(token[kind] for kind in ("system", "visual", "prompt", "generated"))

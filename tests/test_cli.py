@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_llava
+from conftest import KEPT, tiny_llava
 from PIL import Image
 
 import st3
@@ -57,10 +57,7 @@ def test_json(st3_: Any) -> None:
     assert document["method"] == "st3"
     visual = document["visual_tokens"]
     assert visual["total"] == 576
-    steps = [248, 207, 167, 127, 86, 46, 6]  # 0.07 less every four layers, as in LLaVA-1.5-7B
-    assert visual["kept_per_layer"] == (
-        [576] * 3 + [288] * 3 + [n for n in steps[:-1] for _ in range(4)] + steps[-1:] * 2
-    )
+    assert visual["kept_per_layer"] == KEPT
     kv = document["kv_cache"]
     text = document["prompt_tokens"] - 576
     token = 2 * 4 * 32 * 4  # keys and values, heads, head size, fp32

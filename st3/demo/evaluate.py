@@ -28,7 +28,7 @@ from st3.machine import describe_machine
 from st3.methods import Method, parse_methods
 from st3.profiling.tables import Table
 
-_LONGEST = 64  # tokens; a long caption of four objects has 56
+_LONGEST = 64  # tokens; a long caption of four objects has 60
 _Z = 1.959964  # of the normal distribution, 95 %
 
 

@@ -1,8 +1,8 @@
 """The demo's decoder grows in training: from twelve layers, which learn to answer, to thirty-two.
 
-Twelve layers learn in a third of the time. The twenty that are added begin as copies of the layer
-before them whose outputs are zero, so that the grown model answers exactly as the small one does
-(as in LLaMA Pro, Wu et al., ACL 2024), and learn what they can from there.
+A step of twelve layers takes two fifths of the time. The twenty that are added begin as copies of
+the layer before them whose outputs are zero, so that the grown model answers exactly as the small
+one does (as in LLaMA Pro, Wu et al., ACL 2024), and learn what they can from there.
 """
 
 from __future__ import annotations

@@ -24,12 +24,8 @@ class JointStage(nn.Module):
         super().__init__()
         self.seeing = tower
         self.language = language
-        self.freeze_tower()
-
-    def freeze_tower(self) -> None:
-        """Leave the tower and its heads as they are; the projector learns."""
-        self.seeing.requires_grad_(False)
-        self.seeing.projector.requires_grad_(True)
+        tower.requires_grad_(False)
+        tower.projector.requires_grad_(True)
 
     def forward(
         self, scenes: list[Scene], rng: np.random.Generator

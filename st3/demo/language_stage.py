@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface
 
 from st3.demo.architecture import WIDTH
 from st3.demo.attention_loss import AttentionLoss
@@ -70,7 +69,6 @@ def _weighted(query: Any, key: Any, value: Any, mask: Any) -> torch.Tensor:
 
 
 AttentionInterface.register(_IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
 
 def words_batch(scenes: list[Scene], rng: np.random.Generator) -> tuple[Any, ...]:
@@ -93,8 +91,8 @@ def codes_batch(
     """Inputs of `LanguageStage` with no picture: noisy codes of some patches of each scene.
 
     64 to 256 patches at random; or, if `complete`, all patches with an object and 64 others or
-    more, so that nothing has to be guessed. One patch in 25 tells a wrong shape, as the tower's
-    sometimes do.
+    more, so that nothing has to be guessed. One patch in 25 tells a random shape, as the
+    tower's sometimes do.
     """
     drawn = [render(scene, rng) for scene in scenes]
     shown = [rendered.coverage.reshape(-1) > 0 for rendered in drawn]

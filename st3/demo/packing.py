@@ -97,8 +97,9 @@ def questions(
 def _weights(question: Question, size: int) -> list[float]:
     """Weights of an answer of `size` tokens: 1 / sqrt(size) each.
 
-    Alike for all tokens, captions would be nine tenths of the loss, and counts two hundredths. The
-    verdict that ends the reasoning about a relation weighs as a one-word answer does.
+    Alike for all tokens, captions would weigh half of everything and counts a twentieth; here it is
+    a third and an eighth. The verdict that ends the reasoning about a relation weighs as a one-word
+    answer does.
     """
     weights = [size**-0.5] * size
     if question.task == "relation":

@@ -3,7 +3,7 @@
 Six stages: `tower` (windows of pictures) and `whole` (whole pictures); `language` and `counting`
 (on codes, no pictures); `joint` (the trained tower, all visual tokens, trimmed by every method);
 and `deep`, the same once the decoder has grown to its full depth. Each can be run alone with
---stage; `language` and `counting` do not need those before them and can run at the same time. An
+--stage; `language` and `counting` need neither `tower` nor `whole` and can run beside them. An
 interrupted run goes on where its last checkpoint was when the same command is given again.
 
 On a small CPU, set MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
@@ -57,8 +57,8 @@ PLAN = {
     Stage.deep: (500, 3e-4),
 }
 WINDOWED = 0.87  # share of the tower stage on windows
-WORDS_EVERY = 4  # every fourth step of the language and counting stages is text alone,
-WORDS = 8  # of so many scenes for each picture of the others
+WORDS_EVERY = 4  # in language and counting, every fourth step has no pictures (`words_batch`)
+WORDS = 8  # scenes of such a step, for each picture of another step
 
 
 def _scenes(rng: np.random.Generator, batch: int, dense: float) -> list[Scene]:
@@ -88,9 +88,6 @@ class Training:
             typer.BadParameter: a stage before it has not been trained.
         """
         module, step = self._prepare(stage, steps)
-        module.requires_grad_(True)
-        if isinstance(module, JointStage):
-            module.freeze_tower()
         optimiser = MasterAdamW(module.parameters(), lr=PLAN[stage][1], steps=steps)
         run_stage(stage.value, module, optimiser, step, seed=self.seed, folder=self.folder)
 
@@ -125,12 +122,16 @@ class Training:
         return self.tower(batch, windows)
 
     def _read(self, complete: bool, number: int, rng: np.random.Generator) -> Any:
-        if number % WORDS_EVERY == WORDS_EVERY - 1:
+        words = number % WORDS_EVERY == WORDS_EVERY - 1
+        if words:
             inputs = words_batch(_scenes(rng, WORDS * self.batch, 1.0), rng)
         else:
             scenes = _scenes(rng, self.batch, 0.0)
             inputs = codes_batch(self.codes, scenes, rng, complete=complete)
-        return self.language(*(x.to(self.device) for x in inputs))
+        loss, measures = self.language(*(x.to(self.device) for x in inputs))
+        if words:
+            measures = {"words": measures["answer"], "verdict": measures["right:relation"]}
+        return loss, measures
 
     def _answer(self, joint: JointStage, number: int, rng: np.random.Generator) -> Any:
         return joint(_scenes(rng, self.batch, 0.0), rng)
