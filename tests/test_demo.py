@@ -305,7 +305,7 @@ def test_gates(packaged: Any) -> None:
 
     The sample is small, for the time it takes; docs/demo-model.md has a large one.
     """
-    scenes = 30
+    scenes = 20
     methods = {name: make_method(name) for name in ("none", "st3")}
     found = evaluate(*packaged, methods, scenes=scenes, seed=991, tasks=tuple(TASKS))
     assert set(found["none"]) == set(TASKS)
@@ -374,7 +374,7 @@ def test_questions_outside_its_world_get_some_answer(packaged: Any, prompt: str)
 def test_evaluate_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "st3.demo.evaluate", "--methods", "none,st3:final_keep=1%"]
     saved = tmp_path / "accuracy.json"
-    options = ["--scenes", "2", "--seed", "5", "--output", str(saved)]
+    options = ["--scenes", "1", "--seed", "5", "--output", str(saved)]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| task | questions | none | st3:final_keep=1% |" in done.stdout

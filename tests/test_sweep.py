@@ -25,10 +25,11 @@ from st3.sweep.fidelity import outcomes, references
 from st3.sweep.grid import make_grid, signature
 from st3.sweep.questions import demo_questions, file_questions, folder_questions
 
-COMMAND = [
-    "sweep", "--scenes", "1", "--strides", "6,9,12", "--ratios", "0.05,0.1,0.2", "--methods",
-    "vtw:k=3", "--max-new-tokens", "12",
+SETTINGS = [
+    "--strides", "6,9,12", "--ratios", "0.05,0.1,0.2", "--methods", "vtw:k=3",
+    "--max-new-tokens", "12",
 ]  # fmt: skip
+COMMAND = ["sweep", "--scenes", "1", *SETTINGS]
 TIMES = ("ttft_ms", "tpot_ms", "answer_ms")
 
 
@@ -167,9 +168,21 @@ def test_the_default_grid_and_its_files(st3_: Any, tmp_path: Path) -> None:
     assert len(other.err.strip().splitlines()) == 1
 
 
+def few(folder: Path) -> list[str]:
+    """The same sweep over two questions, where what they are does not matter."""
+    path = folder / "questions.jsonl"
+    prompts = ("how many objects are there?", "describe")
+    lines = [json.dumps({"image": str(demo.PICTURE), "prompt": p, "answer": "?"}) for p in prompts]
+    path.write_text("\n".join(lines))
+    return ["sweep", "--data", str(path), *SETTINGS]
+
+
 def spawn(out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "st3_cli.app", *COMMAND, "--output", str(out), "--json", *more],
+        [
+            sys.executable, "-m", "st3_cli.app", *few(out.parent), "--output", str(out), "--json",
+            *more,
+        ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
@@ -210,7 +223,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
             "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
             "--main_process_port", "0", "--module", "st3_cli.app",
-            *COMMAND, "--output", str(tmp_path / "two"), "--device", "cpu",
+            *few(tmp_path), "--output", str(tmp_path / "two"), "--device", "cpu",
         ],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
