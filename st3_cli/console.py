@@ -16,6 +16,7 @@ from rich.table import Table
 
 out = Console(highlight=False)
 _WIDEST = 14  # characters that a cell may ask for on a narrow terminal
+_GAP = 2  # characters between columns
 err = Console(stderr=True, highlight=False)
 
 
@@ -39,14 +40,15 @@ def print_table(
         show_header=any(heads),
     )  # fmt: skip
     lines = [list(row) for row in rows]
-    for number, head in enumerate(heads):
-        cells = [line[number] for line in lines]
+    cells = [max((len(line[number]) for line in lines), default=0) for number in range(len(heads))]
+    natural = sum(map(max, cells, map(len, heads))) + _GAP * len(heads)
+    for number, head in enumerate(map(str.strip, heads)):
         table.add_column(
-            head.strip(),
+            # Heads may break, a figure and its unit may not.
+            head if wrap or natural <= out.width else head.replace(" ", "\n"),
             justify="left" if wrap or number == 0 else "right",
             overflow="fold",
-            # Heads may break, a figure and its unit may not.
-            min_width=None if wrap else min(max(map(len, cells), default=0), _WIDEST),
+            min_width=None if wrap else min(cells[number], _WIDEST),
         )
     for line in lines:
         table.add_row(*line)

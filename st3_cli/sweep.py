@@ -92,7 +92,7 @@ def sweep(
         _data('Lines {"image": ..., "prompt": ..., "answer": ...?}.', metavar="FILE.jsonl"),
     ] = None,
     scenes: Annotated[int, _data("Scenes of the demo's own, otherwise.", min=1)] = 12,
-    max_new_tokens: Annotated[int, _data("Longest answer.", min=1)] = 48,
+    max_new_tokens: Annotated[int, _data("Longest answer.", min=1)] = 64,
     batch_size: Annotated[int, _data("Questions at a time.", min=1)] = 16,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
