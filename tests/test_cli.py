@@ -17,6 +17,7 @@ from PIL import Image
 import st3
 from st3 import demo
 from st3.demo.packaging import build_processor
+from st3_cli import console
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,21 @@ def test_settings_arrive(st3_: Any, options: list[str], settings: dict[str, Any]
     assert result.code == 0, result.err
     found = json.loads(result.out)["settings"]
     assert {key: found[key] for key in settings} == pytest.approx(settings)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_tables_keep_their_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(console.out, "width", width)
+    heads = [
+        "setting", "C %", "MACs %", "KV %", "TTFT ms", "TPOT ms", "same %", "KL mnat", "right %",
+    ]  # fmt: skip
+    figures = ("31.0", "16.5*", "17.3*", "69.2", "13.5*", "99.3", "1.38e+03", "97.8")
+    console.print_table("t", heads, [("random:prune_ratio=0.8,final_keep=0.01", *figures)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert [word for line in lines for word in line.split() if word in figures] == list(figures)
 
 
 def test_show_kept(st3_: Any, tmp_path: Path) -> None:
