@@ -23,6 +23,9 @@ EXAMPLES = (
 GRID, DATA = "Grid", "Questions"
 
 
+_FINALS = (0.01, 0.05, 0.1, 0.2)  # of any depth, where a list of R suits only some
+
+
 def _list(what: str, read: Any) -> Any:
     def parse(text: str) -> list[Any]:
         return [value for part in text.split(",") for value in read(part.strip())]
@@ -65,15 +68,19 @@ def sweep(
     model: o.ModelOption = "demo",
     strides: Annotated[
         Any, _grid("S.", parser=_list("strides", _whole), metavar="S,S,...")
-    ] = "1,2,3,4",
-    ratios: Annotated[
-        Any, _grid("R; a range: 0.01:0.10:0.01.", parser=_list("ratios", _shares), metavar="R,...")
-    ] = "0.02,0.05,0.10,0.15,0.20",
+    ] = "1,2,4,8",
     final_keep: Annotated[
         Any,
         _grid(
-            "C in place of R, which follows.", parser=_list("shares", _shares), metavar="C,...",
-            show_default=False,
+            "C, from which R follows.", parser=_list("shares", _shares), metavar="C,...",
+            show_default=",".join(f"{share:.0%}" for share in _FINALS),
+        ),
+    ] = None,
+    ratios: Annotated[
+        Any,
+        _grid(
+            "R in place of C; a range: 0.01:0.10:0.01.", parser=_list("ratios", _shares),
+            metavar="R,...",
         ),
     ] = None,
     taus: Annotated[
@@ -124,6 +131,8 @@ def sweep(
         raise UsageError("--images and --data both say what to ask: give one of them")
     if (prompt is None) != (images is None):
         raise UsageError("--images and --prompt go together: the same question about every picture")
+    if ratios is not None and final_keep is not None:
+        raise UsageError("--ratios and --final-keep both say how much is left: give one of them")
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output: {output} is a file, give a folder")
 
@@ -139,7 +148,8 @@ def sweep(
     try:
         bounds = results.parse_budget(budget) if budget is not None else []
         cells = grid.make_grid(
-            layers, strides, ratios, [tau or None for tau in taus], finals=final_keep or (),
+            layers, strides, ratios or (), [tau or None for tau in taus],
+            finals=() if ratios else final_keep or _FINALS,
             prune_ratio=prune_ratio, peers=parse_methods(methods) if methods is not None else (),
         )  # fmt: skip
     except ValueError as error:

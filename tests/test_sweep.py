@@ -302,6 +302,7 @@ def test_broken_lines(tmp_path: Path, text: str, message: str) -> None:
         (["--strides", "1", "--ratios", "0.2"], 2, "no cell of the grid can be"),
         (["--taus", "soon"], 2, "or none"),
         (["--methods", "magic"], 2, "unknown method"),
+        (["--ratios", "0.05", "--final-keep", "5%"], 2, "give one of them"),
         (["--images", "x"], 2, "--images and --prompt go together"),
         (["--images", "nowhere", "--prompt", "?"], 1, "no folder nowhere"),
         (["--data", "gone.jsonl"], 1, "cannot read gone.jsonl"),
