@@ -169,9 +169,9 @@ def test_the_default_grid_and_its_files(st3_: Any, tmp_path: Path) -> None:
 
 
 def few(folder: Path) -> list[str]:
-    """The same sweep over two questions, where what they are does not matter."""
+    """The same sweep over a few questions, where what they are does not matter."""
     path = folder / "questions.jsonl"
-    prompts = ("how many objects are there?", "describe")
+    prompts = ("how many?", "describe", "where is the star?", "describe the picture in detail")
     lines = [json.dumps({"image": str(demo.PICTURE), "prompt": p, "answer": "?"}) for p in prompts]
     path.write_text("\n".join(lines))
     return ["sweep", "--data", str(path), *SETTINGS]
@@ -199,6 +199,7 @@ def test_stopping_and_going_on_changes_nothing(how: signal.Signals, tmp_path: Pa
     process = spawn(out)
     while lines(out) < 1 and process.poll() is None:
         time.sleep(0.005)
+    time.sleep(0.3)  # into the next cell
     process.send_signal(how)
     _, err = process.communicate()
     done = lines(out)
