@@ -1,12 +1,14 @@
-"""Writing files so that no half-written one is ever left."""
+"""Files of which no half-written one is left: whole ones, and logs of one JSON line a result."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,3 +31,31 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add results, one JSON line each, in one write that is on the disk before this returns.
+
+    A kill at any moment leaves all of them or none; several processes may append to one file.
+    """
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, text)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What `append_rows` wrote; a line that a crash of the machine cut short is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def drop_half_row(path: Path) -> None:
+    """Take away a last line that was cut short, so that more can be appended."""
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text(path, whole)

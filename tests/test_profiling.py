@@ -16,9 +16,10 @@ from st3.methods import METHODS, make_method, parse_methods
 from st3.profiling import Workload, profile
 from st3.profiling.ceilings import Ceilings, ideal_prefill, ideal_step, measure_ceilings
 from st3.profiling.costs import costs_of, kv_bytes
-from st3.profiling.latency import measure, random_inputs
+from st3.profiling.latency import measure
 from st3.profiling.macs import MacCounter
 from st3.profiling.operators import kind_of, operators
+from st3.profiling.runs import beside_stock, random_inputs
 from st3.profiling.shape import meta_model, shape_of
 from st3.schedule import Schedule
 
@@ -160,7 +161,7 @@ def test_runs_are_interleaved_and_add_up() -> None:
     model.generation_config.eos_token_id = list(range(1, 99))  # would end any answer
     order: list[tuple[str, int]] = []
     found, interrupted = measure(
-        model, work, parse_methods("none,st3"), repeats=3, min_seconds=0,
+        model, work, beside_stock(parse_methods("none,st3")), repeats=3, min_seconds=0,
         on_run=lambda name, done: order.append((name, done)),
     )  # fmt: skip
     assert model.generation_config.eos_token_id == list(range(1, 99))
@@ -182,18 +183,20 @@ def test_runs_are_interleaved_and_add_up() -> None:
 def test_launches_are_counted() -> None:
     """Trimming launches more at prefill, and nothing more than its bookkeeping in a step."""
     model, work = tiny_llava(), Workload(visual=64, text=8, new=4)
-    found, _ = measure(model, work, parse_methods("none,pvtp,st3"), repeats=1, min_seconds=0)
+    found, _ = measure(
+        model, work, beside_stock(parse_methods("none,pvtp,st3")), repeats=1, min_seconds=0
+    )
     launched = {name: measured.launched for name, measured in found.items()}
     assert launched["stock"].prefill < launched["none"].prefill < launched["pvtp"].prefill
     assert launched["none"].steps[-1] == launched["st3"].steps[-1]
     assert abs(launched["st3"].steps[-1] - launched["stock"].steps[-1]) <= 5
-    again, _ = measure(model, work, {}, repeats=1, min_seconds=0)
+    again, _ = measure(model, work, beside_stock({}), repeats=1, min_seconds=0)
     assert again["stock"].launched == launched["stock"]
 
 
 def test_a_minimum_time_makes_more_rounds() -> None:
     model, work = tiny_llava(layers=4), Workload(visual=64, text=8, new=2)
-    found, _ = measure(model, work, {}, repeats=1, min_seconds=0.3)
+    found, _ = measure(model, work, beside_stock({}), repeats=1, min_seconds=0.3)
     runs = found["stock"].runs
     assert len(runs) > 2
     assert sum(run.total for run in runs) > 200
@@ -347,10 +350,10 @@ def test_ctrl_c_while_the_ceilings_are_measured(monkeypatch: pytest.MonkeyPatch)
 def test_a_checkpoints_generation_settings_stay_out(asked: dict[str, Any]) -> None:
     model, work = tiny_llava(layers=4), Workload(visual=64, text=8, new=5, batch=2)
     model.generation_config.update(**asked)
-    before = model.generation_config
-    found, _ = measure(model, work, parse_methods("st3"), repeats=1, min_seconds=0)
+    before, variants = model.generation_config, beside_stock(parse_methods("st3"))
+    found, _ = measure(model, work, variants, repeats=1, min_seconds=0)
     assert model.generation_config is before
-    plain, _ = measure(tiny_llava(layers=4), work, parse_methods("st3"), repeats=1, min_seconds=0)
+    plain, _ = measure(tiny_llava(layers=4), work, variants, repeats=1, min_seconds=0)
     for name, measured in found.items():
         assert measured.launched == plain[name].launched
         assert len(measured.runs[0].steps) == 4

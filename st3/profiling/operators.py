@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from st3.adapters import find_adapter
 from st3.methods import Method
-from st3.profiling.latency import STOCK, endless, random_inputs
+from st3.profiling.runs import STOCK, endless, random_inputs
 from st3.profiling.shape import Workload
 from st3.trimming import trim
 

@@ -8,8 +8,7 @@ import torch
 
 from st3.loading import find, in_cache, load, random_model
 from st3.machine import free_memory
-from st3.profiling.profile import memory_needed
-from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.profiling.shape import Shape, Workload, meta_model, shape_of
 from st3.units import si
 
 SLOW = 1_000_000_000
@@ -93,3 +92,15 @@ def _is_here(name: str) -> bool:
         return in_cache(find(name))
     except ValueError:
         return False
+
+
+def memory_needed(shape: Shape, work: Workload, dtype: torch.dtype, *, eager: bool = False) -> int:
+    """Bytes to run the model untrimmed, about: weights, KV cache twice, activations of a layer.
+
+    Eager attention also has its n x n scores, twice.
+    """
+    tokens = work.visual + work.text + work.new
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_size * work.batch * tokens
+    layer = work.batch * tokens * (8 * shape.hidden + 3 * shape.intermediate)
+    scores = 2 * work.batch * shape.heads * tokens**2 if eager else 0
+    return dtype.itemsize * (shape.parameters + 2 * cache + layer) + 4 * scores

@@ -7,11 +7,10 @@ being computed and nothing else; several processes may append to one file.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from st3.files import write_text
+from st3.files import append_rows, drop_half_row, read_rows, write_text
 
 _SETTINGS, _CELLS = "settings.json", "cells.jsonl"
 
@@ -38,26 +37,14 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
         raise ValueError(
             f"{folder} holds a sweep with other settings ({shown}): give another --output"
         )
-    text = (folder / _CELLS).read_text() if (folder / _CELLS).exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(folder / _CELLS, whole)
+    drop_half_row(folder / _CELLS)
 
 
 def append_cell(folder: Path, row: dict[str, Any]) -> None:
     """Add one finished cell, on the disk before this returns."""
-    line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-    handle = os.open(folder / _CELLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    append_rows(folder / _CELLS, [row])
 
 
 def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
     """Finished cells by their spec."""
-    path = folder / _CELLS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {row["spec"]: row for row in rows}
+    return {row["spec"]: row for row in read_rows(folder / _CELLS)}

@@ -15,8 +15,8 @@ from st3.adapters import find_adapter, visual_mask
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
-from st3.profiling.latency import endless, generate_once, random_inputs
 from st3.profiling.macs import MacCounter
+from st3.profiling.runs import Variant, endless, generate_once, random_inputs
 from st3.profiling.shape import Workload, meta_model, shape_of
 from st3.sweep.fidelity import Outcome, Reference, outcomes, references
 from st3.sweep.folder import append_cell, open_folder, read_cells
@@ -144,7 +144,7 @@ class Sweep:
         clock = clock_for(self.model.device)
         with endless(self.model):
             runs = [
-                generate_once(self.model, self._inputs, self._timed, method, clock)
+                generate_once(self.model, self._inputs, self._timed, Variant(method), clock)
                 for _ in range(1 + _TIMED_RUNS)
             ][1:]
         return {

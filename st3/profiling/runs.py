@@ -1,0 +1,212 @@
+"""One `generate`, timed: a variant of it, its prompt, and the marks of a clock.
+
+Every variant runs through transformers' own `generate`, and so does `stock`, to which nothing of
+ours is attached but the marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+from st3.adapters import find_adapter
+from st3.methods import Method
+from st3.profiling.clocks import Clock
+from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.trimming import trim
+
+STOCK = "stock"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to generate.
+
+    Attributes:
+        method: trimmed so; None is transformers' own, with nothing of ours.
+        cuda_graphs: of a method, see `st3.trim`.
+        static: of stock, its static cache, whose decode step transformers compiles on a GPU.
+    """
+
+    method: Method | None = None
+    cuda_graphs: bool = False
+    static: bool = False
+
+
+def beside_stock(methods: Mapping[str, Method], *, cuda_graphs: bool = False) -> dict[str, Variant]:
+    """`stock`, and each method under its label."""
+    trimmed = {name: Variant(method, cuda_graphs) for name, method in methods.items()}
+    return {STOCK: Variant(), **trimmed}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `generate`; times in milliseconds, or operations where a counter ran.
+
+    Attributes:
+        ttft: to the first token, vision tower included.
+        vision: tower alone; projector not.
+        prefill: decoder alone, over the prompt.
+        steps: from token to token.
+        total: to the last token.
+        peak: bytes of device memory at most, weights included; None off CUDA.
+        kv_bytes: live keys and values after prefill and in each step; None for stock.
+        allocated: bytes of the cache's buffers at the end; None for stock.
+    """
+
+    ttft: float
+    vision: float
+    prefill: float
+    steps: tuple[float, ...]
+    total: float
+    peak: int | None
+    kv_bytes: tuple[int, ...] | None
+    allocated: int | None
+
+    def until(self, new: int) -> Run:
+        """The same run as far as its first `new` tokens; `peak` and `allocated` stay the whole's.
+
+        Greedy decoding does the same work for them however many follow.
+        """
+        steps = self.steps[: new - 1]
+        held = None if self.kv_bytes is None else self.kv_bytes[:new]
+        return replace(self, steps=steps, total=self.ttft + sum(steps), kv_bytes=held)
+
+
+def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Prompts of random text behind and before pictures of noise, all rows different.
+
+    Raises:
+        ValueError: visual tokens that are no whole number of pictures, or a sequence longer than
+            the model's context.
+    """
+    shape = shape_of(meta_model(model.config))
+    pictures, rest = divmod(work.visual, shape.picture_tokens)
+    if rest:
+        raise ValueError(
+            f"{work.visual} visual tokens are no whole number of pictures of "
+            f"{shape.picture_tokens}: the nearest that are: "
+            f"{max(1, round(work.visual / shape.picture_tokens)) * shape.picture_tokens}"
+        )
+    length = work.visual + work.text + work.new
+    if length > shape.context:
+        raise ValueError(
+            f"{length} tokens of prompt and answer do not fit a context of {shape.context}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    visual_id = find_adapter(model.config).visual_token_id(model.config)
+    text = torch.randint(0, shape.vocabulary - 1, (work.batch, work.text), generator=generator)
+    text += text >= visual_id  # never the placeholder
+    before = work.text // 2  # LLaVA's system prompt is about so long
+    visual = torch.full((work.batch, work.visual), visual_id)
+    size = shape.picture_size
+    pixels = torch.randn(work.batch * pictures, 3, size, size, generator=generator)
+    ids = torch.cat((text[:, :before], visual, text[:, before:]), dim=1).to(model.device)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels.to(model.device, model.dtype),
+    }
+
+
+class _Marks(BaseStreamer):
+    """Marks at every token, and around the vision tower and the first pass of the decoder.
+
+    The hooks on the decoder go when it has run once: a step that is compiled must not hold any.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.handles: list[Any] = []
+        self.tokens: list[Any] = []
+        self.vision: list[Any] = []
+        self.prefill: list[Any] = []
+        self.prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt_seen:
+            self.tokens.append(self.clock.mark())
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        pass
+
+    def see_vision(self, *_: Any) -> None:
+        self.vision.append(self.clock.mark())
+
+    def enter_decoder(self, *_: Any) -> None:
+        self.prefill.append(self.clock.mark())
+
+    def leave_decoder(self, *_: Any) -> None:
+        self.prefill.append(self.clock.mark())
+        self.remove()
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def generate_once(
+    model: Any, inputs: dict[str, torch.Tensor], work: Workload, variant: Variant, clock: Clock
+) -> Run:
+    """One `generate` of a variant by this clock."""
+    adapter = find_adapter(model.config)
+    marks = _Marks(clock)
+    tower: Any = adapter.merger(model).vision_tower
+    decoder = adapter.decoder(model)
+    marks.handles += [
+        tower.register_forward_pre_hook(marks.see_vision),
+        tower.register_forward_hook(marks.see_vision),
+        decoder.register_forward_hook(marks.leave_decoder),
+    ]
+    on_cuda = model.device.type == "cuda"
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(model.device)
+    trimmed: Any = nullcontext()
+    if variant.method is not None:
+        trimmed = trim(
+            model, variant.method, max_new_tokens=work.new, cuda_graphs=variant.cuda_graphs
+        )
+    more = {"cache_implementation": "static"} if variant.static else {}
+    try:
+        with trimmed as session:
+            # After trim's own hooks, so that their work is inside the marks.
+            marks.handles += [decoder.register_forward_pre_hook(marks.enter_decoder, prepend=True)]
+            start = clock.mark()
+            model.generate(
+                **inputs, max_new_tokens=work.new, do_sample=False, streamer=marks, **more
+            )
+    finally:
+        marks.remove()
+    if len(marks.tokens) != work.new:
+        raise RuntimeError(f"{len(marks.tokens)} tokens came where {work.new} were asked for")
+    between = clock.between
+    pairs = zip(marks.vision[::2], marks.vision[1::2], strict=True)
+    steps = zip(marks.tokens, marks.tokens[1:], strict=False)
+    return Run(
+        ttft=between(start, marks.tokens[0]),
+        vision=sum(between(a, b) for a, b in pairs),
+        prefill=between(*marks.prefill),
+        steps=tuple(between(a, b) for a, b in steps),
+        total=between(start, marks.tokens[-1]),
+        peak=torch.cuda.max_memory_allocated(model.device) if on_cuda else None,
+        kv_bytes=None if session is None else tuple(session.kv_bytes),
+        allocated=None if session is None else session.allocated_kv_bytes,
+    )
+
+
+@contextmanager
+def endless(model: Any) -> Iterator[None]:
+    """Plain greedy answers without an end, whatever generation the checkpoint asks for."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False, use_cache=True, pad_token_id=0)
+    try:
+        yield
+    finally:
+        model.generation_config = before
