@@ -140,7 +140,7 @@ def sweep(
     from st3.machine import describe_machine
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
-    from st3.sweep.run import Sweep, find_ranks, run_cells
+    from st3.sweep.run import Sweep, device_of, find_ranks, run_cells
 
     quiet_transformers()
     found = loading.load_config(loading.find(model))
@@ -171,9 +171,7 @@ def sweep(
     for line in skipped:
         err.print(f"[yellow]skipped[/yellow] {line}")
     ranks = find_ranks(device.value)
-    where = loading.find_device(device.value)
-    if where.type == "cuda" and ranks.world > 1:
-        where = loading.find_device(f"cuda:{ranks.local}")
+    where = device_of(device.value, ranks)
     settings = {
         "model": model, "layers": layers, "cells": [cell.spec for cell in cells],
         "questions": len(asked), "skipped": len(skipped), "data": _fingerprint(asked),

@@ -41,12 +41,17 @@ def cosine(tau: int) -> Callable[[int], float]:
 
 
 def oracle_logits(
-    model: Any, inputs: dict[str, Any], answer: torch.Tensor, setting: Setting
+    model: Any,
+    inputs: dict[str, Any],
+    answer: torch.Tensor,
+    setting: Setting,
+    chosen: list[list[list[int]]] | None = None,
 ) -> Any:
     """Logits [B, T, vocabulary] of the T answer tokens [B, T], and the kept visual tokens.
 
     The second result is kept[row][layer - 1]: the prompt positions of the visual tokens that are
-    alive in that layer at prefill.
+    alive in that layer at prefill. `chosen`, the same as numbers of visual tokens, takes the choice
+    out of the oracle's hands: in half precision near ties fall either way. It fits no annealing.
     """
     model = copy.deepcopy(model).double()
     decoder = model.model.language_model
@@ -86,6 +91,9 @@ def oracle_logits(
                 wanted = round(round(setting.keep(number), 9) * len(everyone))
                 ranked = sorted(alive, key=lambda i: float(scores[i]))
                 order[row] = ranked[len(ranked) - wanted :]
+            if chosen is not None:
+                assert len(order[row]) == len(chosen[row][number - 1])
+                order[row] = [everyone[i] for i in chosen[row][number - 1]]
             early_layer = number < 4 and setting.keeps is None
             ranking = first_order[row] if early_layer else order[row]
             kept[row].append(sorted(ranking))

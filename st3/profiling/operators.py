@@ -24,6 +24,7 @@ from st3.trimming import trim
 # `outside` is the wall clock without all of these.
 _STEPS = 6  # decode steps that are watched
 _TOP = 12
+_NAME = 120  # letters of a kernel's name that tell what it is
 KINDS: dict[str, tuple[str, ...]] = {
     "matmul": ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "mkldnn_linear"),
     "attention": ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_fused_sdp"),
@@ -41,9 +42,9 @@ def operators(model: Any, work: Workload, methods: Mapping[str, Method]) -> list
 
     Returns:
         Entries {method, batch_size, phase, wall_ms, kinds: {kind: ms}, top: [{operator, ms,
-        calls}]}; phase is "prefill" or "decode step", the latter a mean over a few steps. Times of
-        operators are their own, on the device that computes; what is left of the wall clock is
-        Python, launching and waiting.
+        calls}], kernels: the same by kernel, on a GPU}; phase is "prefill" or "decode step", the
+        latter a mean over a few steps. Times of operators are their own, on the device that
+        computes; what is left of the wall clock is Python, launching and waiting.
     """
     inputs = random_inputs(model, work)
     everyone: dict[str, Method | None] = {STOCK: None, **methods}
@@ -113,27 +114,31 @@ def _summary(passes: list[tuple[float, Any]], on_cuda: bool) -> dict[str, Any]:
     attribute = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     times: dict[str, float] = {}
     calls: dict[str, int] = {}
+    kernels: dict[str, float] = {}
     for _, averages in passes:
         for event in averages:
+            name, ms = event.key.removeprefix("aten::"), getattr(event, attribute) / 1000
             if event.key.startswith("aten::"):
-                name = event.key.removeprefix("aten::")
-                times[name] = times.get(name, 0.0) + getattr(event, attribute) / 1000
-                calls[name] = calls.get(name, 0) + event.count
+                times[name] = times.get(name, 0.0) + ms
+            elif on_cuda and event.device_type.name != "CPU":
+                kernels[name] = kernels.get(name, 0.0) + ms
+            calls[name] = calls.get(name, 0) + event.count
     count = len(passes)
+
+    def top(times: dict[str, float], what: str) -> list[dict[str, Any]]:
+        names = sorted(times, key=lambda name: -times[name])[:_TOP]
+        return [
+            {what: name[:_NAME], "ms": times[name] / count, "calls": calls[name] / count}
+            for name in names
+        ]
+
     wall = 1000 * sum(seconds for seconds, _ in passes) / count
     kinds = dict.fromkeys((*KINDS, REST), 0.0)
     for name, ms in times.items():
         kinds[kind_of(name)] += ms / count
     kinds[OUTSIDE] = max(0.0, wall - sum(kinds.values()))
-    top = sorted(times, key=lambda name: -times[name])[:_TOP]
-    return {
-        "wall_ms": wall,
-        "kinds": kinds,
-        "top": [
-            {"operator": name, "ms": times[name] / count, "calls": calls[name] / count}
-            for name in top
-        ],
-    }
+    found = {"wall_ms": wall, "kinds": kinds, "top": top(times, "operator")}
+    return found | ({"kernels": top(kernels, "kernel")} if on_cuda else {})
 
 
 def kind_of(operator: str) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from st3.adapters import find_adapter, visual_mask
+from st3.loading import find_device
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
@@ -50,6 +52,18 @@ def find_ranks(device: str) -> Ranks:
         state.local_process_index,
         state.wait_for_everyone,
     )
+
+
+def device_of(device: str, ranks: Ranks) -> torch.device:
+    """Where a process runs: of several on one machine each takes a GPU of its own.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    where = find_device(device)
+    if where.type == "cuda" and ranks.world > 1:
+        return find_device(f"cuda:{ranks.local}")
+    return where
 
 
 class Sweep:

@@ -1,0 +1,71 @@
+"""`python -m st3.benchmark --output FOLDER --minutes 9`: measure this machine, or go on with it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from st3.benchmark.lab import Lab
+from st3.benchmark.run import now, run
+from st3.benchmark.suite import cells
+from st3.decode_graph import DecodeGraphWarning
+from st3.loading import find_device, find_dtype, known_config
+from st3.machine import describe_machine
+
+
+def main() -> int:
+    """Exit code 0 if all is measured, 3 if time ran out."""
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser(prog="python -m st3.benchmark", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop after so many (default 9)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32")
+    parser.add_argument(
+        "--cells", default="", help="only cells whose names begin so, e.g. table/7b"
+    )
+    parser.add_argument("--commit", help="of the code, where git does not tell")
+    parser.add_argument("--tiny", action="store_true", help="a dry run: shapes that say nothing")
+    asked = parser.parse_args()
+    device = find_device(asked.device)
+    if device.type != "cuda" and not asked.tiny:
+        parser.error("the suite is for a GPU; --tiny runs it anywhere, for a try")
+    dtype = find_dtype(asked.dtype, device, known_config("small"))
+    lab = Lab(device, dtype, tiny=asked.tiny)
+    # A figure said to be with graphs must be; where there can be none, it is a dry run.
+    warnings.simplefilter("error" if lab.on_cuda else "ignore", DecodeGraphWarning)
+    torch.manual_seed(0)
+    start = {
+        "machine": describe_machine(device, dtype),
+        "settings": {
+            "date": now(),
+            "command": shlex.join(["python", "-m", "st3.benchmark", *sys.argv[1:]]),
+            "commit": asked.commit or _commit(),
+        },
+    }
+    wanted = [c for c in cells(tiny=asked.tiny) if c.name.startswith(asked.cells)]
+    complete = run(
+        asked.output, wanted, lab,
+        seconds=60 * asked.minutes - (time.perf_counter() - began), start=start,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    return 0 if complete else 3
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The kinds of cells: each measures in one process, interleaved, and returns its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from st3.benchmark.lab import Lab
+from st3.benchmark.memory import OutOfBudget, largest_batch
+from st3.methods import make_method
+from st3.profiling.clocks import clock_for
+from st3.profiling.latency import Measured, measure
+from st3.profiling.operators import operators
+from st3.profiling.rows import samples_of
+from st3.profiling.runs import Run, Variant, endless, generate_once, random_inputs
+from st3.profiling.shape import Workload
+
+Rows = list[dict[str, Any]]
+
+
+class Skipped(Exception):
+    """This machine cannot measure the cell; the message says why."""
+
+
+def ceilings(lab: Lab) -> Rows:
+    """What the device can do at best."""
+    return [asdict(lab.ceilings())]
+
+
+def timed(
+    lab: Lab,
+    model: str,
+    variants: Mapping[str, Variant],
+    *,
+    pictures: int = 1,
+    batch: int = 1,
+    new: Sequence[int] = (64,),
+    rounds: int,
+) -> Rows:
+    """Variants side by side, a row for each of them and each length of answer.
+
+    The longest answer is run; shorter ones are its beginning, see `Run.until`.
+
+    Raises:
+        KeyboardInterrupt: before one round had ended.
+    """
+    maker, longest = lab.maker(model), max(new)
+    work = Workload(lab.pictures(model, pictures), 64, longest, batch)
+    best = lab.ceilings()
+    found, interrupted = measure(lab.model(model), work, variants, repeats=rounds, min_seconds=0)
+    if not found:
+        raise KeyboardInterrupt
+    rows: Rows = []
+    for length in new:
+        part = replace(work, new=length)
+        until = {label: measured.until(length) for label, measured in found.items()}
+        rows += [
+            _what(lab, model, part)
+            | {"within_new": longest, "rounds": len(found[row.method].runs)}
+            | asdict(row)
+            | {"samples": samples_of(row.method, part, until[row.method])}
+            | {"ceilings": asdict(best)}
+            | ({"interrupted": True} if interrupted else {})
+            for row in maker.rows(part, variants, until, best)
+        ]
+    return rows
+
+
+def equal_memory(
+    lab: Lab, model: str, variants: Mapping[str, Variant], *, budget: float, new: int, rounds: int
+) -> Rows:
+    """The largest batch of each variant that fits in `budget` bytes, and what comes out of it.
+
+    Raises:
+        Skipped: no GPU, or one with less memory than the budget.
+        ValueError: not even one prompt fits.
+    """
+    if not lab.on_cuda:
+        raise Skipped("a budget of memory needs a GPU")
+    total = torch.cuda.get_device_properties(lab.device).total_memory
+    if budget > total:
+        raise Skipped(f"the GPU has {total / 1e9:.0f} GB")
+    live, visual = lab.model(model), lab.pictures(model, 1)
+    rows = []
+    for label, variant in variants.items():
+
+        def attempt(batch: int, variant: Variant = variant) -> Run:
+            work = Workload(visual, 64, new, batch)
+            lab.sweep()
+            try:
+                inputs = random_inputs(live, work)
+                clock = clock_for(lab.device)
+                return generate_once(live, inputs, work, variant, clock)
+            except torch.OutOfMemoryError as error:
+                raise OutOfBudget from error
+
+        torch.cuda.set_per_process_memory_fraction(budget / total, lab.device)
+        try:
+            with endless(live):
+                batch, _ = largest_batch(lambda n: attempt(n).peak or 0, budget)
+                runs = tuple(attempt(batch) for _ in range(rounds))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, lab.device)
+        work = Workload(visual, 64, new, batch)
+        best = sorted(run.total for run in runs)[len(runs) // 2]
+        rows.append(
+            _what(lab, model, work)
+            | {"method": label, "budget_bytes": budget, "rounds": rounds, "e2e_ms": best}
+            | {"tokens_per_second": 1000 * batch * new / best}
+            | {"peak_memory_bytes": max(run.peak or 0 for run in runs)}
+            | {"samples": samples_of(label, work, Measured(runs, None))}
+        )
+    return rows
+
+
+def where_time_goes(lab: Lab, model: str, methods: Sequence[str], *, batch: int) -> Rows:
+    """Operators and kernels of one prefill and one decode step, under torch's profiler."""
+    work = Workload(lab.pictures(model, 1), 64, 16, batch)
+    found = operators(lab.model(model), work, {name: make_method(name) for name in methods})
+    return [_what(lab, model, work) | entry for entry in found]
+
+
+def _what(lab: Lab, model: str, work: Workload) -> dict[str, Any]:
+    return {
+        "model": "tiny" if lab.tiny else model,
+        "weights": "random",
+        "dtype": str(lab.dtype).removeprefix("torch."),
+        "visual_tokens": work.visual,
+        "text_tokens": work.text,
+        "new_tokens": work.new,
+        "batch_size": work.batch,
+    }

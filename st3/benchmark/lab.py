@@ -1,0 +1,87 @@
+"""What every cell needs: the device, one live model at a time, and what the device can do."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+
+from st3.loading import known_config, random_model
+from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
+from st3.profiling.rows import RowMaker
+
+_CONTEXT = 32768
+"""Longer than the shapes' own, so that many pictures fit; random weights care for no length."""
+
+
+class Lab:
+    """A device and the model that is on it.
+
+    Args:
+        device, dtype: where and in what.
+        tiny: all shapes become one that a laptop runs in a moment, for a dry run.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> None:
+        self.device, self.dtype, self.tiny = device, dtype, tiny
+        self._name: str | None = None
+        self._model: Any = None
+        self._makers: dict[str, RowMaker] = {}
+        self._ceilings: list[Ceilings] = []
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether there is a GPU to measure."""
+        return self.device.type == "cuda"
+
+    def ceilings(self) -> Ceilings:
+        """The best seen so far, after measuring once more; a dry run measures once."""
+        if not (self.tiny and self._ceilings):
+            self._ceilings.append(measure_ceilings(self.device, self.dtype))
+        return best_of(self._ceilings)
+
+    def maker(self, name: str) -> RowMaker:
+        """Counts and rows of a shape."""
+        if name not in self._makers:
+            self._makers[name] = RowMaker(self._config(name), self.dtype)
+        return self._makers[name]
+
+    def model(self, name: str) -> Any:
+        """A live model of this shape with random weights; the one before is freed."""
+        if name != self._name:
+            self.forget()
+            self._model = random_model(
+                self._config(name), device=str(self.device), dtype=self.dtype
+            )
+            self._name = name
+        return self._model
+
+    def forget(self) -> None:
+        """Free the model, and what an error may have left behind."""
+        self._name = self._model = None
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Give memory back that nobody holds."""
+        gc.collect()
+        if self.on_cuda:
+            torch.cuda.empty_cache()
+
+    def pictures(self, name: str, count: int) -> int:
+        """Visual tokens of so many pictures."""
+        return count * self.maker(name).shape.picture_tokens
+
+    def _config(self, name: str) -> Any:
+        config = known_config("small" if self.tiny else name)
+        if self.tiny:
+            config.vision_config.update(
+                {"image_size": 112, "hidden_size": 32, "intermediate_size": 64,
+                 "num_hidden_layers": 2}
+            )  # fmt: skip
+            config.text_config.update(
+                {"vocab_size": 32064, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8,
+                 "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4}
+            )  # fmt: skip
+        config.text_config.max_position_embeddings = _CONTEXT
+        return config

@@ -1,0 +1,107 @@
+"""Run cells one after the other: rows on the disk as they end, errors a line each, resumable."""
+
+from __future__ import annotations
+
+import datetime
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from st3.benchmark.cells import Skipped
+from st3.benchmark.lab import Lab
+from st3.benchmark.suite import Cell
+from st3.files import append_rows, drop_half_row, read_rows
+
+ROWS = "rows.jsonl"
+
+
+def run(
+    folder: Path,
+    cells: Sequence[Cell],
+    lab: Lab,
+    *,
+    seconds: float,
+    start: dict[str, Any],
+    say: Callable[[str], None] = lambda line: None,
+) -> bool:
+    """Run the cells that no earlier start has finished.
+
+    Args:
+        folder: of the rows; made if need be.
+        cells: in their order.
+        lab: where to measure.
+        seconds: after so many everything stops; what had whole rounds by then is kept.
+        start: of this process: machine, versions, date, command. Every row names its start, since
+            figures of different ones must not be compared.
+        say: told a line for each cell.
+
+    Returns:
+        Whether the suite is finished: nothing is left but what failed or was skipped just now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ROWS
+    drop_half_row(path)
+    before = read_rows(path)
+    done = finished(before)
+    number = sum("start" in row for row in before)
+    append_rows(path, [{"start": number} | start])
+    left = [cell for cell in cells if cell.name not in done]
+    with _alarm(seconds):
+        for cell in left:
+            began = time.perf_counter()
+            try:
+                rows = cell.measure(lab)
+                note = f"{len(rows)} rows"
+            except Skipped as why:
+                rows, note = [{"skipped": str(why)}], f"skipped: {why}"
+            except KeyboardInterrupt:
+                say(f"{cell.name}: stopped")
+                return False
+            except Exception as error:
+                rows, note = [_error(error)], f"failed: {type(error).__name__}: {error}"
+                lab.forget()
+            took = time.perf_counter() - began
+            what = {"cell": cell.name, "of_start": number, "cell_seconds": round(took, 2)}
+            append_rows(path, [what | row for row in rows])
+            say(f"{cell.name}: {note}, {took:.1f} s")
+            lab.sweep()
+            if any(row.get("interrupted") for row in rows):
+                return False
+    return True
+
+
+def finished(rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Names of cells that need not be run again; failed and interrupted ones are."""
+    unfinished = ("error", "interrupted", "skipped", "start")
+    return {row["cell"] for row in rows if not any(key in row for key in unfinished)}
+
+
+def now() -> str:
+    """The date."""
+    return datetime.date.today().isoformat()
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error}"[:2000]
+    return {"error": text, "at": f"{Path(where.filename).name}:{where.lineno}"}
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Ctrl-C after so many seconds."""
+
+    def ring(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
