@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+_STEP = 8  # slots are a multiple of it, which masks of some attention kernels must be
 _ROOM = 64  # generated tokens that a buffer first has room for, where nobody said how many
 _SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
 
@@ -58,7 +59,8 @@ class TrimmedLayer(CacheLayerMixin):
     `start`..`end`, of which the first `visual` slots are visual tokens. `valid` is None, or a bool
     [B, slots] that is False where a row of the batch has nothing (padding, or fewer visual tokens
     than another row). `seen` counts the tokens of the sequence as if none had been dropped, so that
-    positions come out as untrimmed.
+    positions come out as untrimmed. Slots are a multiple of `step`. `spare` are buffers that may be
+    taken, if they fit, in place of new ones.
     """
 
     is_sliding = False
@@ -68,6 +70,8 @@ class TrimmedLayer(CacheLayerMixin):
 
     def __init__(self) -> None:
         super().__init__()
+        self.spare: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.step = _STEP
         self.reset()
         self._capacity: Callable[[int], int] = lambda generated: generated
         self._room = _ROOM
@@ -202,13 +206,15 @@ class TrimmedLayer(CacheLayerMixin):
         return self._capacity(generated) + _SLACK
 
     def _allocate(self, shape: tuple[int, ...], valid: torch.Tensor | None) -> None:
-        """New buffers [B, key heads, slots, head size]; `valid` bool [B, n] is for the first n.
-
-        Slots are rounded up to a multiple of 8, which masks of some attention kernels must be.
-        """
-        shape = (*shape[:2], -(-shape[2] // 8) * 8, shape[3])
-        self.keys = torch.empty(shape, dtype=self.dtype, device=self.device)
-        self.values = torch.empty_like(self.keys)
+        """New buffers [B, key heads, slots, head size]; `valid` bool [B, n] is for the first n."""
+        shape = (*shape[:2], -(-shape[2] // self.step) * self.step, shape[3])
+        spare, self.spare = self.spare, None
+        if spare is not None and _alike(spare[0], shape, self.dtype, self.device):
+            self.keys, self.values = spare
+        else:
+            del spare  # before there is something new
+            self.keys = torch.empty(shape, dtype=self.dtype, device=self.device)
+            self.values = torch.empty_like(self.keys)
         self.start = self.end = 0
         self.valid = None
         if valid is not None:
@@ -265,6 +271,14 @@ class TrimmedLayer(CacheLayerMixin):
         if self.valid is not None:
             self.valid[:, alive:] = True
         self.start, self.end = 0, alive
+
+
+def _alike(
+    states: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether a buffer may serve as one of this kind."""
+    writable = torch.is_inference_mode_enabled() or not states.is_inference()
+    return writable and (states.shape, states.dtype, states.device) == (shape, dtype, device)
 
 
 class TrimmedCache(Cache):

@@ -3,21 +3,29 @@
 A decode step of a 7B model launches some seven hundred kernels that take less time than their
 launches. `DecodeGraph` stands in for the decoder's forward inside `trim`: at the first decode step
 it turns the cache into one of static shapes (`st3.static_cache`), records the step, and from then
-on copies one token's embedding in, replays, and copies the hidden state out. Where a step does not
-fit the recording (a user's next turn, an observer), the cache is thawed and the step runs as usual.
+on copies one token's embedding in, replays, and copies the hidden state out, also in generations to
+come whose buffers are as large. Where a step does not fit the recording (a user's next turn, an
+observer), the cache is thawed and the step runs as usual.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from st3.cache import TrimmedCache
 from st3.session import TrimSession
 from st3.static_cache import Slots, StaticLayer
+
+_SLOTS = (
+    64  # buffers grow in steps of so many, so that prompts of about one length share a recording
+)
 
 
 class DecodeGraphWarning(UserWarning):
@@ -60,8 +68,32 @@ def record(step: Callable[[], None], device: torch.device) -> Callable[[], None]
     return replay
 
 
+@dataclass
+class _Recording:
+    """A decode step, and the tensors that it reads and writes at the same addresses each time.
+
+    Attributes:
+        buffers: of every layer's keys and values: address, shape and dtype.
+        slots: of every group.
+        hidden: [B, 1, d], the token's embedding. `position`: its position. `t`: int64 [1], the
+            generated tokens with it. `output`: [B, 1, d].
+        replay: runs the step; None until it has been recorded.
+    """
+
+    buffers: list[tuple[Any, ...]]
+    slots: list[Slots]
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    position: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    t: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    output: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    replay: Callable[[], None] | None = None
+
+
 class DecodeGraph:
     """In place of `decoder.forward`; `prepare` is told of every step after a prefill beforehand.
+
+    A recording serves every later generation of the same `trim` whose buffers are as large; they
+    then are the same ones, see `reuse`.
 
     Attributes:
         recordings: how many steps have been recorded; `replays`: how many were replayed.
@@ -79,11 +111,21 @@ class DecodeGraph:
         self.forget()
 
     def forget(self) -> None:
-        """A new prefill begins, or all is over: what was recorded belongs to the old cache."""
-        self.slots: list[Slots] = []
-        self.replay: Callable[[], None] | None = None
-        self.active = False
-        self.hidden = self.position = self.output = self.t = torch.empty(0)
+        """All is over, or the recording fits nothing any more."""
+        self.recording: _Recording | None = None
+        self.active = self.frozen = False
+
+    def reuse(self, cache: TrimmedCache, old: TrimmedCache | None) -> None:
+        """A new prefill begins, into `cache`: let it fill the buffers of the old one, if they fit.
+
+        Prompts of other lengths share buffers, and so a recording, in steps of 64 slots.
+        """
+        self.active = self.frozen = False
+        for layer in cache.layers:
+            layer.step = _SLOTS
+        if self.recording is not None and old is not None and not old.closed:
+            for layer, before in zip(cache.layers, old.layers, strict=True):
+                layer.spare = before.keys, before.values
 
     def prepare(self, tokens: int, kwargs: dict[str, Any]) -> None:
         """Decide, before annealing evicts, whether the coming decode step will be a replay."""
@@ -100,49 +142,58 @@ class DecodeGraph:
             and self.session.observer is None
             and not any(wanted)
         )
-        if self.slots and not self.active:
+        if self.frozen and not self.active:
             self._thaw()
-        elif self.slots and t > min(slots.horizon for slots in self.slots):
+        elif self.recording is not None and self.frozen and t > self._horizon:
             self._thaw(room=2 * t)
-        if self.active and not self.slots:
+        if self.active and not self.frozen:
             self._freeze()
+
+    @property
+    def _horizon(self) -> int:
+        assert self.recording is not None
+        return min(slots.horizon for slots in self.recording.slots)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's forward."""
         if not self.active:
             return self.forward(*args, **kwargs)
-        cache: Any = self.session.cache
+        recording, cache = self.recording, self.session.cache
+        assert recording is not None
+        assert cache is not None
         hidden, position = kwargs["inputs_embeds"], kwargs.get("position_ids")
         if position is None:
             position = torch.full((1, 1), cache.get_seq_length(), device=self.device)
-        if self.replay is None:
-            self.hidden, self.position = hidden.clone(), position.clone()
-            self.t = torch.full((1,), self.session.generated, device=self.device)
+        if recording.replay is None or recording.position.shape != position.shape:
+            recording.hidden, recording.position = hidden.clone(), position.clone()
+            recording.t = torch.full((1,), self.session.generated, device=self.device)
+            step = partial(self._step, recording)
             try:
-                self.replay = record(self._step, self.device)
+                recording.replay = record(step, self.device)
             except RuntimeError as error:
                 self.hindrance = f"the step could not be recorded ({str(error).splitlines()[0]})"
                 self._warn()
-                self.replay = self._step
+                recording.replay = step
             self.recordings += 1
-        self.t.fill_(self.session.generated)
-        self.hidden.copy_(hidden)
-        self.position.copy_(position)
-        self.replay()
+        recording.t.fill_(self.session.generated)
+        recording.hidden.copy_(hidden)
+        recording.position.copy_(position)
+        recording.replay()
         self.replays += 1
-        for layer in cache.layers:
+        layers: Any = cache.layers
+        for layer in layers:
             layer.fed()
         return BaseModelOutputWithPast(
-            last_hidden_state=self.output.clone(),
+            last_hidden_state=recording.output.clone(),
             past_key_values=cache,
         )
 
-    def _step(self) -> None:
-        for slots in self.slots:
-            slots.place(self.t)
-        self.output = self.forward(
-            inputs_embeds=self.hidden,
-            position_ids=self.position,
+    def _step(self, recording: _Recording) -> None:
+        for slots in recording.slots:
+            slots.place(recording.t)
+        recording.output = self.forward(
+            inputs_embeds=recording.hidden,
+            position_ids=recording.position,
             past_key_values=self.session.cache,
             use_cache=True,
         ).last_hidden_state
@@ -152,26 +203,30 @@ class DecodeGraph:
         session = self.session
         assert session.cache is not None
         layers = session.cache.layers
-        for group in session.groups:
-            own = range(group.first - 1, group.last)
-            for number in own:
-                layers[number].slide()
-                if layers[number].end == layers[number].keys.shape[2]:
-                    layers[number].make_room(1)
-            slots = Slots(
-                layers[own[0]], session.schedule, group, session.visual_tokens, session.generated
-            )
-            self.slots.append(slots)
-            for number in own:
-                layers[number] = StaticLayer(layers[number], slots)
+        for layer in layers:
+            layer.slide()
+            if layer.end == layer.keys.shape[2]:
+                layer.make_room(1)
+        buffers = [
+            (states.data_ptr(), states.shape, states.dtype)
+            for layer in layers
+            for states in (layer.keys, layer.values)
+        ]
+        if self.recording is None or self.recording.buffers != buffers:
+            slots = [Slots(layers[group.first - 1]) for group in session.groups]
+            self.recording = _Recording(buffers, slots)
+        for group, slot in zip(session.groups, self.recording.slots, strict=True):
+            first = layers[group.first - 1]
+            slot.fill(first, session.schedule, group, session.visual_tokens, session.generated)
+            for number in range(group.first - 1, group.last):
+                layers[number] = StaticLayer(layers[number], slot)
+        self.frozen = True
 
     def _thaw(self, room: int = 0) -> None:
         layers: Any = self.session.cache.layers  # type: ignore[union-attr]
         for number, layer in enumerate(layers):
             layers[number] = layer.thaw(room)
-        active = self.active
-        self.forget()
-        self.active = active
+        self.frozen = False
 
     def _warn(self) -> None:
         message = f"decoding goes on without CUDA graphs: {self.hindrance}"

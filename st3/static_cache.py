@@ -32,6 +32,12 @@ def _take(target: TrimmedLayer, source: TrimmedLayer) -> None:
 class Slots:
     """Which slots of a group's layers are alive, and where the next token goes, from t alone.
 
+    All that depends on a prompt lies on the device too, so that a recording outlives it: `fill`
+    prepares for another prompt whose layers have as many slots.
+
+    Args:
+        layer: one of the group's layers, for the shape, dtype and device of its buffers.
+
     Attributes:
         count: slots of each layer, a multiple of 8.
         horizon: the largest t whose token has a slot.
@@ -40,7 +46,22 @@ class Slots:
             cache's dtype. All three are rewritten in place by `place`.
     """
 
-    def __init__(
+    def __init__(self, layer: TrimmedLayer) -> None:
+        device = layer.keys.device
+        batch, _, self.count, _ = layer.keys.shape
+        self.horizon = 0
+        self.number = torch.arange(self.count, device=device)
+        self.valid = torch.ones(batch, self.count, dtype=torch.bool, device=device)
+        self.alive = torch.zeros_like(self.valid)
+        self.bias = torch.zeros_like(self.valid, dtype=layer.keys.dtype)[:, None, None]
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)
+        # Visual tokens left after t generated ones, for each t that has a slot.
+        self.left = torch.zeros(self.count + 1, batch, 1, dtype=torch.long, device=device)
+        # The first slot behind the visual tokens, and behind the prompt's.
+        self.first, self.end = torch.zeros(2, 1, dtype=torch.long, device=device)
+        self._filled: tuple[Any, ...] = ()
+
+    def fill(
         self,
         layer: TrimmedLayer,
         schedule: Schedule,
@@ -48,10 +69,22 @@ class Slots:
         visual: Sequence[int],
         generated: int,
     ) -> None:
-        device = layer.keys.device
-        self.count = layer.keys.shape[2]
-        self.first = layer.visual
-        self.end = layer.end - generated  # and then one slot for each generated token
+        """Prepare for the tokens that `layer` holds after `generated` generated ones.
+
+        Args:
+            layer: one of the group's layers, its window at slot 0.
+            schedule, group: what will leave, and when.
+            visual: visual tokens of each prompt of the batch before anything was dropped.
+            generated: tokens so far.
+        """
+        if layer.valid is None:
+            self.valid.fill_(True)
+        else:
+            self.valid.copy_(layer.valid)
+        wanted = (schedule, group, tuple(visual), layer.visual, layer.end, generated)
+        if wanted == self._filled:
+            return
+        self._filled = wanted
         others = layer.end - layer.visual
         kinds = sorted({*visual})
         left = [[schedule.count(group.first, n, t) for n in kinds] for t in range(generated + 1)]
@@ -59,20 +92,17 @@ class Slots:
             t = len(left)
             row = [schedule.count(group.first, n, t) for n in kinds]
             needed = others + t - generated + (row[-1] if schedule.anneals else 0)
-            if needed > self.count:
+            if needed > self.count or t > self.count:
                 break
             left.append(row)
         self.horizon = len(left) - 1
+        device = self.left.device
+        # One slot for each generated token.
+        places = to_device([layer.visual, layer.end - generated], device)
+        self.first.copy_(places[:1])
+        self.end.copy_(places[1:])
         table = to_device([row[kinds.index(n)] for row in left for n in visual], device)
-        self.left = table.view(len(left), len(visual), 1)
-        self.number = torch.arange(self.count, device=device)
-        shape = (len(layer.keys), self.count)
-        self.valid = torch.ones(shape, dtype=torch.bool, device=device)
-        if layer.valid is not None:
-            self.valid.copy_(layer.valid)
-        self.alive = torch.zeros_like(self.valid)
-        self.bias = torch.zeros_like(self.valid, dtype=layer.keys.dtype)[:, None, None]
-        self.slot = torch.zeros(1, dtype=torch.long, device=device)
+        self.left[: len(left)] = table.view(len(left), len(visual), 1)
 
     def place(self, t: torch.Tensor) -> None:
         """Prepare for the step that feeds generated token t, int64 [1] on the device."""
@@ -95,6 +125,7 @@ class StaticLayer(TrimmedLayer):
         super().__init__()
         _take(self, layer)
         self.slots = slots
+        self.first = layer.visual  # the first slot behind the visual tokens
         self.others = layer.end - layer.visual
         self.fresh = 0
         # A weight of nought times whatever free memory holds might be no number.
@@ -141,9 +172,9 @@ class StaticLayer(TrimmedLayer):
         """
         plain = TrimmedLayer()
         _take(plain, self)
-        count, end = self.slots.count, self.slots.first + self.others + self.fresh
+        count, end = self.slots.count, self.first + self.others + self.fresh
         parts = [
-            slice(self.slots.first - self.visual, min(end, count)),
+            slice(self.first - self.visual, min(end, count)),
             slice(0, max(0, end - count)),
         ]
         valid = None

@@ -25,6 +25,7 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from st3.adapters import Adapter, attention_function, find_adapter, visual_mask
 from st3.cache import TrimmedCache
 from st3.decode_graph import DecodeGraph
+from st3.kernels import call_attention
 from st3.masks import attention_mask
 from st3.methods import Method, make_method
 from st3.prefill import Prefill, layout
@@ -159,8 +160,8 @@ class _Trimmer:
         if use_cache is None:
             use_cache = module.config.use_cache
         new_cache = TrimmedCache(self.session.layers) if use_cache else None
-        if self.graph is not None:
-            self.graph.forget()
+        if self.graph is not None and new_cache is not None:
+            self.graph.reuse(new_cache, self.session.cache)
         self.session.start(prompt, new_cache, visual, mask)
         kwargs["past_key_values"] = self.session.cache
         self.prefill = Prefill(self.session, prompt, visual, mask)
@@ -205,13 +206,14 @@ class _Trimmer:
             assert self.session.cache is not None
             cached = self.session.cache.layers[layer - 1]
             if isinstance(cached, StaticLayer):
-                return self.attention(module, query, key, value, cached.slots.bias, **kwargs)
+                bias = cached.slots.bias
+                return call_attention(self.attention, module, query, key, value, bias, **kwargs)
             valid = cached.live_valid()
         if self.session.observer is not None:
             self.session.observer(layer, query, key, kwargs["scaling"], valid)
         mask = attention_mask(valid, query, key, self.backend)
         if not self.backend.startswith("flash"):
-            return self.attention(module, query, key, value, mask, **kwargs)
+            return call_attention(self.attention, module, query, key, value, mask, **kwargs)
         # FlashAttention's wrapper reads its own name here.
         module.config._attn_implementation = self.backend
         try:

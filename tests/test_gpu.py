@@ -83,6 +83,32 @@ def test_untrimmed_is_stock(rows: str, dtype: torch.dtype, cuda_graphs: bool) ->
         torch.testing.assert_close(got.logits[0], want.logits[0], atol=0.05, rtol=0.02)
 
 
+@pytest.mark.parametrize("method", ["none", "st3"])
+def test_no_plan_is_built_for_a_shape(method: str) -> None:
+    """cuDNN's attention, which torch prefers on Hopper, would build one in every step."""
+    model = tiny_llava().to(CUDA, torch.bfloat16)
+    inputs = _here(prompts("tttItttt"), torch.bfloat16)
+    decoder, seen = model.model.language_model, []
+
+    def watch(*_: Any) -> None:
+        watcher = torch.profiler.profile(acc_events=True)
+        watcher.start()
+        seen.append(watcher)
+
+    def end(*_: Any) -> None:
+        seen[-1].stop()
+
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    decoder.register_forward_pre_hook(watch)
+    decoder.register_forward_hook(end)
+    with st3.trim(model, method):
+        greedy(model, inputs, 3)
+    names = {event.key for watcher in seen for event in watcher.key_averages()}
+    assert any("scaled_dot_product" in name for name in names)
+    assert not any("cudnn" in name for name in names)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
 def test_a_clock_of_events() -> None:
     """A product of 2 x 4096^3 operations takes longer than a launch, and twice takes twice."""
     clock = CudaClock()

@@ -39,10 +39,20 @@ def timed(
     batch: int = 1,
     new: Sequence[int] = (64,),
     rounds: int,
+    cudnn: bool = False,
 ) -> Rows:
     """Variants side by side, a row for each of them and each length of answer.
 
     The longest answer is run; shorter ones are its beginning, see `Run.until`.
+
+    Args:
+        lab, model: where and what.
+        variants: label -> variant.
+        pictures, batch, new, rounds: the work.
+        cudnn: whether torch may take cuDNN's attention. On Hopper it builds a plan for every length
+            that a process has not seen, tens of milliseconds in each step of stock's: without it
+            stock is at its best, but for long prompts. With it every variant first runs once in
+            full, `first_e2e_ms`, so that all lengths have been seen.
 
     Raises:
         KeyboardInterrupt: before one round had ended.
@@ -50,7 +60,15 @@ def timed(
     maker, longest = lab.maker(model), max(new)
     work = Workload(lab.pictures(model, pictures), 64, longest, batch)
     best = lab.ceilings()
-    found, interrupted = measure(lab.model(model), work, variants, repeats=rounds, min_seconds=0)
+    live = lab.model(model)
+    before, first = torch.backends.cuda.cudnn_sdp_enabled(), {}
+    torch.backends.cuda.enable_cudnn_sdp(cudnn)
+    try:
+        if cudnn:
+            first = _first(live, work, variants)
+        found, interrupted = measure(live, work, variants, repeats=rounds, min_seconds=0)
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
     if not found:
         raise KeyboardInterrupt
     rows: Rows = []
@@ -60,6 +78,7 @@ def timed(
         rows += [
             _what(lab, model, part)
             | {"within_new": longest, "rounds": len(found[row.method].runs)}
+            | {"cudnn_attention": cudnn, "first_e2e_ms": first.get(row.method)}
             | asdict(row)
             | {"samples": samples_of(row.method, part, until[row.method])}
             | {"ceilings": asdict(best)}
@@ -67,6 +86,16 @@ def timed(
             for row in maker.rows(part, variants, until, best)
         ]
     return rows
+
+
+def _first(live: Any, work: Workload, variants: Mapping[str, Variant]) -> dict[str, float]:
+    """Milliseconds of each variant's first generation of this work in the process."""
+    inputs = random_inputs(live, work)
+    with endless(live):
+        return {
+            label: generate_once(live, inputs, work, variant, clock_for(live.device)).total
+            for label, variant in variants.items()
+        }
 
 
 def equal_memory(

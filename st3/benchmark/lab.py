@@ -24,7 +24,8 @@ class Lab:
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> None:
-        self.device, self.dtype, self.tiny = device, dtype, tiny
+        self.device = torch.empty(0, device=device).device  # with its number
+        self.dtype, self.tiny = dtype, tiny
         self._name: str | None = None
         self._model: Any = None
         self._makers: dict[str, RowMaker] = {}

@@ -46,6 +46,8 @@ def cells(*, tiny: bool = False) -> list[Cell]:
                 main if model == "7b" else variants("stock", "none+", "st3+", "fastv+"),
                 batch=batch, new=new, rounds=rounds,
             )  # fmt: skip
+    plans = variants("stock", "none", "st3", "st3+")
+    add("cudnn/7b/1", timed, "7b", plans, new=short, rounds=1, cudnn=True)
     against = {**variants("stock", "st3+"), STATIC: Variant(static=True)}
     add("static/7b/1", timed, "7b", against, new=short, rounds=rounds)
     for gigabytes in (1, 1.5, 2) if tiny else (24, 40, 80):
@@ -53,7 +55,8 @@ def cells(*, tiny: bool = False) -> list[Cell]:
             f"memory/7b/{gigabytes}", equal_memory, "7b", variants("stock", "st3+"),
             budget=gigabytes * 1e9, new=short[0], rounds=rounds,
         )  # fmt: skip
-    long = partial(timed, variants=variants("stock", "none+", "st3+", "fastv+"), new=short)
+    long = partial(timed, variants=variants("stock", "none+", "st3+", "fastv+"), new=short,
+                   cudnn=True)  # fmt: skip
     for pictures in (2 if tiny else 5, many):
         add(f"long/7b/{pictures}", long, "7b", pictures=pictures, rounds=rounds)
     for batch in batches[:2]:

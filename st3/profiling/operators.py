@@ -86,7 +86,7 @@ def _around(decoder: Any, passes: list[tuple[float, Any]], device: torch.device)
     running: list[tuple[float, Any]] = []
 
     def begin(*_: Any) -> None:
-        watcher = profile(activities=activities)
+        watcher = profile(activities=activities, acc_events=True)
         watcher.start()
         running.append((time.perf_counter(), watcher))
 

@@ -144,6 +144,7 @@ def _timed(label: str, measured: Mapping[str, Measured], work: Workload) -> dict
     steps = [step for run in runs for step in run.steps]
     total = _median(measured, label, "total")
     peaks = [run.peak for run in runs if run.peak is not None]
+    recorded = [run.recording for run in runs if run.recording is not None]
     return {
         "ttft_ms": _median(measured, label, "ttft"),
         "vision_ms": _median(measured, label, "vision"),
@@ -160,6 +161,7 @@ def _timed(label: str, measured: Mapping[str, Measured], work: Workload) -> dict
         ),
         "peak_memory_bytes": max(peaks) if peaks else None,
         "kv_allocated_bytes": runs[-1].allocated,
+        "recording_ms": statistics.median(recorded) if recorded else None,
     }
 
 

@@ -58,6 +58,7 @@ class Run:
         peak: bytes of device memory at most, weights included; None off CUDA.
         kv_bytes: live keys and values after prefill and in each step; None for stock.
         allocated: bytes of the cache's buffers at the end; None for stock.
+        recording: of the step that records a CUDA graph, in an earlier generation; None without.
     """
 
     ttft: float
@@ -68,6 +69,7 @@ class Run:
     peak: int | None
     kv_bytes: tuple[int, ...] | None
     allocated: int | None
+    recording: float | None = None
 
     def until(self, new: int) -> Run:
         """The same run as far as its first `new` tokens; `peak` and `allocated` stay the whole's.
@@ -155,7 +157,10 @@ class _Marks(BaseStreamer):
 def generate_once(
     model: Any, inputs: dict[str, torch.Tensor], work: Workload, variant: Variant, clock: Clock
 ) -> Run:
-    """One `generate` of a variant by this clock."""
+    """One `generate` of a variant by this clock.
+
+    With CUDA graphs it is the second one inside its `with`, as most are: the first records.
+    """
     adapter = find_adapter(model.config)
     marks = _Marks(clock)
     tower: Any = adapter.merger(model).vision_tower
@@ -176,6 +181,9 @@ def generate_once(
     more = {"cache_implementation": "static"} if variant.static else {}
     try:
         with trimmed as session:
+            recording = None
+            if variant.cuda_graphs and work.new > 1:
+                recording = _record(model, inputs, clock)
             # After trim's own hooks, so that their work is inside the marks.
             marks.handles += [decoder.register_forward_pre_hook(marks.enter_decoder, prepend=True)]
             start = clock.mark()
@@ -198,7 +206,15 @@ def generate_once(
         peak=torch.cuda.max_memory_allocated(model.device) if on_cuda else None,
         kv_bytes=None if session is None else tuple(session.kv_bytes),
         allocated=None if session is None else session.allocated_kv_bytes,
+        recording=recording,
     )
+
+
+def _record(model: Any, inputs: dict[str, torch.Tensor], clock: Clock) -> float:
+    """A generation of three tokens, the second of which records; what that took."""
+    marks = _Marks(clock)
+    model.generate(**inputs, max_new_tokens=3, do_sample=False, streamer=marks)
+    return clock.between(marks.tokens[0], marks.tokens[1])
 
 
 @contextmanager

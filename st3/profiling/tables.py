@@ -88,8 +88,9 @@ def _spread(document: dict[str, Any], row: dict[str, Any]) -> dict[str, float | 
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
-    if all(row["peak_memory_bytes"] is None for row in rows):  # only a GPU tells
-        columns = {head: cell for head, cell in columns.items() if head != "peak memory"}
+    for head, key in _ON_A_GPU.items():
+        if all(row.get(key) is None for row in rows):
+            columns = {name: cell for name, cell in columns.items() if name != head}
     return Table(
         title,
         ("method", *(head.strip() for head in columns)),
@@ -117,6 +118,10 @@ def _ms(key: str) -> Cell:
         return f"{value:.4g}" if value < 1e4 else f"{value:.0f}"
 
     return cell
+
+
+def _ms_or_dash(key: str) -> Cell:
+    return lambda row: "-" if row.get(key) is None else f"{row[key]:.4g}"
 
 
 def _times(key: str) -> Cell:
@@ -150,6 +155,7 @@ _LATENCY: dict[str, Cell] = {
     "vision": _ms("vision_ms"),
     "TPOT": _ms("tpot_ms"),
     "p90": _ms("tpot_p90_ms"),
+    "recording": _ms_or_dash("recording_ms"),
     "e2e": _ms("e2e_ms"),
     "tok/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
     "spread": _share("e2e_spread"),
@@ -157,6 +163,7 @@ _LATENCY: dict[str, Cell] = {
     "vs none": _times("speedup_over_none"),
     "peak memory": _count("peak_memory_bytes", "B"),
 }
+_ON_A_GPU = {"peak memory": "peak_memory_bytes", "recording": "recording_ms"}
 _UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}
 _PREFILL_ROOF: dict[str, Cell] = {
     "took": _ms("prefill_ms"),
