@@ -165,11 +165,6 @@ def generate_once(
     marks = _Marks(clock)
     tower: Any = adapter.merger(model).vision_tower
     decoder = adapter.decoder(model)
-    marks.handles += [
-        tower.register_forward_pre_hook(marks.see_vision),
-        tower.register_forward_hook(marks.see_vision),
-        decoder.register_forward_hook(marks.leave_decoder),
-    ]
     on_cuda = model.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(model.device)
@@ -184,8 +179,13 @@ def generate_once(
             recording = None
             if variant.cuda_graphs and work.new > 1:
                 recording = _record(model, inputs, clock)
-            # After trim's own hooks, so that their work is inside the marks.
-            marks.handles += [decoder.register_forward_pre_hook(marks.enter_decoder, prepend=True)]
+            marks.handles += [
+                tower.register_forward_pre_hook(marks.see_vision),
+                tower.register_forward_hook(marks.see_vision),
+                # Around trim's own hooks, so that their work is inside the marks.
+                decoder.register_forward_pre_hook(marks.enter_decoder, prepend=True),
+                decoder.register_forward_hook(marks.leave_decoder),
+            ]
             start = clock.mark()
             model.generate(
                 **inputs, max_new_tokens=work.new, do_sample=False, streamer=marks, **more
