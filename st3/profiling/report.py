@@ -26,9 +26,10 @@ class Row:
     median over all steps; `recording_ms` is the step that records a CUDA graph, once in a
     `with st3.trim`, which `e2e_ms` is without. Speed-ups are of `e2e_ms`, over `stock` and over
     `none`. `*_ideal_ms` is the roofline, `*_bound` what makes it, `*_roofline_share` ideal over
-    measured. `ideal_saving` is the share of the untrimmed roofline time of prefill that the method does not need,
-    `achieved_saving` the share of stock's measured `prefill_ms`, `saving_share` the second over the
-    first. `*_launches` counts operations, views left out, `*_launch_ms` is the time to start them.
+    measured. `ideal_saving` is the share of the untrimmed roofline time of prefill that the method
+    does not need, `achieved_saving` the share of stock's measured `prefill_ms`, `saving_share` the
+    second over the first. `*_launches` counts operations, views left out, `*_launch_ms` is the time
+    to start them.
     """
 
     method: str
