@@ -1,16 +1,16 @@
 """Decode steps without launch overhead: the decoder's step, recorded once as a CUDA graph.
 
-A decode step of a 7B model launches some seven hundred kernels that take less time than their
+A decode step of a 7B model launches fifteen hundred kernels that take less time than their
 launches. `DecodeGraph` stands in for the decoder's forward inside `trim`: at the first decode step
 it turns the cache into one of static shapes (`st3.static_cache`), records the step, and from then
 on copies one token's embedding in, replays, and copies the hidden state out, also in generations to
 come whose buffers are as large. Where a step does not fit the recording (a user's next turn, an
-observer), the cache is thawed and the step runs as usual.
+observer), the cache is thawed and the step runs as usual. With `compiler` the step is compiled
+first: fewer and larger kernels, and on a CPU, where nothing is recorded, the compiled step alone.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,53 +19,16 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from st3 import recording as recorder
 from st3.cache import TrimmedCache
+from st3.kernels import without_plans
+from st3.prefill import Prompt
+from st3.prefill_graph import PrefillGraph
 from st3.session import TrimSession
 from st3.static_cache import Slots, StaticLayer
 
-_SLOTS = (
-    64  # buffers grow in steps of so many, so that prompts of about one length share a recording
-)
-
-
-class DecodeGraphWarning(UserWarning):
-    """CUDA graphs were asked for and cannot be had; the answer is the same, only later."""
-
-
-def obstacle(device: torch.device, backend: str) -> str | None:
-    """Why decode steps cannot be recorded here, or None if they can."""
-    if device.type != "cuda":
-        return f"CUDA graphs need a CUDA device, the model is on {device.type!r}"
-    if backend.startswith("flash"):
-        return f"{backend} takes no mask for static shapes: load the model with sdpa"
-    return None
-
-
-def record(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Run `step` to warm up, record it, and return what replays it.
-
-    Raises:
-        RuntimeError: something in it cannot be recorded.
-    """
-    with torch.cuda.device(device):
-        before, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(before)
-        try:
-            with torch.cuda.stream(side):
-                step()
-                step()
-            before.wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may allocate meanwhile.
-            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                step()
-        except RuntimeError:
-            torch.cuda.synchronize()
-            raise
-        finally:
-            torch.cuda.set_stream(before)  # a capture that fails does not come back by itself
-    replay: Callable[[], None] = graph.replay
-    return replay
+_SLOTS = 64  # buffers grow by so many: prompts of about one length share a recording
+COMPILERS = ("off", "inductor")
 
 
 @dataclass
@@ -95,25 +58,45 @@ class DecodeGraph:
     A recording serves every later generation of the same `trim` whose buffers are as large; they
     then are the same ones, see `reuse`.
 
+    Args:
+        session: of the `trim`.
+        decoder: the text model.
+        backend: its attention implementation.
+        cuda_graphs: record.
+        compiler: of the step, one of `COMPILERS`.
+
     Attributes:
+        prefill: does the same for prefill.
         recordings: how many steps have been recorded; `replays`: how many were replayed.
     """
 
-    def __init__(self, session: TrimSession, decoder: Any, backend: str) -> None:
+    def __init__(
+        self, session: TrimSession, decoder: Any, backend: str, *, cuda_graphs: bool, compiler: str
+    ) -> None:
         self.session = session
         self.config = decoder.config
         self.forward: Any = decoder.forward
         self.recordings = self.replays = 0
         self.device = next(decoder.parameters()).device
-        self.hindrance = obstacle(self.device, backend)
+        self.prefill = PrefillGraph(session, self.forward, self.device)
+        self.compiled: Any = None
+        if compiler != "off":
+            self.compiled = torch.compile(self.forward, backend=compiler, fullgraph=True)
+        self.hindrance = None
+        if backend.startswith("flash"):
+            self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
+        self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
+        if cuda_graphs and self.cannot_record is not None and self.compiled is None:
+            self.hindrance = self.cannot_record
         if self.hindrance is not None:
-            self._warn()
+            recorder.warn(f"decoding goes on without CUDA graphs: {self.hindrance}")
         self.forget()
 
     def forget(self) -> None:
         """All is over, or the recording fits nothing any more."""
         self.recording: _Recording | None = None
         self.active = self.frozen = False
+        self.prefill.forget()
 
     def reuse(self, cache: TrimmedCache, old: TrimmedCache | None) -> None:
         """A new prefill begins, into `cache`: let it fill the buffers of the old one, if they fit.
@@ -130,24 +113,39 @@ class DecodeGraph:
     def prepare(self, tokens: int, kwargs: dict[str, Any]) -> None:
         """Decide, before annealing evicts, whether the coming decode step will be a replay."""
         t = self.session.generated + 1
-        wanted = [
-            getattr(self.config, name, False) if kwargs.get(name) is None else kwargs[name]
-            for name in ("output_attentions", "output_hidden_states")
-        ]
-        self.active = (
-            self.hindrance is None
-            and tokens == 1
-            and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled(self.device.type)
-            and self.session.observer is None
-            and not any(wanted)
-        )
+        self.active = tokens == 1 and self._plain(kwargs)
         if self.frozen and not self.active:
             self._thaw()
         elif self.recording is not None and self.frozen and t > self._horizon:
             self._thaw(room=2 * t)
         if self.active and not self.frozen:
             self._freeze()
+
+    def prepare_prefill(
+        self,
+        prompt: Prompt,
+        visual: torch.Tensor,
+        kwargs: dict[str, Any],
+        begin: Callable[[torch.Tensor], None],
+    ) -> bool:
+        """Whether the coming prefill goes through `prefill`, see `PrefillGraph.prepare`."""
+        self.active = self.frozen = False
+        fits = self.cannot_record is None and self._plain(kwargs)
+        return fits and self.prefill.prepare(prompt, visual, kwargs, begin)
+
+    def _plain(self, kwargs: dict[str, Any]) -> bool:
+        """Whether nothing is asked of a forward that a recording leaves out."""
+        wanted = [
+            getattr(self.config, name, False) if kwargs.get(name) is None else kwargs[name]
+            for name in ("output_attentions", "output_hidden_states")
+        ]
+        return (
+            self.hindrance is None
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled(self.device.type)
+            and self.session.observer is None
+            and not any(wanted)
+        )
 
     @property
     def _horizon(self) -> int:
@@ -156,6 +154,8 @@ class DecodeGraph:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's forward."""
+        if self.prefill.active:
+            return self.prefill(kwargs)
         if not self.active:
             return self.forward(*args, **kwargs)
         recording, cache = self.recording, self.session.cache
@@ -167,13 +167,7 @@ class DecodeGraph:
         if recording.replay is None or recording.position.shape != position.shape:
             recording.hidden, recording.position = hidden.clone(), position.clone()
             recording.t = torch.full((1,), self.session.generated, device=self.device)
-            step = partial(self._step, recording)
-            try:
-                recording.replay = record(step, self.device)
-            except RuntimeError as error:
-                self.hindrance = f"the step could not be recorded ({str(error).splitlines()[0]})"
-                self._warn()
-                recording.replay = step
+            recording.replay = self._make_replay(partial(self._step, recording))
             self.recordings += 1
         recording.t.fill_(self.session.generated)
         recording.hidden.copy_(hidden)
@@ -188,15 +182,34 @@ class DecodeGraph:
             past_key_values=cache,
         )
 
+    def _make_replay(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Compile and record what can be; what cannot is left out with a warning."""
+        if self.compiled is not None:
+            try:
+                step()
+            except RuntimeError as error:
+                recorder.warn(
+                    f"decoding goes on without a compiled step: {recorder.first_line(error)}"
+                )
+                self.compiled = None
+        if self.cannot_record is None:
+            try:
+                return recorder.record(step, self.device)
+            except RuntimeError as error:
+                self.hindrance = f"the step could not be recorded ({recorder.first_line(error)})"
+                recorder.warn(f"decoding goes on without CUDA graphs: {self.hindrance}")
+        return step
+
     def _step(self, recording: _Recording) -> None:
         for slots in recording.slots:
             slots.place(recording.t)
-        recording.output = self.forward(
-            inputs_embeds=recording.hidden,
-            position_ids=recording.position,
-            past_key_values=self.session.cache,
-            use_cache=True,
-        ).last_hidden_state
+        with without_plans():
+            recording.output = (self.compiled or self.forward)(
+                inputs_embeds=recording.hidden,
+                position_ids=recording.position,
+                past_key_values=self.session.cache,
+                use_cache=True,
+            ).last_hidden_state
 
     def _freeze(self) -> None:
         """Give every layer static shapes; a group shares its slots."""
@@ -227,7 +240,3 @@ class DecodeGraph:
         for number, layer in enumerate(layers):
             layers[number] = layer.thaw(room)
         self.frozen = False
-
-    def _warn(self) -> None:
-        message = f"decoding goes on without CUDA graphs: {self.hindrance}"
-        warnings.warn(message, DecodeGraphWarning, stacklevel=5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,15 +12,27 @@ LONG = 8192
 """Queries from which on cuDNN's faster attention is worth the plan that it builds first."""
 
 
+@contextmanager
+def without_plans() -> Iterator[None]:
+    """Keep cuDNN out of SDPA's choice.
+
+    On Hopper and later torch prefers cuDNN's attention, which builds an execution plan, tens of
+    milliseconds, for every shape that the process has not seen. Trimming has a new shape in every
+    group, and annealing in every step; FlashAttention and memory-efficient attention, torch's next
+    choices, need no plan.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def call_attention(
     attention: Callable[..., Any], module: Any, query: torch.Tensor, *states: Any, **kwargs: Any
 ) -> Any:
-    """Call an attention function of transformers, with cuDNN out of SDPA's choice where it is slow.
-
-    On Hopper and later torch prefers cuDNN, which builds an execution plan, tens of milliseconds,
-    for every shape that the process has not seen. Trimming has a new shape in every group, and
-    annealing in every step; FlashAttention and memory-efficient attention, torch's next choices,
-    need no plan.
+    """Call an attention function of transformers, `without_plans` unless the prompt is long.
 
     Args:
         attention: of transformers' `AttentionInterface`.
@@ -27,11 +40,8 @@ def call_attention(
         query: [B, heads, queries, head size].
         states: keys, values, mask.
     """
-    cudnn = query.is_cuda and query.shape[2] < LONG and torch.backends.cuda.cudnn_sdp_enabled()
-    if not cudnn:
+    # Whoever compiles a step sees to it around the whole step.
+    if torch.compiler.is_compiling() or not query.is_cuda or query.shape[2] >= LONG:
         return attention(module, query, *states, **kwargs)
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
+    with without_plans():
         return attention(module, query, *states, **kwargs)
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)

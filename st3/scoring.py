@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -87,12 +88,7 @@ class RandomScorer(Scorer):
 
     def score(self, view: LayerView) -> torch.Tensor:
         # One draw a visual token, the same in every layer, so that the choices are nested.
-        generator = torch.Generator().manual_seed(self.seed)
-        device = view.query.device
-        table = torch.rand(
-            max(view.total, 1), generator=generator, pin_memory=device.type == "cuda"
-        )
-        return table.to(device, non_blocking=True)[view.ordinal]
+        return _draws(self.seed, max(view.total, 1), view.query.device)[view.ordinal]
 
 
 @dataclass(frozen=True)
@@ -114,6 +110,14 @@ class KeyNormScorer(Scorer):
     def score(self, view: LayerView) -> torch.Tensor:
         norms: torch.Tensor = torch.linalg.vector_norm(view.key.float(), dim=-1)
         return -norms.mean(1)
+
+
+@lru_cache(maxsize=8)
+def _draws(seed: int, count: int, device: torch.device) -> torch.Tensor:
+    """Random numbers, float32 [count], made on the CPU so that every device has the same."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.rand(count, generator=generator, pin_memory=device.type == "cuda")
+    return table.to(device, non_blocking=True)
 
 
 def golden_spread(number: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ generation; a new prefill inside the same `with` starts it afresh.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +20,7 @@ from st3.scoring import SCORERS
 if TYPE_CHECKING:
     from st3.prefill import Prompt
 
+_NOTED = ("kv_bytes", "untrimmed_kv_bytes", "_kept", "_order")
 Observer = Callable[[int, torch.Tensor, torch.Tensor, float, torch.Tensor | None], None]
 
 
@@ -144,6 +146,19 @@ class TrimSession:
         self._turned = False
         self.kv_bytes, self.untrimmed_kv_bytes = [], []
         self._kept, self._order = {}, {}
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that a prefill noted down, for `restore`."""
+        copied = {name: copy.copy(getattr(self, name)) for name in _NOTED}
+        return copied | {"_prompt": self._prompt, "_places": self._places}
+
+    def restore(self, noted: dict[str, Any], cache: TrimmedCache) -> None:
+        """A prefill was replayed into `cache`: note down what it noted when it was recorded."""
+        if self.cache is not cache:
+            self.close()
+        self.cache, self.generated, self._turned = cache, 0, False
+        for name, value in noted.items():
+            setattr(self, name, copy.copy(value))
 
     def close(self) -> None:
         """Free the cache; what it held stays on record."""

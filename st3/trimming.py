@@ -24,7 +24,7 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from st3.adapters import Adapter, attention_function, find_adapter, visual_mask
 from st3.cache import TrimmedCache
-from st3.decode_graph import DecodeGraph
+from st3.decode_graph import COMPILERS, DecodeGraph
 from st3.kernels import call_attention
 from st3.masks import attention_mask
 from st3.methods import Method, make_method
@@ -43,6 +43,7 @@ def trim(
     *,
     max_new_tokens: int | None = None,
     cuda_graphs: bool = False,
+    compile: str = "off",
     **parameters: Any,
 ) -> Iterator[TrimSession]:
     """Trim visual tokens of everything that `model` computes inside the `with`.
@@ -52,10 +53,12 @@ def trim(
         method: a name in `st3.methods.METHODS`, or a `Method`.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
             allocated once, for that many. Longer answers are no error.
-        cuda_graphs: record the decode step once and replay it. Where that cannot be (no CUDA
-            device, FlashAttention), a warning says so and decoding goes on as usual; so it does,
-            without a word, for steps with gradients or autocast, or whose hidden states are asked
-            for.
+        cuda_graphs: record the decode step once and replay it, and prefill, too, where one layout
+            of prompt comes again and again. Where that cannot be (no CUDA device, FlashAttention),
+            a warning says so and decoding goes on as usual; so it does, without a word, for steps
+            with gradients or autocast, or whose hidden states are asked for.
+        compile: `inductor` compiles the decode step by torch.compile, once for each number of
+            prompts and size of buffers in a process, a minute for a large model; `off` does not.
         parameters: of the method, such as `stride=4, ratio=0.07, tau=128`.
 
     Yields:
@@ -65,6 +68,8 @@ def trim(
         ValueError: a model without an adapter, or parameters that do not fit it.
         RuntimeError: the model is being trimmed already.
     """
+    if compile not in COMPILERS:
+        raise ValueError(f"unknown compiler {compile!r}; known: {', '.join(COMPILERS)}")
     if isinstance(method, str):
         method = make_method(method, **parameters)
     elif parameters:
@@ -92,8 +97,10 @@ def trim(
     hooks = []
     own_forward = vars(decoder).get("forward")
     try:
-        if cuda_graphs:
-            trimmer.graph = DecodeGraph(session, decoder, before)
+        if cuda_graphs or compile != "off":
+            trimmer.graph = DecodeGraph(
+                session, decoder, before, cuda_graphs=cuda_graphs, compiler=compile
+            )
             decoder.forward = trimmer.graph
         for module, hook in places:
             hooks += [module.register_forward_pre_hook(hook, with_kwargs=True)]
@@ -159,12 +166,18 @@ class _Trimmer:
         use_cache = kwargs.get("use_cache")
         if use_cache is None:
             use_cache = module.config.use_cache
-        new_cache = TrimmedCache(self.session.layers) if use_cache else None
-        if self.graph is not None and new_cache is not None:
-            self.graph.reuse(new_cache, self.session.cache)
-        self.session.start(prompt, new_cache, visual, mask)
-        kwargs["past_key_values"] = self.session.cache
-        self.prefill = Prefill(self.session, prompt, visual, mask)
+
+        def begin(visual: torch.Tensor) -> None:
+            new_cache = TrimmedCache(self.session.layers) if use_cache else None
+            if self.graph is not None and new_cache is not None:
+                self.graph.reuse(new_cache, self.session.cache)
+            self.session.start(prompt, new_cache, visual, mask)
+            self.prefill = Prefill(self.session, prompt, visual, mask)
+
+        graph = self.graph if use_cache else None
+        if graph is None or not graph.prepare_prefill(prompt, visual, kwargs, begin):
+            begin(visual)
+            kwargs["past_key_values"] = self.session.cache
         return args, kwargs
 
     def _check_turn(self, mask: torch.Tensor | None, tokens: int) -> None:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import st3
+from st3 import recording
 from st3.decode_graph import DecodeGraph
 from st3.static_cache import StaticLayer
 
@@ -76,13 +77,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch, where: str) -> Iterator[list[DecodeG
     made: list[DecodeGraph] = []
     original = DecodeGraph.__init__
 
-    def remember(self: DecodeGraph, *args: Any) -> None:
-        original(self, *args)
+    def remember(self: DecodeGraph, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
         made.append(self)
 
     if where == "cpu":
-        monkeypatch.setattr("st3.decode_graph.obstacle", lambda device, backend: None)
-        monkeypatch.setattr("st3.decode_graph.record", _record)
+        monkeypatch.setattr("st3.recording.obstacle", lambda device: None)
+        monkeypatch.setattr("st3.recording.record", _record)
     monkeypatch.setattr(DecodeGraph, "__init__", remember)
     yield made
     # Nothing of a recording outlives its `with`.
@@ -246,6 +247,114 @@ def test_a_recording_serves_the_next_generations(
     assert (graphs[0].recordings, graphs[0].replays) == (3, 7 * 19)
 
 
+@pytest.mark.parametrize("rows", [["tttItttt"], ["ttIttIt", "ttIttIt"]])
+@pytest.mark.parametrize("name", ["none", "pvtp", "st3", "fastv", "random"])
+def test_prefill_of_one_layout_is_replayed(
+    graphs: list[DecodeGraph], name: str, rows: list[str], where: str
+) -> None:
+    """Other words, other pictures; then another layout, which is not; a next turn in between."""
+    model = tiny_llava().to(where)
+    asked = [_on(where, prompts(*rows, seed=seed)) for seed in range(6)]
+    asked.append(_on(where, prompts("ttIt")))
+
+    def talk(**options: Any) -> list[Any]:
+        found: list[Any] = []
+        with st3.trim(model, name, max_new_tokens=16, **options) as session:
+            for number, inputs in enumerate(asked):
+                result = greedy(model, inputs, 12)
+                layers = range(1, session.layers + 1)
+                kept = [session.kept(n, row) for n in layers for row in range(len(result[0]))]
+                found.append((result.sequences, session.kv_bytes[:], kept, result.logits))
+                if number == 4:
+                    later = _next_turn(model, session, result, inputs, 3, 5)
+                    found.append((later.sequences, session.kv_bytes[:], kept, ()))
+        return found
+
+    for got, want in zip(talk(cuda_graphs=True), talk(), strict=True):
+        assert torch.equal(got[0], want[0])
+        assert got[1:3] == want[1:3]
+        for a, b in zip(got[3], want[3], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    assert (graphs[0].prefill.recordings, graphs[0].prefill.replays) == (1, 4)
+    assert all(graph.prefill._recorded is None for graph in graphs)
+
+
+def test_a_prefill_that_cannot_be_recorded(
+    graphs: list[DecodeGraph], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt"))
+    original = recording.record
+
+    def fail(step: Any, device: Any) -> Any:
+        if "PrefillGraph" in getattr(step, "__qualname__", ""):
+            step()
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return original(step, device)
+
+    with st3.trim(model, "st3"):
+        want = greedy(model, inputs).sequences
+    monkeypatch.setattr("st3.recording.record", fail)
+    with st3.trim(model, "st3", cuda_graphs=True):
+        got = [greedy(model, inputs).sequences for _ in range(2)]
+        with pytest.warns(UserWarning, match="prefill is not recorded: operation not permitted"):
+            got.append(greedy(model, inputs).sequences)
+        got.append(greedy(model, inputs).sequences)
+    assert all(torch.equal(sequences, want) for sequences in got)
+    assert graphs[0].prefill.recordings == 0
+    assert graphs[0].replays == 4 * 11
+
+
+@pytest.mark.slow
+def test_a_compiled_step(where: str) -> None:
+    """Compiled once for each shape: not again for another prompt, another `with`, or an answer."""
+    model = tiny_llava(layers=6).to(where)
+    asked = [_on(where, prompts("tttItttt", seed=0)), _on(where, prompts("ttIttt", seed=1))]
+    graphs = where == "cuda"
+
+    def talk(**options: Any) -> list[Any]:
+        found = []
+        for new in (12, 20):
+            with st3.trim(model, "st3", tau=15, max_new_tokens=24, **options):
+                found += [greedy(model, inputs, new) for inputs in asked]
+        return found
+
+    want = talk()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for got, plain in zip(talk(compile="inductor", cuda_graphs=graphs), want, strict=True):
+        assert torch.equal(got.sequences, plain.sequences)
+        logits = torch.stack(got.logits), torch.stack(plain.logits)
+        torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_step_that_cannot_be_compiled(
+    graphs: list[DecodeGraph], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt"))
+
+    def fail(function: Any, **options: Any) -> Any:
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("no compiler here")
+
+        return compiled
+
+    with st3.trim(model, "st3"):
+        want = greedy(model, inputs).sequences
+    monkeypatch.setattr("torch.compile", fail)
+    with (
+        pytest.warns(UserWarning, match=r"without a compiled step: no compiler here"),
+        st3.trim(model, "st3", compile="inductor"),
+    ):
+        got = greedy(model, inputs).sequences
+    assert torch.equal(want, got)
+    with (
+        pytest.raises(ValueError, match="unknown compiler 'gcc'; known: off, inductor"),
+        st3.trim(model, "st3", compile="gcc"),
+    ):
+        pass
+
+
 def test_hidden_states_are_not_lost(graphs: list[DecodeGraph], where: str) -> None:
     model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt"))
     with st3.trim(model, "st3", cuda_graphs=True):
@@ -282,15 +391,17 @@ def test_without_cuda_it_says_so_and_goes_on(llava: Any) -> None:
 
 
 def test_a_step_that_cannot_be_recorded(
-    graphs: list[DecodeGraph], monkeypatch: pytest.MonkeyPatch, llava: Any
+    graphs: list[DecodeGraph], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    llava = tiny_llava().to(where)
+
     def fail(step: Any, device: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    inputs = prompts("tttItttt")
+    inputs = _on(where, prompts("tttItttt"))
     with st3.trim(llava, "st3"):
         want = greedy(llava, inputs).sequences
-    monkeypatch.setattr("st3.decode_graph.record", fail)
+    monkeypatch.setattr("st3.recording.record", fail)
     with (
         pytest.warns(UserWarning, match="could not be recorded"),
         st3.trim(llava, "st3", cuda_graphs=True),

@@ -12,7 +12,7 @@ from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
-from st3.profiling.latency import Measured, measure
+from st3.profiling.latency import measure
 from st3.profiling.operators import operators
 from st3.profiling.rows import samples_of
 from st3.profiling.runs import Run, Variant, endless, generate_once, random_inputs
@@ -99,7 +99,7 @@ def _first(live: Any, work: Workload, variants: Mapping[str, Variant]) -> dict[s
 
 
 def equal_memory(
-    lab: Lab, model: str, variants: Mapping[str, Variant], *, budget: float, new: int, rounds: int
+    lab: Lab, model: str, variants: Mapping[str, Variant], *, budget: float, new: int
 ) -> Rows:
     """The largest batch of each variant that fits in `budget` bytes, and what comes out of it.
 
@@ -130,17 +130,15 @@ def equal_memory(
         try:
             with endless(live):
                 batch, _ = largest_batch(lambda n: attempt(n).peak or 0, budget)
-                runs = tuple(attempt(batch) for _ in range(rounds))
+                run = attempt(batch)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, lab.device)
         work = Workload(visual, 64, new, batch)
-        best = sorted(run.total for run in runs)[len(runs) // 2]
         rows.append(
             _what(lab, model, work)
-            | {"method": label, "budget_bytes": budget, "rounds": rounds, "e2e_ms": best}
-            | {"tokens_per_second": 1000 * batch * new / best}
-            | {"peak_memory_bytes": max(run.peak or 0 for run in runs)}
-            | {"samples": samples_of(label, work, Measured(runs, None))}
+            | {"method": label, "budget_bytes": budget, "rounds": 1, "e2e_ms": run.total}
+            | {"tokens_per_second": 1000 * batch * new / run.total}
+            | {"peak_memory_bytes": run.peak, "ttft_ms": run.ttft}
         )
     return rows
 

@@ -6,6 +6,7 @@ import datetime
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from st3.benchmark.cells import Skipped
 from st3.benchmark.lab import Lab
 from st3.benchmark.suite import Cell
 from st3.files import append_rows, drop_half_row, read_rows
+from st3.recording import DecodeGraphWarning
 
 ROWS = "rows.jsonl"
 
@@ -54,7 +56,7 @@ def run(
         for cell in left:
             began = time.perf_counter()
             try:
-                rows = cell.measure(lab)
+                rows = _noted(cell, lab)
                 note = f"{len(rows)} rows"
             except Skipped as why:
                 rows, note = [{"skipped": str(why)}], f"skipped: {why}"
@@ -72,6 +74,15 @@ def run(
             if any(row.get("interrupted") for row in rows):
                 return False
     return True
+
+
+def _noted(cell: Cell, lab: Lab) -> list[dict[str, Any]]:
+    """A cell's rows; where graphs or a compiler could not be had on a GPU, they say so."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DecodeGraphWarning)
+        rows = cell.measure(lab)
+    notes = sorted({str(w.message) for w in caught if w.category is DecodeGraphWarning})
+    return [row | {"notes": notes} for row in rows] if notes and lab.on_cuda else rows
 
 
 def finished(rows: Sequence[dict[str, Any]]) -> set[str]:

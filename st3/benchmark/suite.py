@@ -13,7 +13,7 @@ from st3.methods import make_method
 from st3.profiling.runs import STOCK, Variant
 
 STATIC = "stock, static + compiled"
-GRAPHS = " + graphs"
+GRAPHS, COMPILED = " + graphs", " + compiled"
 
 
 @dataclass(frozen=True)
@@ -38,44 +38,49 @@ def cells(*, tiny: bool = False) -> list[Cell]:
 
         found.append(Cell(name, measure))
 
-    main = variants("stock", "none+", "st3", "st3+", "fastv+")
-    for model in ("7b", "13b"):
-        for batch in batches:
-            add(
-                f"table/{model}/{batch}", timed, model,
-                main if model == "7b" else variants("stock", "none+", "st3+", "fastv+"),
-                batch=batch, new=new, rounds=rounds,
-            )  # fmt: skip
-    plans = variants("stock", "none", "st3", "st3+")
-    add("cudnn/7b/1", timed, "7b", plans, new=short, rounds=1, cudnn=True)
-    against = {**variants("stock", "st3+"), STATIC: Variant(static=True)}
-    add("static/7b/1", timed, "7b", against, new=short, rounds=rounds)
-    for gigabytes in (1, 1.5, 2) if tiny else (24, 40, 80):
+    def table(model: str, batch: int, *specs: str) -> None:
+        add(f"table/{model}/{batch}", timed, model, variants(*specs), batch=batch, new=new,
+            rounds=rounds)  # fmt: skip
+
+    # Compiling takes minutes: a dry run leaves it out.
+    against = variants("stock", "none+", "st3+", *([] if tiny else ["st3*"]))
+    against[STATIC] = Variant(static=True)
+    one, some, most = batches
+    table("7b", one, "stock", "none+", "st3", "st3+", "fastv+")
+    add(f"static/7b/{one}", timed, "7b", against, batch=one, new=short, rounds=rounds)
+    for batch in (some, most):
+        table("7b", batch, "stock", "none+", "st3+", "fastv+")
+    for batch in batches:
+        table("13b", batch, "stock", "none+", "st3+")
+    for gigabytes in (1, 2) if tiny else (80, 24, 40):
         add(
             f"memory/7b/{gigabytes}", equal_memory, "7b", variants("stock", "st3+"),
-            budget=gigabytes * 1e9, new=short[0], rounds=rounds,
+            budget=gigabytes * 1e9, new=short[0],
         )  # fmt: skip
+    add(f"cudnn/7b/{one}", timed, "7b", variants("stock", "none", "st3", "st3+"), new=short,
+        rounds=1, cudnn=True)  # fmt: skip
     long = partial(timed, variants=variants("stock", "none+", "st3+", "fastv+"), new=short,
                    cudnn=True)  # fmt: skip
     for pictures in (2 if tiny else 5, many):
         add(f"long/7b/{pictures}", long, "7b", pictures=pictures, rounds=rounds)
-    for batch in batches[:2]:
+    for batch in (one, some):
         add(f"operators/7b/{batch}", where_time_goes, "7b", ("none", "st3"), batch=batch)
     rest = variants("stock", "none", "pvtp+", "vta+", "fastv:r=75%+", "vtw+", "pyramiddrop+",
                     "random+", "fastv")  # fmt: skip
-    add(f"methods/7b/{batches[1]}", timed, "7b", rest, batch=batches[1], new=short, rounds=rounds)
-    add(f"static/7b/{batches[1]}", timed, "7b", against, batch=batches[1], new=short,
+    add(f"methods/7b/{some}", timed, "7b", rest, batch=some, new=short, rounds=rounds)
+    add(f"static/7b/{some}", timed, "7b", against, batch=some, new=short,
         rounds=rounds)  # fmt: skip
     return found
 
 
 def variants(*specs: str) -> dict[str, Variant]:
-    """`stock`, methods, and with a + behind it a method whose decode steps are recorded."""
+    """`stock`, and methods: plain, with a + behind them recorded, with a * also compiled."""
     found = {}
     for spec in specs:
         if spec == STOCK:
             found[spec] = Variant()
             continue
-        method, graphs = spec.removesuffix("+"), spec.endswith("+")
-        found[method + GRAPHS * graphs] = Variant(make_method(method), cuda_graphs=graphs)
+        graphs, compiler = spec[-1] in "+*", "inductor" if spec[-1] == "*" else "off"
+        label = spec.rstrip("+*") + GRAPHS * graphs + COMPILED * (compiler != "off")
+        found[label] = Variant(make_method(spec.rstrip("+*")), graphs, compiler)
     return found

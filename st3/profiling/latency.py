@@ -27,10 +27,12 @@ class Measured:
         runs: in the order in which they were made.
         launched: what a run of few tokens launches, operations in place of milliseconds; None where
             a compiled step hides them.
+        compiling: seconds of the first run of all, compilation included; None where there is none.
     """
 
     runs: tuple[Run, ...]
     launched: Run | None
+    compiling: float | None = None
 
     def until(self, new: int) -> Measured:
         """The same runs as far as their first `new` tokens."""
@@ -64,13 +66,13 @@ def measure(
         ValueError: see `random_inputs`.
     """
     inputs = random_inputs(model, work)
-    counts: dict[str, Run | None] = {}
+    first: dict[str, tuple[Run | None, float | None]] = {}
     runs: dict[str, list[Run]] = {name: [] for name in variants}
     with endless(model):
         try:
             for name, variant in variants.items():
                 on_run(name, 0)
-                counts[name] = _warm_up(model, inputs, work, variant)
+                first[name] = _warm_up(model, inputs, work, variant)
             started, done = time.perf_counter(), 0
             while done < repeats or time.perf_counter() - started < min_seconds * len(variants):
                 finished = {}
@@ -86,21 +88,23 @@ def measure(
             interrupted = True
     if not all(runs.values()):
         return {}, interrupted
-    found = {name: Measured(tuple(runs[name]), counts[name]) for name in variants}
+    found = {name: Measured(tuple(runs[name]), *first[name]) for name in variants}
     return found, interrupted
 
 
 def _warm_up(
     model: Any, inputs: dict[str, torch.Tensor], work: Workload, variant: Variant
-) -> Run | None:
-    """Run a variant for the first time; what a few of its tokens launch."""
+) -> tuple[Run | None, float | None]:
+    """Run a variant for the first time: what a few of its tokens launch, and, where something is
+    compiled, which takes a run of full length, the seconds that it took.
+    """
     clock = clock_for(model.device)
-    if variant.static:  # compiled for the length of its cache, and not to be looked into
-        generate_once(model, inputs, work, variant, clock)
-        return None
     short = replace(work, new=min(work.new, _WARM_UP))
-    with LaunchCounter() as counter:
-        plain = replace(variant, cuda_graphs=False)
-        launched = generate_once(model, inputs, short, plain, counter)
-    generate_once(model, inputs, short, variant, clock)
-    return launched
+    launched = None
+    if not variant.static:
+        plain = replace(variant, cuda_graphs=False, compile="off")
+        with LaunchCounter() as counter:
+            launched = generate_once(model, inputs, short, plain, counter)
+    started = time.perf_counter()
+    generate_once(model, inputs, work if variant.compiles else short, variant, clock)
+    return launched, time.perf_counter() - started if variant.compiles else None

@@ -23,8 +23,9 @@ class Row:
     average over prefill and decode steps; `kv_allocated_bytes` are those of the buffers.
 
     `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it; `tpot_ms` is the
-    median over all steps; `recording_ms` is the step that records a CUDA graph, once in a
-    `with st3.trim`, which `e2e_ms` is without. Speed-ups are of `e2e_ms`, over `stock` and over
+    median over all steps; `recording_ms` is what recording CUDA graphs takes, once in
+    a `with st3.trim`, which `e2e_ms` is without, as it is without
+    compiling, `compiling_s`, once in a process. Speed-ups are of `e2e_ms`, over `stock` and over
     `none`. `*_ideal_ms` is the roofline, `*_bound` what makes it, `*_roofline_share` ideal over
     measured. `ideal_saving` is the share of the untrimmed roofline time of prefill that the method
     does not need, `achieved_saving` the share of stock's measured `prefill_ms`, `saving_share` the
@@ -55,6 +56,7 @@ class Row:
     tpot_ms: float | None = None
     tpot_p90_ms: float | None = None
     recording_ms: float | None = None
+    compiling_s: float | None = None
     e2e_ms: float | None = None
     tokens_per_second: float | None = None
     speedup: float | None = None

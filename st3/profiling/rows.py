@@ -83,7 +83,7 @@ class RowMaker:
                         self._element,
                     ),
                 )  # fmt: skip
-                if variant.cuda_graphs:  # counted without, so not what was timed
+                if variant.prepares:  # counted without, so not what was timed
                     figures |= {"step_launches": None, "step_launch_ms": None}
             method = variant.method
             settings = method.settings(self.shape.layers) if method is not None else {}
@@ -162,6 +162,7 @@ def _timed(label: str, measured: Mapping[str, Measured], work: Workload) -> dict
         "peak_memory_bytes": max(peaks) if peaks else None,
         "kv_allocated_bytes": runs[-1].allocated,
         "recording_ms": statistics.median(recorded) if recorded else None,
+        "compiling_s": measured[label].compiling,
     }
 
 

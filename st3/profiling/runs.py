@@ -30,13 +30,24 @@ class Variant:
 
     Attributes:
         method: trimmed so; None is transformers' own, with nothing of ours.
-        cuda_graphs: of a method, see `st3.trim`.
+        cuda_graphs, compile: of a method, see `st3.trim`.
         static: of stock, its static cache, whose decode step transformers compiles on a GPU.
     """
 
     method: Method | None = None
     cuda_graphs: bool = False
+    compile: str = "off"
     static: bool = False
+
+    @property
+    def compiles(self) -> bool:
+        """Whether its first run compiles something."""
+        return self.static or self.compile != "off"
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the first generation of a `with` makes ready for the later ones."""
+        return self.cuda_graphs or self.compile != "off"
 
 
 def beside_stock(methods: Mapping[str, Method], *, cuda_graphs: bool = False) -> dict[str, Variant]:
@@ -58,7 +69,7 @@ class Run:
         peak: bytes of device memory at most, weights included; None off CUDA.
         kv_bytes: live keys and values after prefill and in each step; None for stock.
         allocated: bytes of the cache's buffers at the end; None for stock.
-        recording: of the step that records a CUDA graph, in an earlier generation; None without.
+        recording: of the steps that compile and record, in earlier generations; None without.
     """
 
     ttft: float
@@ -159,7 +170,8 @@ def generate_once(
 ) -> Run:
     """One `generate` of a variant by this clock.
 
-    With CUDA graphs it is the second one inside its `with`, as most are: the first records.
+    With CUDA graphs or a compiler it is a later one inside its `with`, as most are: the first ones
+    record decode and prefill.
     """
     adapter = find_adapter(model.config)
     marks = _Marks(clock)
@@ -171,13 +183,14 @@ def generate_once(
     trimmed: Any = nullcontext()
     if variant.method is not None:
         trimmed = trim(
-            model, variant.method, max_new_tokens=work.new, cuda_graphs=variant.cuda_graphs
-        )
+            model, variant.method, max_new_tokens=work.new, cuda_graphs=variant.cuda_graphs,
+            compile=variant.compile,
+        )  # fmt: skip
     more = {"cache_implementation": "static"} if variant.static else {}
     try:
         with trimmed as session:
             recording = None
-            if variant.cuda_graphs and work.new > 1:
+            if variant.prepares and work.new > 1:
                 recording = _record(model, inputs, clock)
             marks.handles += [
                 tower.register_forward_pre_hook(marks.see_vision),
@@ -211,10 +224,14 @@ def generate_once(
 
 
 def _record(model: Any, inputs: dict[str, torch.Tensor], clock: Clock) -> float:
-    """A generation of three tokens, the second of which records; what that took."""
-    marks = _Marks(clock)
-    model.generate(**inputs, max_new_tokens=3, do_sample=False, streamer=marks)
-    return clock.between(marks.tokens[0], marks.tokens[1])
+    """Three short generations: the first records decode, the third prefill; what that took."""
+    took = 0.0
+    for last in (False, False, True):
+        marks, start = _Marks(clock), clock.mark()
+        model.generate(**inputs, max_new_tokens=3, do_sample=False, streamer=marks)
+        first, second = marks.tokens[:2]
+        took += clock.between(start, first) if last else clock.between(first, second)
+    return took
 
 
 @contextmanager

@@ -156,6 +156,7 @@ _LATENCY: dict[str, Cell] = {
     "TPOT": _ms("tpot_ms"),
     "p90": _ms("tpot_p90_ms"),
     "recording": _ms_or_dash("recording_ms"),
+    "compiling, s": _ms_or_dash("compiling_s"),
     "e2e": _ms("e2e_ms"),
     "tok/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
     "spread": _share("e2e_spread"),
@@ -163,7 +164,11 @@ _LATENCY: dict[str, Cell] = {
     "vs none": _times("speedup_over_none"),
     "peak memory": _count("peak_memory_bytes", "B"),
 }
-_ON_A_GPU = {"peak memory": "peak_memory_bytes", "recording": "recording_ms"}
+_ON_A_GPU = {
+    "peak memory": "peak_memory_bytes",
+    "recording": "recording_ms",
+    "compiling, s": "compiling_s",
+}
 _UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}
 _PREFILL_ROOF: dict[str, Cell] = {
     "took": _ms("prefill_ms"),
