@@ -17,7 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from st3.benchmark import tables as suite
 from st3.demo import evaluate
+from st3.files import read_rows
 from st3.machine import made_with
 from st3.profiling.tables import Table, tables
 from st3.sweep import results
@@ -56,8 +58,11 @@ def _dropping(path: Path) -> str:
 
 def _tables(match: re.Match[str]) -> str:
     path = ROOT / "docs" / "benchmarks" / match["file"]
-    if path.suffix == ".jsonl":
+    if path.name == "demo-training.jsonl":
         return _dropping(path)
+    if path.suffix == ".jsonl":
+        rows = read_rows(path)
+        return _chosen(suite.tables(rows), match, suite.made(rows))
     document: dict[str, Any] = json.loads(path.read_text())
     if "cells" in document:
         found = [results.table(document)]
@@ -65,13 +70,18 @@ def _tables(match: re.Match[str]) -> str:
         found = [evaluate.table(document)]
     else:
         found = tables(document, detail=True)
+    return _chosen(found, match, made_with(document))
+
+
+def _chosen(found: list[Table], match: re.Match[str], made: str) -> str:
+    """The tables whose titles begin as the comment says, and how they were made."""
     parts = []
     for title in match["titles"].split("; "):
         some = [table.markdown() for table in found if re.match(rf"{title}\b", table.title)]
         parts += some
         if not some:
-            raise ValueError(f"{path.name} has no table {title!r}")
-    return "\n" + "\n".join([*parts, made_with(document) + "\n"])
+            raise ValueError(f"{match['file']} has no table {title!r}")
+    return "\n" + "\n".join([*parts, made + "\n"])
 
 
 def main() -> int:

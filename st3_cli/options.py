@@ -110,7 +110,23 @@ AttentionOption = Annotated[
 ]
 CudaGraphsOption = Annotated[
     bool,
-    _option(MODEL, "--cuda-graphs", help="Record the decode step once and replay it (CUDA only)."),
+    _option(
+        MODEL, "--cuda-graphs",
+        help="Record decode step and repeated prefills once and replay them (CUDA only).",
+    ),
+]  # fmt: skip
+
+
+class Compiler(str, enum.Enum):
+    """Of decode steps."""
+
+    off = "off"
+    inductor = "inductor"
+
+
+CompileOption = Annotated[
+    Compiler,
+    _option(MODEL, "--compile", help="Compile the decode step, a minute for a large model."),
 ]
 MethodOption = Annotated[
     str,

@@ -97,6 +97,7 @@ def profile(
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
+    compile: o.CompileOption = o.Compiler.off,
     seed: o.SeedOption = 0,
     detail: Annotated[
         bool, typer.Option("--detail", help="Also MACs by part.", rich_help_panel=o.OUTPUT)
@@ -182,7 +183,7 @@ def profile(
         report = measure(
             shown, found, chosen, works,
             dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
-            cuda_graphs=cuda_graphs, watch_operators=operators,
+            cuda_graphs=cuda_graphs, compile=compile.value, watch_operators=operators,
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
         )  # fmt: skip
     if json:

@@ -198,7 +198,7 @@ def test_cuda_where_there_is_none(st3_: Any) -> None:
     assert "torch sees none" in result.err
 
 
-@pytest.mark.filterwarnings("always::st3.decode_graph.DecodeGraphWarning")
+@pytest.mark.filterwarnings("always::st3.recording.DecodeGraphWarning")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there they can be had")
 def test_cuda_graphs_where_there_is_no_cuda(st3_: Any) -> None:
     """The same answer, and one line that says why it took no shorter."""

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 from st3.benchmark.lab import Lab
-from st3.benchmark.run import now, run
+from st3.benchmark.run import ROWS, now, run
 from st3.benchmark.suite import cells
+from st3.benchmark.tables import markdown
+from st3.files import read_rows, write_text
 from st3.loading import find_device, find_dtype, known_config
 from st3.machine import describe_machine
 
@@ -42,7 +44,7 @@ def main() -> int:
         "machine": describe_machine(device, dtype),
         "settings": {
             "date": now(),
-            "command": shlex.join(["python", "-m", "st3.benchmark", *sys.argv[1:]]),
+            "command": _command(asked),
             "commit": asked.commit or _commit(),
         },
     }
@@ -52,7 +54,18 @@ def main() -> int:
         seconds=60 * asked.minutes - (time.perf_counter() - began), start=start,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip
+    write_text(asked.output / "tables.md", markdown(read_rows(asked.output / ROWS)))
     return 0 if complete else 3
+
+
+def _command(asked: argparse.Namespace) -> str:
+    """What was asked for, without the places of this machine."""
+    words = ["python", "-m", "st3.benchmark", "--output", "OUT", "--minutes"]
+    words.append(f"{asked.minutes:.3g}")
+    for name in ("device", "dtype", "cells"):
+        if getattr(asked, name) not in ("auto", ""):
+            words += [f"--{name}", getattr(asked, name)]
+    return shlex.join([*words, *(["--tiny"] if asked.tiny else [])])
 
 
 def _commit() -> str | None:

@@ -39,6 +39,7 @@ def profile(
     repeats: int = 5,
     min_seconds: float = 0.0,
     cuda_graphs: bool = False,
+    compile: str = "off",
     watch_operators: bool = False,
     command: str = "",
     notes: Sequence[str] = (),
@@ -54,7 +55,8 @@ def profile(
         dtype: of weights and cache.
         live: the model to time, on its device; None counts only.
         weights: what the live model's are, "pretrained" or "random".
-        repeats, min_seconds, cuda_graphs, on_run: see `st3.profiling.latency.measure`.
+        repeats, min_seconds, on_run: see `st3.profiling.latency.measure`.
+        cuda_graphs, compile: of every method, see `st3.trim`; stock goes without.
         watch_operators: also find out where the decoder's time goes.
         command, notes: for the report.
 
@@ -64,7 +66,7 @@ def profile(
         RuntimeError: the live cache held other bytes than the schedule says.
     """
     maker = RowMaker(config, dtype)
-    variants = beside_stock(methods, cuda_graphs=cuda_graphs)
+    variants = beside_stock(methods, cuda_graphs=cuda_graphs, compile=compile)
     schedules = {label: maker.schedule(variants[label]) for label in methods}
     options: dict[str, Any] = {"repeats": repeats, "min_seconds": min_seconds}
     timed, ceilings, interrupted = _time(live, works, variants, dtype, on_run, options)
@@ -98,7 +100,7 @@ def profile(
         shape=asdict(maker.shape),
         settings={
             "visual_tokens": work.visual, "text_tokens": work.text, "new_tokens": work.new,
-            **options, "cuda_graphs": cuda_graphs, "command": command,
+            **options, "cuda_graphs": cuda_graphs, "compile": compile, "command": command,
             "date": datetime.date.today().isoformat(),
         },
         machine=machine,

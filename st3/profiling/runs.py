@@ -50,9 +50,11 @@ class Variant:
         return self.cuda_graphs or self.compile != "off"
 
 
-def beside_stock(methods: Mapping[str, Method], *, cuda_graphs: bool = False) -> dict[str, Variant]:
+def beside_stock(
+    methods: Mapping[str, Method], *, cuda_graphs: bool = False, compile: str = "off"
+) -> dict[str, Variant]:
     """`stock`, and each method under its label."""
-    trimmed = {name: Variant(method, cuda_graphs) for name, method in methods.items()}
+    trimmed = {name: Variant(method, cuda_graphs, compile) for name, method in methods.items()}
     return {STOCK: Variant(), **trimmed}
 
 

@@ -59,7 +59,7 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         found["Prefill of the decoder against the roofline, in ms"] = _PREFILL_ROOF
     if any(row["tpot_ideal_ms"] is not None for row in rows):
         found["Decode step against the roofline, in ms"] = _DECODE_ROOF
-    made = [_table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
+    made = [table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
     return made + _operators(document, batch, what)
 
 
@@ -79,15 +79,19 @@ def _operators(document: dict[str, Any], batch: int, what: str) -> list[Table]:
 
 
 def _spread(document: dict[str, Any], row: dict[str, Any]) -> dict[str, float | None]:
-    """(Largest - smallest) / median of the rounds' `e2e_ms`."""
     for sample in document["samples"]:
         if (sample["method"], sample["batch_size"]) == (row["method"], row["batch_size"]):
-            times = sample["e2e_ms"]
-            return {"e2e_spread": (max(times) - min(times)) / median(times)}
+            return {"e2e_spread": spread(sample["e2e_ms"])}
     return {"e2e_spread": None}
 
 
-def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
+def spread(times: Sequence[float]) -> float:
+    """(Largest - smallest) / median of the rounds."""
+    return (max(times) - min(times)) / median(times)
+
+
+def table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
+    """Rows as a table; columns that only a GPU fills are left out where none did."""
     for head, key in _ON_A_GPU.items():
         if all(row.get(key) is None for row in rows):
             columns = {name: cell for name, cell in columns.items() if name != head}
@@ -98,19 +102,24 @@ def _table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell])
     )
 
 
-def _figure(key: str, show: Callable[[Any], str]) -> Cell:
+def figure(key: str, show: Callable[[Any], str]) -> Cell:
+    """A cell that shows a figure, or says that it was not measured."""
     return lambda row: NOT_MEASURED if row[key] is None else show(row[key])
 
 
-def _count(key: str, unit: str = "") -> Cell:
-    return _figure(key, lambda value: si(value, unit))
+def count(key: str, unit: str = "") -> Cell:
+    """Four digits with a prefix and a unit."""
+    return figure(key, lambda value: si(value, unit))
 
 
-def _share(key: str) -> Cell:
+def share(key: str) -> Cell:
+    """Percent."""
     return lambda row: "-" if row[key] is None else f"{row[key]:.1%}"
 
 
-def _ms(key: str) -> Cell:
+def milliseconds(key: str) -> Cell:
+    """Four digits; a dash where there is nothing to measure."""
+
     def cell(row: dict[str, Any]) -> str:
         value = row[key]
         if value is None:  # one token has no step: there is nothing to measure
@@ -120,70 +129,73 @@ def _ms(key: str) -> Cell:
     return cell
 
 
-def _ms_or_dash(key: str) -> Cell:
+def or_dash(key: str) -> Cell:
+    """Four digits, or a dash."""
     return lambda row: "-" if row.get(key) is None else f"{row[key]:.4g}"
 
 
-def _times(key: str) -> Cell:
-    return _figure(key, lambda value: f"{value:.2f}x")
+def times(key: str) -> Cell:
+    """A factor."""
+    return figure(key, lambda value: f"{value:.2f}x")
 
 
 _COMPUTE: dict[str, Cell] = {
-    "prefill MACs": _count("prefill_macs"),
-    "prefill FLOPs": _count("prefill_flops"),
-    "share": _share("prefill_macs_ratio"),
-    "decode MACs": _count("decode_macs"),
-    "decode FLOPs": _count("decode_flops"),
-    "share ": _share("decode_macs_ratio"),
+    "prefill MACs": count("prefill_macs"),
+    "prefill FLOPs": count("prefill_flops"),
+    "share": share("prefill_macs_ratio"),
+    "decode MACs": count("decode_macs"),
+    "decode FLOPs": count("decode_flops"),
+    "share ": share("decode_macs_ratio"),
 }
 _PARTS: dict[str, Cell] = {
-    "decoder, prefill": _count("prefill_macs"),
-    "decoder, decode": _count("decode_macs"),
-    "vision tower": _count("vision_macs"),
-    "projector": _count("projector_macs"),
-    "LM head": _count("lm_head_macs"),
+    "decoder, prefill": count("prefill_macs"),
+    "decoder, decode": count("decode_macs"),
+    "vision tower": count("vision_macs"),
+    "projector": count("projector_macs"),
+    "LM head": count("lm_head_macs"),
 }
 _MEMORY: dict[str, Cell] = {
-    "after prefill": _count("kv_bytes", "B"),
-    "share": _share("kv_ratio"),
-    "mean": _count("kv_mean_bytes", "B"),
-    "share ": _share("kv_mean_ratio"),
-    "peak": _count("kv_peak_bytes", "B"),
+    "after prefill": count("kv_bytes", "B"),
+    "share": share("kv_ratio"),
+    "mean": count("kv_mean_bytes", "B"),
+    "share ": share("kv_mean_ratio"),
+    "peak": count("kv_peak_bytes", "B"),
 }
 _LATENCY: dict[str, Cell] = {
-    "TTFT": _ms("ttft_ms"),
-    "vision": _ms("vision_ms"),
-    "TPOT": _ms("tpot_ms"),
-    "p90": _ms("tpot_p90_ms"),
-    "recording": _ms_or_dash("recording_ms"),
-    "compiling, s": _ms_or_dash("compiling_s"),
-    "e2e": _ms("e2e_ms"),
-    "tok/s": _figure("tokens_per_second", lambda value: f"{value:.4g}"),
-    "spread": _share("e2e_spread"),
-    "speedup": _times("speedup"),
-    "vs none": _times("speedup_over_none"),
-    "peak memory": _count("peak_memory_bytes", "B"),
+    "TTFT": milliseconds("ttft_ms"),
+    "vision": milliseconds("vision_ms"),
+    "TPOT": milliseconds("tpot_ms"),
+    "p90": milliseconds("tpot_p90_ms"),
+    "e2e": milliseconds("e2e_ms"),
+    "tok/s": figure("tokens_per_second", lambda value: f"{value:.4g}"),
+    "spread": share("e2e_spread"),
+    "speedup": times("speedup"),
+    "vs none": times("speedup_over_none"),
+    "peak memory": count("peak_memory_bytes", "B"),
 }
 _ON_A_GPU = {
+    "recording, ms": "recording_ms",
+    "first, ms": "first_e2e_ms",
     "peak memory": "peak_memory_bytes",
-    "recording": "recording_ms",
     "compiling, s": "compiling_s",
 }
 _UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}
 _PREFILL_ROOF: dict[str, Cell] = {
-    "took": _ms("prefill_ms"),
-    "ideal": _ms("prefill_ideal_ms"),
-    "bound": _figure("prefill_bound", str),
-    "reached": _share("prefill_roofline_share"),
-    "launch": _ms("prefill_launch_ms"),
-    "could save": _share("ideal_saving"),
-    "saved": _share("achieved_saving"),
-    "of it": _share("saving_share"),
+    "took": milliseconds("prefill_ms"),
+    "ideal": milliseconds("prefill_ideal_ms"),
+    "bound": figure("prefill_bound", str),
+    "reached": share("prefill_roofline_share"),
+    "launch": milliseconds("prefill_launch_ms"),
+    "could save": share("ideal_saving"),
+    "saved": share("achieved_saving"),
+    "of it": share("saving_share"),
 }
 _DECODE_ROOF: dict[str, Cell] = {
-    "TPOT": _ms("tpot_ms"),
-    "ideal": _ms("tpot_ideal_ms"),
-    "bound": _figure("tpot_bound", str),
-    "reached": _share("tpot_roofline_share"),
-    "launch": _ms("step_launch_ms"),
+    "TPOT": milliseconds("tpot_ms"),
+    "ideal": milliseconds("tpot_ideal_ms"),
+    "bound": figure("tpot_bound", str),
+    "reached": share("tpot_roofline_share"),
+    "launch": milliseconds("step_launch_ms"),
+    "recording, ms": or_dash("recording_ms"),
+    "compiling, s": or_dash("compiling_s"),
 }

@@ -1,0 +1,147 @@
+"""The suite's rows as tables: those that were measured, from as many starts as it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from st3.machine import made_with
+from st3.profiling.tables import (
+    Cell,
+    Table,
+    count,
+    figure,
+    milliseconds,
+    or_dash,
+    share,
+    spread,
+    table,
+    times,
+)
+
+Row = dict[str, Any]
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """All tables for which there are rows; failed, skipped and unfinished cells have none."""
+    good = [row for row in rows if "model" in row and "interrupted" not in row]
+    found: list[Table] = []
+    for kind, title in _KINDS.items():
+        own = [row for row in good if row["cell"].startswith(f"{kind}/")]
+        for work in dict.fromkeys(_work(row, kind) for row in own):
+            some = [row for row in own if _work(row, kind) == work]
+            found += _of_kind(kind, title, work, some)
+    return found
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """All tables, and below them how they were made."""
+    return "\n".join([*(table.markdown() for table in tables(rows)), made(rows) + "\n"])
+
+
+def made(rows: Sequence[Row]) -> str:
+    """Date, machine, commit and command of every start that measured something."""
+    starts = {row["start"]: row for row in rows if "start" in row}
+    used = sorted({row["of_start"] for row in rows if "model" in row})
+    commits = (f" At commit {starts[n]['settings']['commit']}." for n in used)
+    return " ".join(made_with(starts[n]) + commit for n, commit in zip(used, commits, strict=True))
+
+
+def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Table]:
+    if kind == "operators":
+        return _operators(rows)
+    rows = [row | {"e2e_spread": _spread(row)} for row in rows]
+    what = f"{work}, {_common(rows)}"
+    if kind == "memory":
+        return [table(f"{title}: {what}", rows, _BATCH | _FITS)]
+    found = [table(f"{title}: {what}", rows, _BATCH | _TIMES)]
+    if kind == "table":
+        found += [
+            table(f"Prefill: {what}", rows, _BATCH | _PREFILL),
+            table(f"Decode step: {what}", rows, _BATCH | _STEP),
+            table(f"KV cache: {what}", rows, _BATCH | _KV),
+        ]
+    return found
+
+
+def _operators(rows: list[Row]) -> Iterable[Table]:
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        own = [row for row in rows if row["phase"] == phase]
+        columns = {
+            kind: figure(kind, lambda ms: f"{ms:.3g}") for kind in (*own[0]["kinds"], "wall_ms")
+        }
+        flat = [row | row["kinds"] for row in own]
+        what = f"{own[0]['model']}, {_common(own)}"
+        title = f"Operators of the decoder's {phase}, in ms under the profiler: {what}"
+        yield table(title, flat, _BATCH | columns)
+
+
+def _work(row: Row, kind: str) -> str:
+    """What the rows of one table have in common."""
+    pictures = f", {row['visual_tokens']} visual tokens" if kind == "long" else ""
+    return f"{row['model']}{pictures}, {row['new_tokens']} new"
+
+
+def _common(rows: list[Row]) -> str:
+    row = rows[0]
+    return (
+        f"random weights, {row['visual_tokens']} visual + {row['text_tokens']} text tokens, "
+        f"{row['dtype']}"
+    )
+
+
+def _spread(row: Row) -> float | None:
+    return spread(row["samples"]["e2e_ms"]) if "samples" in row else None
+
+
+_KINDS = {
+    "table": "End to end",
+    "static": "Against stock's compiled static cache",
+    "memory": "Throughput in so much memory",
+    "long": "Long prompts",
+    "methods": "Other methods",
+    "cudnn": "With cuDNN's attention allowed",
+    "operators": "",
+}
+_BATCH: dict[str, Cell] = {"batch": figure("batch_size", str)}
+_TIMES: dict[str, Cell] = {
+    "TTFT, ms": milliseconds("ttft_ms"),
+    "TPOT, ms": milliseconds("tpot_ms"),
+    "e2e, ms": milliseconds("e2e_ms"),
+    "tok/s": figure("tokens_per_second", lambda value: f"{value:.4g}"),
+    "spread": share("e2e_spread"),
+    "speedup": times("speedup"),
+    "first, ms": or_dash("first_e2e_ms"),
+    "recording, ms": or_dash("recording_ms"),
+    "compiling, s": or_dash("compiling_s"),
+    "peak memory": count("peak_memory_bytes", "B"),
+}
+_PREFILL: dict[str, Cell] = {
+    "took, ms": milliseconds("prefill_ms"),
+    "ideal, ms": milliseconds("prefill_ideal_ms"),
+    "reached": share("prefill_roofline_share"),
+    "could save": share("ideal_saving"),
+    "saved": share("achieved_saving"),
+    "of it": share("saving_share"),
+    "operations": or_dash("prefill_launches"),
+}
+_STEP: dict[str, Cell] = {
+    "TPOT, ms": milliseconds("tpot_ms"),
+    "p90, ms": milliseconds("tpot_p90_ms"),
+    "ideal, ms": milliseconds("tpot_ideal_ms"),
+    "bound": figure("tpot_bound", str),
+    "reached": share("tpot_roofline_share"),
+}
+_KV: dict[str, Cell] = {
+    "after prefill": count("kv_bytes", "B"),
+    "share": share("kv_ratio"),
+    "mean": count("kv_mean_bytes", "B"),
+    "share ": share("kv_mean_ratio"),
+    "peak": count("kv_peak_bytes", "B"),
+}
+_FITS: dict[str, Cell] = {
+    "budget": count("budget_bytes", "B"),
+    "tok/s": figure("tokens_per_second", lambda value: f"{value:.4g}"),
+    "e2e, ms": milliseconds("e2e_ms"),
+    "peak memory": count("peak_memory_bytes", "B"),
+}
