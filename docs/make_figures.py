@@ -9,8 +9,8 @@ import st3
 from st3 import demo
 from st3.attention.album import plates
 from st3.attention.look import look
+from st3.inference.pictures import open_picture
 from st3.methods import make_method
-from st3.pictures import open_picture
 from st3.plots.costs import save_schedule
 from st3.plots.learning import save_learning
 

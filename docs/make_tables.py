@@ -21,8 +21,9 @@ from st3.benchmark import tables as suite
 from st3.demo import evaluate
 from st3.files import read_rows
 from st3.machine import made_with
-from st3.profiling.tables import Table, tables
+from st3.profiling.tables import tables
 from st3.sweep import results
+from st3.tables import Table
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(

@@ -15,18 +15,18 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load", "trim"]
 
 if TYPE_CHECKING:
-    from st3.loading import load
-    from st3.trimming import trim
+    from st3.engine.trim import trim
+    from st3.inference.loading import load
 
 
 def __getattr__(name: str) -> Any:
     # Importing st3 must not import torch: the command line's help depends on it.
     if name == "load":
-        from st3.loading import load
+        from st3.inference.loading import load
 
         return load
     if name == "trim":
-        from st3.trimming import trim
+        from st3.engine.trim import trim
 
         return trim
     raise AttributeError(f"module 'st3' has no attribute {name!r}")

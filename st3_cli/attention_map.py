@@ -79,10 +79,11 @@ def attention_map(
 
     import torch
 
-    from st3 import demo, loading
+    from st3 import demo
     from st3.attention.album import EXPLAINED, TABLE, save_album
     from st3.attention.look import analyse, look, sentences
-    from st3.pictures import open_picture
+    from st3.inference import loading
+    from st3.inference.pictures import open_picture
 
     method = o.read_settings(
         settings, method, "st3", prune_ratio=prune_ratio, stride=stride, ratio=ratio,

@@ -51,7 +51,7 @@ def explain(error: Exception) -> tuple[str, int]:
         path = getattr(getattr(error, "ctx", None), "command_path", "st3")
         # `st3` alone has printed its help by now, and has nothing to say.
         return f"{message} (see {path} --help)" if message else "", int(error.exit_code)
-    from st3.pictures import PictureError
+    from st3.inference.pictures import PictureError
 
     if isinstance(error, PictureError):
         return _line(str(error)), 1

@@ -12,7 +12,7 @@ from st3_cli.console import err, print_json, print_table
 def methods(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
     """List the trimming methods, their parameters with the defaults, and their papers."""
     from st3.methods import METHODS
-    from st3.scoring import SCORERS
+    from st3.methods.scorers import SCORERS
 
     found = [
         {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from st3.schedule import ANNEALINGS
+from st3.methods.schedule import ANNEALINGS
 from st3_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MODEL, METHOD, OUTPUT = "Model", "Method", "Output"
 Annealing = enum.Enum("Annealing", {name: name for name in ANNEALINGS}, type=str)  # type: ignore[misc]
 
 
-class Device(str, enum.Enum):
+class Device(enum.StrEnum):
     """Where to compute."""
 
     auto = "auto"
@@ -29,7 +29,7 @@ class Device(str, enum.Enum):
     cuda = "cuda"
 
 
-class Dtype(str, enum.Enum):
+class Dtype(enum.StrEnum):
     """What to compute in."""
 
     auto = "auto"
@@ -38,7 +38,7 @@ class Dtype(str, enum.Enum):
     float16 = "float16"
 
 
-class Attention(str, enum.Enum):
+class Attention(enum.StrEnum):
     """The attention implementations that trimming works with."""
 
     eager = "eager"
@@ -117,7 +117,7 @@ CudaGraphsOption = Annotated[
 ]  # fmt: skip
 
 
-class Compiler(str, enum.Enum):
+class Compiler(enum.StrEnum):
     """Of decode steps."""
 
     off = "off"

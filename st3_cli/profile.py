@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import nullcontext
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +28,7 @@ DEFAULT_METHODS = "none,pvtp,vta,st3,fastv,vtw,pyramiddrop"
 WORK = "Workload"
 
 
-class Weights(str, Enum):
+class Weights(StrEnum):
     """What to time."""
 
     auto = "auto"
@@ -139,7 +139,7 @@ def profile(
     if not latency and weights is not Weights.auto:
         raise UsageError(f"--no-latency times nothing: leave --weights {weights.value} out")
 
-    from st3 import loading
+    from st3.inference import loading
     from st3.profiling import Workload
     from st3.profiling import profile as measure
     from st3.profiling.shape import meta_model, shape_of
@@ -210,7 +210,7 @@ def profile(
 
 def _trained(model: str, weights: Weights) -> bool:
     """Whether the checkpoint's own configuration, and so its dtype, is wanted and at hand."""
-    from st3 import loading
+    from st3.inference import loading
 
     return weights is Weights.pretrained or (
         weights is Weights.auto and loading.in_cache(loading.find(model))

@@ -15,7 +15,7 @@ from st3_cli.errors import UsageError
 from st3_cli.outputs import check_output
 
 if TYPE_CHECKING:
-    from st3.generation import Answer
+    from st3.inference.generation import Answer
 
 EXAMPLES = (
     "Examples:  st3 run  |  st3 run photo.jpg 'What do you see?' --model 7b  |  "
@@ -71,9 +71,10 @@ def run(
     if compare and method == "none":
         raise UsageError("--compare sets a method against none: give another --method")
 
-    from st3 import demo, generation, loading, report
+    from st3 import demo
+    from st3.inference import generation, loading, report
+    from st3.inference.pictures import open_picture
     from st3.methods import make_method
-    from st3.pictures import open_picture
 
     method = o.read_settings(
         settings, method, "st3", prune_ratio=prune_ratio, stride=stride, ratio=ratio,
@@ -126,7 +127,7 @@ def run(
         else:
             _print_comparison(answer, baseline)
     if show_kept is not None:
-        from st3.patches import patches_of
+        from st3.families.patches import patches_of
         from st3.plots.kept import save_kept
 
         assert answer.session is not None
@@ -146,7 +147,7 @@ def _stream(text: str) -> None:
 
 
 def _print_comparison(answer: Answer, baseline: Answer) -> None:
-    from st3 import report
+    from st3.inference import report
 
     assert answer.session is not None
     table = Table(title="Timed warm, one run each", title_justify="left", title_style="dim")

@@ -136,7 +136,7 @@ def sweep(
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output: {output} is a file, give a folder")
 
-    from st3 import loading
+    from st3.inference import loading
     from st3.machine import describe_machine
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from st3.adapters import find_adapter, visual_mask
 from st3.attention.measures import KINDS, VISUAL, shares
+from st3.engine.session import TrimSession
+from st3.engine.trim import trim
+from st3.families.base import find_adapter, visual_mask
 from st3.methods import Method
-from st3.scoring import attention_rows
-from st3.session import TrimSession
-from st3.trimming import trim
+from st3.methods.scorers import attention_rows
 
 OnRow = Callable[[int, torch.Tensor], None]
 

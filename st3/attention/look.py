@@ -9,10 +9,10 @@ import torch
 
 from st3.attention import measures as m
 from st3.attention.capture import Capture, capture
-from st3.generation import prepare
+from st3.families.patches import Patches, patches_of
+from st3.inference.generation import prepare
 from st3.machine import describe_machine
 from st3.methods import Method, make_method
-from st3.patches import Patches, patches_of
 
 THRESHOLD = 0.05
 """A layer that pays the picture less of its attention than this could do without it (ours)."""
@@ -80,7 +80,7 @@ def look(
         compare: let it answer trimmed as well.
 
     Raises:
-        ValueError: see `st3.generation.prepare`, `capture` and `patches_of`.
+        ValueError: see `st3.inference.generation.prepare`, `capture` and `patches_of`.
     """
     inputs = prepare(model, processor, picture, prompt)
     untrimmed = capture(model, inputs, make_method("none"), new_tokens=new_tokens)

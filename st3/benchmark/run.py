@@ -15,8 +15,8 @@ from typing import Any
 from st3.benchmark.cells import Skipped
 from st3.benchmark.lab import Lab
 from st3.benchmark.suite import Cell
+from st3.engine.recording import DecodeGraphWarning
 from st3.files import append_rows, drop_half_row, read_rows
-from st3.recording import DecodeGraphWarning
 
 ROWS = "rows.jsonl"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from st3.machine import made_with
-from st3.profiling.tables import (
+from st3.tables import (
     Cell,
     Table,
     count,

@@ -15,21 +15,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
 import st3
-from st3.demo.scenes import render, sample_distinct
-from st3.demo.tasks import TASKS, Question, ask
+from st3.demo.held_out import held_out
+from st3.demo.tasks import TASKS, Question
 from st3.files import write_text
-from st3.generation import prepare_batch
+from st3.inference.generation import prepare_batch
 from st3.machine import describe_machine
 from st3.methods import Method, parse_methods
-from st3.profiling.tables import Table
+from st3.proportion import interval
+from st3.tables import Table
 
 _LONGEST = 64  # tokens; a long caption of four objects has 60
-_Z = 1.959964  # of the normal distribution, 95 %
 
 
 def evaluate(
@@ -67,11 +66,7 @@ def evaluate(
 def _batches(
     scenes: int, seed: int, tasks: Sequence[str], batch: int
 ) -> list[tuple[list[Question], list[Any]]]:
-    rng = np.random.default_rng(seed)
-    items = []
-    for scene in sample_distinct(rng, scenes):
-        picture = render(scene, rng).picture
-        items += [(q, picture) for task in tasks if (q := ask(task, scene, rng)) is not None]
+    items = [(asked.question, asked.picture) for asked in held_out(scenes, seed, tasks)]
     # Little padding, and answers of one length together.
     items.sort(key=lambda item: (item[0].task, len(item[0].prompt)))
     found = []
@@ -88,14 +83,6 @@ def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str])
     new = output[:, inputs["input_ids"].shape[1] :]
     decoded = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
     return [text.strip() for text in decoded]
-
-
-def interval(right: int, asked: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson, 1927)."""
-    share, spread = right / asked, _Z**2 / asked
-    centre = share + spread / 2
-    half = _Z * (share * (1 - share) / asked + spread / (4 * asked)) ** 0.5
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
 
 
 def table(document: Mapping[str, Any]) -> Table:

@@ -7,8 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from st3.schedule import Schedule
-from st3.scoring import SCORERS
+from st3.methods.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class Method(ABC):
     scorer: str = "last-token"
 
     def __post_init__(self) -> None:
+        from st3.methods.scorers import SCORERS  # it needs torch, and a list of methods does not
+
         if self.scorer not in SCORERS:
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
 

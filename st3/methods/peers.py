@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from st3.methods.base import Method
+from st3.methods.schedule import Schedule, tidy
 from st3.methods.st3 import ST3
-from st3.schedule import Schedule, tidy
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from st3.methods.base import Method
-from st3.schedule import Schedule, pvtp_keeps, ratio_for, strides_below
+from st3.methods.schedule import Schedule, pvtp_keeps, ratio_for, strides_below
 
 DEFAULT_PRUNE_RATIO = 0.5
 DEFAULT_TAU = 128
@@ -79,7 +79,7 @@ class VTA(Method):
 
     Attributes:
         tau: no visual token is left after this many generated tokens; None: they stay.
-        annealing: the form of the fall, a key of `st3.schedule.ANNEALINGS`.
+        annealing: the form of the fall, a key of `st3.methods.schedule.ANNEALINGS`.
     """
 
     name: ClassVar[str] = "vta"

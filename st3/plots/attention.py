@@ -27,9 +27,9 @@ from st3.attention.measures import (
     top_overlap,
     visual_part,
 )
-from st3.patches import Patches
+from st3.families.patches import Patches
+from st3.methods.schedule import Group
 from st3.plots.base import plain, save, sheet
-from st3.schedule import Group
 
 _HEAT = "magma_r"
 _KIND_LOOKS = {

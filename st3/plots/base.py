@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from st3.files import replacing
-from st3.schedule import Group
+from st3.methods.schedule import Group
 
 # Okabe and Ito's, which colour-blind readers tell apart.
 COLOURS = ("#000000", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#0072B2")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from st3.methods.schedule import Schedule
 from st3.plots.base import COLOURS, name_group, plain, save
-from st3.schedule import Schedule
 from st3.units import si
 
 if TYPE_CHECKING:

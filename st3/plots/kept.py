@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from st3.patches import Patches
+from st3.engine.session import TrimSession
+from st3.families.patches import Patches
 from st3.plots.base import name_group, save, sheet
-from st3.session import TrimSession
 
 
 def save_kept(path: Path, patches: Patches, session: TrimSession, model: str) -> None:

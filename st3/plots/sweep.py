@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
+from st3.methods.schedule import strides_below
 from st3.plots.base import COLOURS, plain, save
-from st3.schedule import strides_below
 
 _MEASURES = {
     "fidelity": ("same answers as untrimmed", "viridis"),

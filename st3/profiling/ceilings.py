@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from st3.machine import free_memory
+from st3.methods.schedule import Schedule
 from st3.profiling.clocks import clock_for
 from st3.profiling.macs import MacCounter, tokens_alive
 from st3.profiling.shape import Shape, Workload
-from st3.schedule import Schedule
 
 _SECONDS = 0.25  # for each measurement
 

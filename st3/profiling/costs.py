@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from st3.methods.schedule import Schedule
 from st3.profiling.macs import MacCounter, tokens_alive
 from st3.profiling.shape import Shape, Workload
-from st3.schedule import Schedule
 
 
 @dataclass(frozen=True)

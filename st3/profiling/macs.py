@@ -18,9 +18,9 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from transformers import DynamicCache
 
-from st3.adapters import find_adapter
+from st3.families.base import find_adapter
+from st3.methods.schedule import Schedule
 from st3.profiling.shape import Workload
-from st3.schedule import Schedule
 
 
 class MacCounter:

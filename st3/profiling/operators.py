@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from st3.adapters import find_adapter
+from st3.engine.trim import trim
+from st3.families.base import find_adapter
 from st3.methods import Method
 from st3.profiling.runs import STOCK, endless, random_inputs
 from st3.profiling.shape import Workload
-from st3.trimming import trim
 
 # `copies` are gathers and concatenations, too; `other` is norms and whatever is element-wise;
 # `outside` is the wall clock without all of these.

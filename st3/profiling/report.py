@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from st3.machine import made_with
-from st3.profiling.tables import Table, tables
+from st3.profiling.tables import tables
+from st3.tables import Table
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from st3.methods import make_method
+from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.latency import Measured
@@ -16,7 +17,6 @@ from st3.profiling.macs import MacCounter
 from st3.profiling.report import Row
 from st3.profiling.runs import STOCK, Run, Variant
 from st3.profiling.shape import Workload, meta_model, shape_of
-from st3.schedule import Schedule
 
 
 class RowMaker:

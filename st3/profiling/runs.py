@@ -15,11 +15,11 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from st3.adapters import find_adapter
+from st3.engine.trim import trim
+from st3.families.base import find_adapter
 from st3.methods import Method
 from st3.profiling.clocks import Clock
 from st3.profiling.shape import Workload, meta_model, shape_of
-from st3.trimming import trim
 
 STOCK = "stock"
 

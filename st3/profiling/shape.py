@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from st3.adapters import find_adapter
+from st3.families.base import find_adapter
 
 
 @dataclass(frozen=True)

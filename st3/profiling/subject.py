@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from st3.loading import find, in_cache, load, random_model
+from st3.inference.loading import find, in_cache, load, random_model
 from st3.machine import free_memory
 from st3.profiling.shape import Shape, Workload, meta_model, shape_of
 from st3.units import si

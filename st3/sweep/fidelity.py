@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from st3.generation import prepare_batch
+from st3.engine.trim import trim
+from st3.inference.generation import prepare_batch
 from st3.methods import Method
 from st3.sweep.questions import Question
-from st3.trimming import trim
 
 
 @dataclass(frozen=True)

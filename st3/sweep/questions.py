@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from st3.pictures import PictureError, open_picture
+from st3.inference.pictures import PictureError, open_picture
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -27,19 +25,17 @@ class Question:
 
 def demo_questions(scenes: int, seed: int) -> list[Question]:
     """One question of every task about each of the demo's held-out scenes, answers known."""
-    from st3.demo.scenes import render, sample_distinct
-    from st3.demo.tasks import TASKS, ask
+    from st3.demo.held_out import held_out
 
-    rng = np.random.default_rng(seed)
-    found = []
-    for number, scene in enumerate(sample_distinct(rng, scenes)):
-        picture = render(scene, rng).picture
-        for task in TASKS:
-            question = ask(task, scene, rng)
-            if question is not None:
-                label = f"scene {number}, {task}"
-                found.append(Question(picture, question.prompt, question.answer, label))
-    return found
+    return [
+        Question(
+            asked.picture,
+            asked.question.prompt,
+            asked.question.answer,
+            f"scene {asked.number}, {asked.question.task}",
+        )
+        for asked in held_out(scenes, seed)
+    ]
 
 
 def folder_questions(folder: Path, prompt: str) -> tuple[list[Question], list[str]]:

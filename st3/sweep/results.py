@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from st3.profiling.tables import Table
+from st3.tables import Table
 
 Row = dict[str, Any]
 

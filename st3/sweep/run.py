@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from st3.adapters import find_adapter, visual_mask
-from st3.loading import find_device
+from st3.families.base import find_adapter, visual_mask
+from st3.inference.loading import find_device
+from st3.interrupts import held, noticed
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.macs import MacCounter
 from st3.profiling.runs import Variant, endless, generate_once, random_inputs
 from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.proportion import interval
 from st3.sweep.fidelity import Outcome, Reference, outcomes, references
 from st3.sweep.folder import append_cell, open_folder, read_cells
 from st3.sweep.grid import Cell, signature
@@ -208,16 +210,20 @@ def run_cells(
     by_spec = {cell.spec: cell for cell in leaders.values()}
     interrupted = False
     try:
-        sweep = make() if mine else None
-        for number, spec in enumerate(mine):
-            assert sweep is not None
-            on_cell(len(wanted) - len(left) + number * ranks.world, len(wanted), spec)
-            row = (
-                {"spec": _BASELINE, **sweep.baseline()}
-                if spec == _BASELINE
-                else sweep.run(by_spec[spec])
-            )
-            append_cell(folder, row)
+        with noticed(signal.SIGINT) as stopped:
+            sweep = make() if mine else None
+            for number, spec in enumerate(mine):
+                if stopped():
+                    raise KeyboardInterrupt
+                assert sweep is not None
+                on_cell(len(wanted) - len(left) + number * ranks.world, len(wanted), spec)
+                row = (
+                    {"spec": _BASELINE, **sweep.baseline()}
+                    if spec == _BASELINE
+                    else sweep.run(by_spec[spec])
+                )
+                with held(signal.SIGINT):
+                    append_cell(folder, row)
     except KeyboardInterrupt:
         if ranks.world > 1:
             raise
@@ -254,14 +260,9 @@ def describe_cell(cell: Cell) -> dict[str, Any]:
 
 
 def _accuracy(right: Sequence[bool | None]) -> dict[str, float | None]:
-    """Share of right answers with a 95 % bootstrap interval; None where no answer is known."""
+    """Share of right answers with its 95 % interval; None where no answer is known."""
     if not right:
         return {"accuracy": None, "accuracy_low": None, "accuracy_high": None}
-    sample = np.array(right, dtype=float)
-    draws = np.random.default_rng(0).choice(sample, (2000, len(sample))).mean(1)
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return {
-        "accuracy": float(sample.mean()),
-        "accuracy_low": float(low),
-        "accuracy_high": float(high),
-    }
+    hits = sum(map(bool, right))
+    low, high = interval(hits, len(right))
+    return {"accuracy": hits / len(right), "accuracy_low": low, "accuracy_high": high}

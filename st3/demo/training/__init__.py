@@ -1,0 +1,1 @@
+"""How the packaged model was made; nothing outside imports it."""

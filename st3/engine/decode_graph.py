@@ -1,0 +1,243 @@
+"""Decode steps without launch overhead: the decoder's step, recorded once as a CUDA graph.
+
+A decode step of a 7B model launches fifteen hundred kernels that take less time than their
+launches. `DecodeGraph` stands in for the decoder's forward inside `trim`: at the first decode step
+it turns the cache into one of static shapes (`st3.engine.static_cache`), records the step, and from
+then on copies one token's embedding in, replays, and copies the hidden state out, also in
+generations to come whose buffers are as large. Where a step does not fit the recording (a user's
+next turn, an observer), the cache is thawed and the step runs as usual. With `compiler` the step is
+compiled first: fewer and larger kernels, and on a CPU, where nothing is recorded, the compiled step
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from st3.engine import recording as recorder
+from st3.engine.cache import TrimmedCache
+from st3.engine.kernels import without_plans
+from st3.engine.prefill_graph import PrefillGraph
+from st3.engine.prompt import Prompt
+from st3.engine.session import TrimSession
+from st3.engine.static_cache import Slots, StaticLayer
+
+_SLOTS = 64  # buffers grow by so many: prompts of about one length share a recording
+COMPILERS = ("off", "inductor")
+
+
+@dataclass
+class _Recording:
+    """A decode step, and the tensors that it reads and writes at the same addresses each time.
+
+    Attributes:
+        buffers: of every layer's keys and values: address, shape and dtype.
+        slots: of every group.
+        hidden: [B, 1, d], the token's embedding. `position`: its position. `t`: int64 [1], the
+            generated tokens with it. `output`: [B, 1, d].
+        replay: runs the step; None until it has been recorded.
+    """
+
+    buffers: list[tuple[Any, ...]]
+    slots: list[Slots]
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    position: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    t: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    output: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    replay: Callable[[], None] | None = None
+
+
+class DecodeGraph:
+    """In place of `decoder.forward`; `prepare` is told of every step after a prefill beforehand.
+
+    A recording serves every later generation of the same `trim` whose buffers are as large; they
+    then are the same ones, see `reuse`.
+
+    Args:
+        session: of the `trim`.
+        decoder: the text model.
+        backend: its attention implementation.
+        cuda_graphs: record.
+        compiler: of the step, one of `COMPILERS`.
+
+    Attributes:
+        prefill: does the same for prefill.
+        recordings: how many steps have been recorded; `replays`: how many were replayed.
+    """
+
+    def __init__(
+        self, session: TrimSession, decoder: Any, backend: str, *, cuda_graphs: bool, compiler: str
+    ) -> None:
+        self.session = session
+        self.config = decoder.config
+        self.forward: Any = decoder.forward
+        self.recordings = self.replays = 0
+        self.device = next(decoder.parameters()).device
+        self.prefill = PrefillGraph(session, self.forward, self.device)
+        self.compiled: Any = None
+        if compiler != "off":
+            self.compiled = torch.compile(self.forward, backend=compiler, fullgraph=True)
+        self.hindrance = None
+        if backend.startswith("flash"):
+            self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
+        self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
+        if cuda_graphs and self.cannot_record is not None and self.compiled is None:
+            self.hindrance = self.cannot_record
+        if self.hindrance is not None:
+            recorder.warn(f"decoding goes on without CUDA graphs: {self.hindrance}")
+        self.forget()
+
+    def forget(self) -> None:
+        """All is over, or the recording fits nothing any more."""
+        self.recording: _Recording | None = None
+        self.active = self.frozen = False
+        self.prefill.forget()
+
+    def reuse(self, cache: TrimmedCache, old: TrimmedCache | None) -> None:
+        """A new prefill begins, into `cache`: let it fill the buffers of the old one, if they fit.
+
+        Prompts of other lengths share buffers, and so a recording, in steps of 64 slots.
+        """
+        self.active = self.frozen = False
+        for layer in cache.layers:
+            layer.step = _SLOTS
+        if self.recording is not None and old is not None and not old.closed:
+            for layer, before in zip(cache.layers, old.layers, strict=True):
+                layer.spare = before.keys, before.values
+
+    def prepare(self, tokens: int, kwargs: dict[str, Any]) -> None:
+        """Decide, before annealing evicts, whether the coming decode step will be a replay."""
+        t = self.session.generated + 1
+        self.active = tokens == 1 and self._plain(kwargs)
+        if self.frozen and not self.active:
+            self._thaw()
+        elif self.recording is not None and self.frozen and t > self._horizon:
+            self._thaw(room=2 * t)
+        if self.active and not self.frozen:
+            self._freeze()
+
+    def prepare_prefill(
+        self,
+        prompt: Prompt,
+        visual: torch.Tensor,
+        kwargs: dict[str, Any],
+        begin: Callable[[torch.Tensor], None],
+    ) -> bool:
+        """Whether the coming prefill goes through `prefill`, see `PrefillGraph.prepare`."""
+        self.active = self.frozen = False
+        fits = self.cannot_record is None and self._plain(kwargs)
+        return fits and self.prefill.prepare(prompt, visual, kwargs, begin)
+
+    def _plain(self, kwargs: dict[str, Any]) -> bool:
+        """Whether nothing is asked of a forward that a recording leaves out."""
+        wanted = [
+            getattr(self.config, name, False) if kwargs.get(name) is None else kwargs[name]
+            for name in ("output_attentions", "output_hidden_states")
+        ]
+        return (
+            self.hindrance is None
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled(self.device.type)
+            and self.session.observer is None
+            and not any(wanted)
+        )
+
+    @property
+    def _horizon(self) -> int:
+        assert self.recording is not None
+        return min(slots.horizon for slots in self.recording.slots)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The decoder's forward."""
+        if self.prefill.active:
+            return self.prefill(kwargs)
+        if not self.active:
+            return self.forward(*args, **kwargs)
+        recording, cache = self.recording, self.session.cache
+        assert recording is not None
+        assert cache is not None
+        hidden, position = kwargs["inputs_embeds"], kwargs.get("position_ids")
+        if position is None:
+            position = torch.full((1, 1), cache.get_seq_length(), device=self.device)
+        if recording.replay is None or recording.position.shape != position.shape:
+            recording.hidden, recording.position = hidden.clone(), position.clone()
+            recording.t = torch.full((1,), self.session.generated, device=self.device)
+            recording.replay = self._make_replay(partial(self._step, recording))
+            self.recordings += 1
+        recording.t.fill_(self.session.generated)
+        recording.hidden.copy_(hidden)
+        recording.position.copy_(position)
+        recording.replay()
+        self.replays += 1
+        layers: Any = cache.layers
+        for layer in layers:
+            layer.fed()
+        return BaseModelOutputWithPast(
+            last_hidden_state=recording.output.clone(),
+            past_key_values=cache,
+        )
+
+    def _make_replay(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Compile and record what can be; what cannot is left out with a warning."""
+        if self.compiled is not None:
+            try:
+                step()
+            except RuntimeError as error:
+                recorder.warn(
+                    f"decoding goes on without a compiled step: {recorder.first_line(error)}"
+                )
+                self.compiled = None
+        if self.cannot_record is None:
+            try:
+                return recorder.record(step, self.device)
+            except RuntimeError as error:
+                self.hindrance = f"the step could not be recorded ({recorder.first_line(error)})"
+                recorder.warn(f"decoding goes on without CUDA graphs: {self.hindrance}")
+        return step
+
+    def _step(self, recording: _Recording) -> None:
+        for slots in recording.slots:
+            slots.place(recording.t)
+        with without_plans():
+            recording.output = (self.compiled or self.forward)(
+                inputs_embeds=recording.hidden,
+                position_ids=recording.position,
+                past_key_values=self.session.cache,
+                use_cache=True,
+            ).last_hidden_state
+
+    def _freeze(self) -> None:
+        """Give every layer static shapes; a group shares its slots."""
+        session = self.session
+        assert session.cache is not None
+        layers = session.cache.layers
+        for layer in layers:
+            layer.slide()
+            if layer.end == layer.keys.shape[2]:
+                layer.make_room(1)
+        buffers = [
+            (states.data_ptr(), states.shape, states.dtype)
+            for layer in layers
+            for states in (layer.keys, layer.values)
+        ]
+        if self.recording is None or self.recording.buffers != buffers:
+            slots = [Slots(layers[group.first - 1]) for group in session.groups]
+            self.recording = _Recording(buffers, slots)
+        for group, slot in zip(session.groups, self.recording.slots, strict=True):
+            first = layers[group.first - 1]
+            slot.fill(first, session.schedule, group, session.visual_tokens, session.generated)
+            for number in range(group.first - 1, group.last):
+                layers[number] = StaticLayer(layers[number], slot)
+        self.frozen = True
+
+    def _thaw(self, room: int = 0) -> None:
+        layers: Any = self.session.cache.layers  # type: ignore[union-attr]
+        for number, layer in enumerate(layers):
+            layers[number] = layer.thaw(room)
+        self.frozen = False

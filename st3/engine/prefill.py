@@ -1,0 +1,195 @@
+"""One prefill under trimming: which tokens are alive, and how they thin out from group to group.
+
+Numbers of tokens come from the schedule, on the host; which tokens they are is decided on the
+device, with sorts and gathers and no synchronisation. Rows of a batch may have different numbers of
+visual and text tokens: shorter rows then carry invalid tokens on the left, as left padding does.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+
+from st3.engine.cache import Order, to_device
+from st3.engine.prompt import Prompt
+from st3.engine.session import TrimSession
+from st3.methods.schedule import Group
+from st3.methods.scorers import LayerView
+
+
+class Prefill:
+    """The tokens alive in the current group, from layer to layer.
+
+    Attributes (B rows, n tokens alive, in prompt order):
+        visual: bool [B, n].
+        ordinal: int64 [B, n], a visual token's number among its row's visual tokens.
+        valid: bool [B, n], or None if all are.
+    """
+
+    def __init__(
+        self, session: TrimSession, prompt: Prompt, visual: torch.Tensor, mask: torch.Tensor | None
+    ) -> None:
+        self.session = session
+        self.prompt = prompt
+        self.schedule = session.schedule
+        self.scorer = session.scorer
+        self.groups = {group.first: group for group in session.groups}
+        self._enter_group(session.groups[0])
+        self.visual = visual
+        self.ordinal = (visual.long().cumsum(1) - 1).clamp_min(0)
+        full = all(a + b == prompt.tokens for a, b in zip(prompt.visual, prompt.text, strict=True))
+        self.valid = None if mask is None or full else mask.bool()
+        self.turns: tuple[torch.Tensor, ...] = ()
+        self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
+        self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer
+        self.order: Order | None = None
+        self.unsorted: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # layer, keys, values
+        deciding = session.groups if self.schedule.anneals else session.groups[1:]
+        depth = self.scorer.layers_summed
+        self.first_scored = {g.first: max(1, g.scored_in - depth + 1) for g in deciding}
+        self.scored = {
+            layer
+            for group in deciding
+            for layer in range(self.first_scored[group.first], group.scored_in + 1)
+        }
+        self.session.record_kept(self.group, visual, self.ordinal)
+
+    def enter_layer(
+        self, layer: int, hidden: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Hidden states [B, n, d] and position embeddings for the tokens that `layer` keeps."""
+        if layer == 1:
+            self.turns = tuple(turn.expand(len(hidden), -1, -1) for turn in turns)
+        elif layer in self.groups:
+            self._enter_group(self.groups[layer])
+            hidden = self._thin(hidden)
+        return hidden, self.turns
+
+    def _enter_group(self, group: Group) -> None:
+        self.group = group
+        self.capacity = lru_cache(partial(_most_alive, self.schedule, group.first, self.prompt))
+
+    def observe(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+    ) -> None:
+        """Score if this layer decides something, and put its keys and values into the cache."""
+        if layer in self.scored:
+            view = LayerView(
+                query, key, scaling, self.valid, self.visual, self.ordinal,
+                total=max(self.prompt.visual), trailing=self.prompt.trailing,
+            )  # fmt: skip
+            self.recent[layer] = self.scorer.score(view)
+        first = self.group.first == 1 and self.schedule.anneals
+        if first and layer == self.group.scored_in:
+            listed = self._list(self.prompt.visual)
+            self._lay_out(listed, listed.clamp_min(0), self.prompt.visual)
+        if self.session.cache is None:
+            return
+        if first and self.order is None:  # what decides its order comes in a later layer
+            self.unsorted.append((layer, key, value))
+            return
+        for item in (*self.unsorted, (layer, key, value)):
+            self._store(*item)
+        self.unsorted.clear()
+        if layer == self.session.layers:
+            self.session.record_bytes()
+
+    def _store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        assert self.session.cache is not None
+        self.session.cache.layers[layer - 1].store(
+            key,
+            value,
+            seen=self.prompt.tokens,
+            capacity=self.capacity,
+            room=self.session.max_new_tokens,
+            valid=self.valid,
+            order=self.order,
+        )
+
+    def _ranking(self) -> torch.Tensor:
+        """int64 [B, n]: visual tokens by falling importance, padding, then text in prompt order.
+
+        Importance is the score that decides the group whose layers come next.
+        """
+        last = max(self.recent)
+        if self.ranked is None or self.ranked[0] != last:
+            first = last - self.scorer.layers_summed
+            scores = [score for layer, score in self.recent.items() if layer > first]
+            importance = scores[0] if len(scores) == 1 else torch.stack(scores).sum(0)
+            key = importance.masked_fill(~self.visual, float("-inf"))
+            if self.valid is not None:
+                key = key.masked_fill(~self.valid, torch.finfo(key.dtype).min)
+            self.ranked = last, key.argsort(dim=1, descending=True, stable=True)
+        return self.ranked[1]
+
+    def _list(self, counts: tuple[int, ...]) -> torch.Tensor:
+        """int64 [B, m]: places of the best visual tokens, least important first, then of the text.
+
+        Rows with fewer tokens than others hold -1 in front of either part.
+        """
+        ranking, text, width = self._ranking(), self.prompt.text, max(counts)
+        most = max(text)
+        behind = ranking[:, ranking.shape[1] - most :]
+        listed = torch.cat((ranking[:, :width].flip(1), behind), dim=1)
+        if len({*counts}) == len({*text}) == 1:
+            return listed
+        column = torch.arange(width + most, device=listed.device)
+        begin = to_device([width - n for n in counts], listed.device)[:, None]
+        resume = to_device([width + most - n for n in text], listed.device)[:, None]
+        nothing = (column < begin) | ((column >= width) & (column < resume))
+        return listed.masked_fill(nothing, -1)
+
+    def _thin(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Drop what the group that begins here does not keep; returns the kept hidden states."""
+        counts = tuple(self.schedule.count(self.group.first, n) for n in self.prompt.visual)
+        alive = max(a + b for a, b in zip(counts, self.prompt.text, strict=True))
+        listed = self._list(counts)
+        # Back to prompt order, places that hold nothing first; `column`: where each was listed.
+        index, column = listed.sort(dim=1)
+        spare = listed.shape[1] - alive
+        index, column = index[:, spare:], column[:, spare:]
+        self.visual = column < max(counts)
+        self.valid = None
+        if not _even(counts, self.prompt.text):
+            self.valid = index >= 0
+            self.visual = self.visual & self.valid
+            index = index.clamp_min(0)
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        self.ordinal = self.ordinal.gather(1, index)
+        self.turns = tuple(turn[rows, index] for turn in self.turns)
+        later = [at for first, at in self.first_scored.items() if first > self.group.first]
+        needed = min(later, default=self.session.layers)
+        self.recent = {n: score.gather(1, index) for n, score in self.recent.items() if n >= needed}
+        self.ranked = None
+        self.session.record_kept(self.group, self.visual, self.ordinal)
+        if self.schedule.anneals:
+            places = torch.arange(alive, device=index.device).expand_as(column)
+            self._lay_out(listed, torch.zeros_like(listed).scatter_(1, column, places), counts)
+        return hidden[rows, index]
+
+    def _lay_out(self, listed: torch.Tensor, index: torch.Tensor, counts: tuple[int, ...]) -> None:
+        """The cache's slots from here on: token `index` [B, m] each, nothing where `listed` < 0."""
+        # Rows that hold equally many now may differ later.
+        uneven = len({*self.prompt.visual}) > 1 or len({*self.prompt.text}) > 1
+        self.order = Order(index, listed >= 0 if uneven else None, max(counts))
+        self.session.record_order(self.group, self.ordinal, index[:, : max(counts)])
+
+
+def _even(a: Any, b: Any) -> bool:
+    """Whether all rows have equally many tokens, so that nothing is padding."""
+    return len({x + y for x, y in zip(a, b, strict=True)}) == 1
+
+
+def _most_alive(schedule: Any, layer: int, prompt: Prompt, generated: int) -> int:
+    """The most tokens alive at once in `layer` until `generated` tokens, in the widest row."""
+    visual, text = max(prompt.visual), max(prompt.text)
+    if not schedule.anneals:
+        return int(schedule.count(layer, visual)) + text + generated
+    return max(int(schedule.count(layer, visual, t)) + text + t for t in range(generated + 1))

@@ -1,0 +1,54 @@
+"""The layout of a batch of prompts: how many tokens of which kind stand where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The shape of a batch of prompts, on the host.
+
+    Attributes:
+        tokens: length n of the padded rows.
+        visual: visual tokens in each row.
+        text: other tokens in each row, padding not counted.
+        trailing: tokens behind the last visual token, in the row that has most; at least 1.
+    """
+
+    tokens: int
+    visual: tuple[int, ...]
+    text: tuple[int, ...]
+    trailing: int
+
+
+def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
+    """Read the shape of the prompts, the only thing read back from the device, before any layer.
+
+    Args:
+        visual: bool [B, n].
+        mask: the attention mask [B, n] that `generate` got, or None.
+
+    Raises:
+        ValueError: padding on the right, or a prompt whose last token is visual.
+    """
+    here = visual.cpu()
+    valid = torch.ones_like(here) if mask is None else mask.bool().cpu()
+    if not bool(valid[:, -1].all()):
+        raise ValueError(
+            "the prompts are padded on the right: set processor.tokenizer.padding_side = 'left'"
+        )
+    if bool(here[:, -1].any()):
+        raise ValueError(
+            "a prompt ends in a picture: end it in text, whose last token decides what is kept"
+        )
+    tokens = here.shape[1]
+    last = (here * torch.arange(1, tokens + 1)).amax(1).tolist()
+    return Prompt(
+        tokens=tokens,
+        visual=tuple(here.sum(1).tolist()),
+        text=tuple((valid & ~here).sum(1).tolist()),
+        trailing=max((tokens - end for end in last if end > 0), default=1),
+    )

@@ -1,0 +1,1 @@
+"""A question and its answer: a model, a picture, a generation, a report."""

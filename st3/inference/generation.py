@@ -1,0 +1,192 @@
+"""One answer about a picture, streamed, with its timing and what was trimmed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin, TextStreamer
+
+from st3.engine.session import TrimSession
+from st3.engine.trim import trim
+from st3.methods import Method
+
+_PLAIN_TEMPLATE = "USER: <image>\n{prompt} ASSISTANT:"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock times in milliseconds, from the start of `generate`, vision tower included.
+
+    `tpot_ms` is the mean over the tokens after the first, None where there is only one.
+    """
+
+    ttft_ms: float
+    tpot_ms: float | None
+    total_ms: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said and what it took.
+
+    `session` is None when stock transformers answered.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    timing: Timing
+    session: TrimSession | None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over the whole time."""
+        return 1000 * self.new_tokens / self.timing.total_ms
+
+
+class _Streamer(TextStreamer):
+    """Hands text on as it becomes certain, and notes when each token came."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+        self.times: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self.next_tokens_are_prompt:
+            self.times.append(time.perf_counter())
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if self.on_text is not None and text:
+            self.on_text(text)
+
+
+def prepare(
+    model: PreTrainedModel, processor: ProcessorMixin, picture: Image.Image, prompt: str
+) -> dict[str, torch.Tensor]:
+    """The model's inputs for one question about one picture, in its own chat format.
+
+    Raises:
+        ValueError: an empty prompt, one that holds the picture's placeholder, or one that does not
+            fit the model's context.
+    """
+    return prepare_batch(model, processor, [picture], [prompt])
+
+
+def prepare_batch(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    pictures: Sequence[Image.Image],
+    prompts: Sequence[str],
+) -> dict[str, torch.Tensor]:
+    """The same for several, one picture each, padded on the left.
+
+    Raises:
+        ValueError: see `prepare`.
+    """
+    texts = [_in_chat_format(processor, prompt) for prompt in prompts]
+    inputs = processor(
+        images=list(pictures), text=texts, padding=len(texts) > 1, return_tensors="pt"
+    )
+    limit = context(model)
+    length = inputs["input_ids"].shape[1]
+    if length >= limit:
+        raise ValueError(
+            f"picture and prompt make {length} tokens, the model's context is {limit}: "
+            f"shorten the prompt by at least {length - limit + 1} tokens"
+        )
+    return {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for key, value in inputs.items()
+    }
+
+
+def _in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: ask something, e.g. 'What do you see?'")
+    placeholder = getattr(processor, "image_token", "<image>")
+    if placeholder in prompt:
+        raise ValueError(f"leave {placeholder} out of the prompt: the picture is put in by itself")
+    if processor.chat_template is None:
+        return _PLAIN_TEMPLATE.format(prompt=prompt)
+    content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    return text
+
+
+def context(model: PreTrainedModel) -> int:
+    """Longest sequence in tokens."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def answer(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    picture: Image.Image,
+    prompt: str,
+    method: Method | None = None,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    cuda_graphs: bool = False,
+    on_text: Callable[[str], None] | None = None,
+) -> Answer:
+    """Ask one question about one picture.
+
+    Args:
+        model, processor: from `st3.load`.
+        picture: RGB.
+        prompt: the question, without any chat format.
+        method: how to trim; None leaves everything to stock transformers.
+        max_new_tokens: at most so many, fewer where the context ends.
+        temperature: 0 for greedy.
+        seed: of sampling.
+        cuda_graphs: see `st3.trim`.
+        on_text: gets the text piece by piece.
+
+    Raises:
+        ValueError: see `prepare`; or a method that does not fit the model.
+    """
+    inputs = prepare(model, processor, picture, prompt)
+    length = inputs["input_ids"].shape[1]
+    sampling = (
+        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    )
+    streamer = _Streamer(processor.tokenizer, on_text)
+    torch.manual_seed(seed)
+    tokens = min(max_new_tokens, context(model) - length)
+    trimmed: Any = nullcontext()
+    if method is not None:
+        trimmed = trim(model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs)
+    with trimmed as session:
+        started = time.perf_counter()
+        output = model.generate(  # type: ignore[operator]
+            **inputs,
+            streamer=streamer,
+            max_new_tokens=tokens,
+            **sampling,
+        )
+    new = output[0, length:]
+    times = streamer.times
+    steps = len(times) - 1
+    return Answer(
+        text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
+        prompt_tokens=length,
+        new_tokens=len(new),
+        timing=Timing(
+            ttft_ms=1000 * (times[0] - started),
+            tpot_ms=1000 * (times[-1] - times[0]) / steps if steps else None,
+            total_ms=1000 * (times[-1] - started),
+        ),
+        session=session,
+    )

@@ -1,0 +1,97 @@
+"""An answer as JSON and as lines to read: what `st3 run` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from st3.inference.generation import Answer
+from st3.machine import describe_machine
+from st3.units import si
+
+
+def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) -> dict[str, Any]:
+    """The JSON document of one trimmed answer; the keys of DESIGN section 6 are stable.
+
+    `kv_cache.bytes` is what lives at the end of prefill; `mean_bytes`, `peak_bytes` and
+    `final_bytes` are over the decode, `allocated_bytes` counts free slots too.
+    """
+    session = answer.session
+    assert session is not None
+    timing = answer.timing
+    after_prefill, mean = _kv_ratios(answer)
+    return {
+        "answer": answer.text,
+        "model": name,
+        "method": session.method.name,
+        "visual_tokens": {
+            "total": session.visual_tokens[0],
+            "kept_per_layer": session.kept_per_layer(),
+        },
+        "kv_cache": {
+            "bytes": session.kv_bytes[0],
+            "untrimmed_bytes": session.untrimmed_kv_bytes[0],
+            "ratio": after_prefill,
+            "mean_bytes": sum(session.kv_bytes) / len(session.kv_bytes),
+            "mean_ratio": mean,
+            "peak_bytes": max(session.kv_bytes),
+            "final_bytes": session.kv_bytes[-1],
+            "allocated_bytes": session.allocated_kv_bytes,
+        },
+        "timing": {
+            "ttft_ms": timing.ttft_ms,
+            "tpot_ms": timing.tpot_ms,
+            "total_ms": timing.total_ms,
+        },
+        "new_tokens": answer.new_tokens,
+        "prompt": prompt,
+        "prompt_tokens": answer.prompt_tokens,
+        "settings": session.method.settings(session.layers),
+        "machine": describe_machine(model.device, model.dtype),
+    }
+
+
+def summary(answer: Answer) -> str:
+    """One line: tokens, TTFT, tokens per second, the KV cache's share after prefill."""
+    parts = [
+        f"{answer.new_tokens} token{'s' if answer.new_tokens != 1 else ''}"
+        f" in {answer.timing.total_ms / 1000:.2f} s",
+        f"TTFT {answer.timing.ttft_ms:.0f} ms",
+        f"{answer.tokens_per_second:.1f} tok/s",
+        f"KV cache {_kv_ratios(answer)[0]:.0%} of untrimmed",
+    ]
+    return " · ".join(parts)
+
+
+def compare(answer: Answer, baseline: Answer) -> list[tuple[str, str, str]]:
+    """Rows (label, trimmed, untrimmed) of the comparison."""
+    same = answer.text == baseline.text
+    answers = ("as above", "the same") if same else (answer.text, baseline.text)
+    rows = [("answer", *answers)]
+    measures = (
+        ("tokens", lambda a: str(a.new_tokens)),
+        ("TTFT", lambda a: _ms(a.timing.ttft_ms)),
+        ("TPOT", lambda a: _ms(a.timing.tpot_ms)),
+        ("speed", lambda a: f"{a.tokens_per_second:.1f} tok/s"),
+        ("KV cache after prefill", _kv_after_prefill),
+        ("KV cache on average", lambda a: f"{_kv_ratios(a)[1]:.1%}"),
+    )
+    return rows + [(label, measure(answer), measure(baseline)) for label, measure in measures]
+
+
+def _ms(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f} ms"
+
+
+def _kv_ratios(answer: Answer) -> tuple[float, float]:
+    """The KV cache's share of untrimmed at the end of prefill, and on average over the answer."""
+    session = answer.session
+    assert session is not None
+    ours, theirs = session.kv_bytes, session.untrimmed_kv_bytes
+    return ours[0] / theirs[0], sum(ours) / sum(theirs)
+
+
+def _kv_after_prefill(answer: Answer) -> str:
+    assert answer.session is not None
+    return f"{si(answer.session.kv_bytes[0], 'B')}, {_kv_ratios(answer)[0]:.1%}"

@@ -1,0 +1,389 @@
+"""`st3.trim` around stock transformers: equality when nothing is trimmed, and a clean exit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from conftest import IMAGE, greedy, prompts, tiny_llava
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextStreamer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+import st3
+from st3.engine.masks import attention_mask
+from st3.methods import make_method
+from st3.methods.scorers import SCORERS, LayerView
+
+TRIMMED = {"prune_ratio": 0.5, "stride": 2, "ratio": 0.15, "tau": 20}
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "temperature": 1.5, "top_k": 20},
+    "three answers": {"do_sample": True, "num_return_sequences": 3},
+    "beams": {"num_beams": 3, "output_logits": False},
+    "beam sampling": {"num_beams": 2, "do_sample": True, "num_return_sequences": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rows", [["tttItttt"], ["ttIttttt", "tItt", "ttttt"]])
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_nothing_trimmed_is_stock(way: str, rows: list[str], backend: str) -> None:
+    model, inputs = tiny_llava(backend=backend), prompts(*rows)
+    torch.manual_seed(1)
+    stock = greedy(model, inputs, **WAYS[way]).sequences
+    for method in (make_method("none"), make_method("pvtp", prune_ratio=0.0, ratio=0.0)):
+        torch.manual_seed(1)
+        with st3.trim(model, method):
+            ours = greedy(model, inputs, **WAYS[way]).sequences
+        assert torch.equal(stock, ours)
+
+
+def test_beams_are_trimmed_each_with_its_own_past(llava: Any) -> None:
+    """The likelihood that beam search reports is that of its answer, fed token by token."""
+    inputs = prompts("ttItttt", "tIttttttt")
+    with st3.trim(llava, "st3", **TRIMMED) as session:
+        result = greedy(llava, inputs, 10, num_beams=4, output_scores=True, output_logits=False)
+        assert max(session.cache.live_tokens) < 64
+    answer = result.sequences[:, inputs["input_ids"].shape[1] :]
+    with st3.trim(llava, "st3", **TRIMMED):
+        mask = inputs["attention_mask"]
+        out = llava(**inputs, position_ids=(mask.cumsum(1) - 1).clamp_min(0))
+        total = torch.zeros(2)
+        for step in range(answer.shape[1]):
+            token = answer[:, step : step + 1]
+            total += out.logits[:, -1].log_softmax(-1).gather(1, token)[:, 0].detach()
+            mask = torch.cat((mask, torch.ones(2, 1, dtype=mask.dtype)), dim=1)
+            out = llava(
+                input_ids=token,
+                attention_mask=mask,
+                position_ids=mask.sum(1, keepdim=True) - 1,
+                past_key_values=out.past_key_values,
+            )
+    torch.testing.assert_close(result.sequences_scores, total / 10, atol=1e-5, rtol=1e-5)
+
+
+def test_samples_of_one_prompt_differ_but_share_their_tokens(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    with st3.trim(llava, "st3", **TRIMMED) as session:
+        torch.manual_seed(0)
+        out = greedy(llava, inputs, do_sample=True, num_return_sequences=4, temperature=3.0)
+    assert len({tuple(row) for row in out.sequences.tolist()}) == 4
+    assert session.kept(6, row=0) == session.kept(6, row=3)
+
+
+def test_streamer(llava: Any) -> None:
+    class Collect(TextStreamer):
+        def __init__(self) -> None:
+            self.tokens: list[int] = []
+
+        def put(self, value: torch.Tensor) -> None:
+            self.tokens += value.flatten().tolist()
+
+        def end(self) -> None:
+            self.ended = True
+
+    inputs, streamer = prompts("ttItttt"), Collect()
+    with st3.trim(llava, "st3", **TRIMMED):
+        out = greedy(llava, inputs, streamer=streamer)
+    assert streamer.tokens == out.sequences[0].tolist()
+    assert streamer.ended
+
+
+def test_leaves_the_model_as_it_was(llava: Any) -> None:
+    def state() -> Any:
+        hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in llava.modules()]
+        configs = [llava.config, llava.config.text_config, llava.model.vision_tower.config]
+        return hooks, [c._attn_implementation for c in configs], vars(llava).keys()
+
+    inputs = prompts("ttItttt")
+    stock = greedy(llava, inputs).sequences  # transformers adds hooks of its own when first run
+    before = state()
+    with st3.trim(llava, "st3", **TRIMMED) as session:
+        assert state() != before
+        greedy(llava, inputs)
+    assert state() == before
+    with pytest.raises(IndexError), st3.trim(llava, "st3", **TRIMMED):
+        greedy(llava, inputs | {"input_ids": inputs["input_ids"] + 1000})
+    assert state() == before
+    with pytest.raises(RuntimeError), st3.trim(llava), st3.trim(llava):
+        pass
+    assert state() == before
+    assert torch.equal(greedy(llava, inputs).sequences, stock)
+    assert session.kept_per_layer()[-1] == 3  # the report outlives the with
+
+
+def test_a_session_starts_afresh_with_each_prefill(llava: Any) -> None:
+    with st3.trim(llava, "st3", **TRIMMED) as session:
+        greedy(llava, prompts("tIttItt"), 3)
+        assert session.visual_tokens == (128,)
+        one = greedy(llava, prompts("ttItttt"), 8)
+        assert session.visual_tokens == (64,)
+        assert session.generated == 7
+    with st3.trim(llava, "st3", **TRIMMED):
+        again = greedy(llava, prompts("ttItttt"), 8)
+    assert torch.equal(one.sequences, again.sequences)
+
+
+@pytest.mark.parametrize("tokens", [2, 3])
+def test_several_tokens_in_one_step(llava: Any, tokens: int) -> None:
+    """A later turn may feed many tokens at once; without annealing that equals one at a time."""
+    inputs = prompts("ttItttt", "tItt")
+    more = torch.randint(1, IMAGE, (2, tokens), generator=torch.Generator().manual_seed(5))
+
+    def positions(mask: torch.Tensor, count: int) -> torch.Tensor:
+        return (mask.cumsum(1) - 1)[:, -count:]
+
+    results = []
+    for chunk in (1, tokens):
+        with st3.trim(llava, "pvtp", stride=2, ratio=0.15), torch.no_grad():
+            out, mask = llava(**inputs), inputs["attention_mask"]
+            for start in range(0, tokens, chunk):
+                mask = torch.cat((mask, torch.ones(2, chunk, dtype=mask.dtype)), dim=1)
+                out = llava(
+                    input_ids=more[:, start : start + chunk],
+                    attention_mask=mask,
+                    position_ids=positions(mask, chunk),
+                    past_key_values=out.past_key_values,
+                )
+        results.append(out.logits[:, -1])
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_cache(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    with torch.no_grad(), st3.trim(llava, "st3", **TRIMMED) as session:
+        cached = llava(**inputs).logits[:, -1]
+        assert session.cache is not None
+        plain = llava(**inputs, use_cache=False)
+        assert session.cache is None
+    assert plain.past_key_values is None
+    torch.testing.assert_close(plain.logits[:, -1], cached)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("scorer", ["last-token-max", "prompt", "prompt-3-layers", "random"])
+def test_scorers_choose_by_stock_attention(scorer: str, backend: str) -> None:
+    """The first cut equals one made from transformers' own eager attention weights."""
+    model = tiny_llava(backend=backend)
+    inputs = prompts("ttItttttt", "tItt")
+    with st3.trim(model, "pvtp", prune_ratio=0.5, ratio=0.0, stride=1, scorer=scorer) as session:
+        model(**inputs)
+    if scorer == "random":
+        assert len(session.kept(4)) == 32
+        assert session.kept(4) == session.kept(4, row=1)
+        return
+    model.model.language_model.set_attn_implementation("eager")
+    weights = model(**inputs, output_attentions=True, use_cache=False).attentions
+    visual = inputs["input_ids"] == IMAGE
+    for row in range(2):
+        places = torch.nonzero(visual[row]).flatten()
+        after = list(range(int(places[-1]) + 1, visual.shape[1]))
+        score = torch.zeros(visual.shape[1])
+        for layer in (0, 1, 2) if scorer == "prompt-3-layers" else (2,):
+            heads = weights[layer][row]
+            if scorer == "last-token-max":
+                score += heads[:, -1].amax(0)
+            else:
+                score += heads.mean(0)[after].sum(0)
+        best = score[places].topk(32).indices.sort().values.tolist()
+        assert session.kept(4, row) == best
+
+
+class _Watch(TorchDispatchMode):
+    """Counts operations by name, and remembers the largest result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls[str(func)] += 1
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+def test_decode_adds_no_synchronisation(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    counts = []
+    for tokens in (4, 14):
+        with st3.trim(llava, "st3", **TRIMMED), _Watch() as ours:
+            greedy(llava, inputs, tokens)
+        with _Watch() as stock:
+            greedy(llava, inputs, tokens)
+        sync = "aten._local_scalar_dense.default"
+        counts.append(ours.calls[sync] - stock.calls[sync])
+    assert counts[0] == counts[1]
+
+
+def test_prefill_memory_is_linear() -> None:
+    """No n x n tensor: the largest result grows with the prompt, not with its square."""
+    model = tiny_llava(layers=5)
+    largest = []
+    for pictures in (4, 8):
+        inputs = prompts("t" + "It" * pictures)
+        with torch.no_grad(), st3.trim(model, "st3", **TRIMMED), _Watch() as watch:
+            model(**inputs, logits_to_keep=1)
+        largest.append(watch.largest)
+    assert largest[1] <= 2.1 * largest[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "message"),
+    [
+        (
+            ["tIttt", "tIt"],
+            {"attention_mask": torch.tensor([[1] * 68, [1] * 66 + [0] * 2])},
+            "right",
+        ),
+        (["ttI"], {}, "ends in a picture"),
+        (["tIt"], {"past_key_values": "filled"}, "cannot go on from a DynamicCache"),
+        (["tIt"], {"attention_mask": torch.ones(1, 1, 66, 66, dtype=torch.bool)}, "got a 4-D"),
+    ],
+)
+def test_refusals(llava: Any, rows: list[str], change: dict[str, Any], message: str) -> None:
+    inputs = prompts(*rows) | change
+    if "past_key_values" in change:
+        inputs["past_key_values"] = _filled_cache()
+    with st3.trim(llava), pytest.raises(ValueError, match=message):
+        llava(**inputs)
+
+
+def _filled_cache() -> DynamicCache:
+    cache = DynamicCache()
+    cache.update(torch.zeros(2, 2, 3, 16), torch.zeros(2, 2, 3, 16), 0)
+    return cache
+
+
+def test_a_cache_does_not_outlive_its_trim(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    with st3.trim(llava, "st3", **TRIMMED):
+        cache = llava(**inputs).past_key_values
+    with pytest.raises(RuntimeError, match="has ended"):
+        llava(input_ids=torch.tensor([[5]]), past_key_values=cache)
+
+
+def test_an_offloaded_cache_is_refused(llava: Any) -> None:
+    with st3.trim(llava), pytest.raises(ValueError, match="own KV cache"):
+        greedy(llava, prompts("ttItttt"), cache_implementation="offloaded")
+
+
+def test_assisted_decoding_is_refused(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    with st3.trim(llava), pytest.raises(ValueError, match="assisted decoding"):
+        llava.generate(**inputs, prompt_lookup_num_tokens=2, max_new_tokens=20)
+
+
+def test_padding_in_a_later_turn_is_refused(llava: Any) -> None:
+    inputs = prompts("ttItttt", "tItt")
+    with st3.trim(llava):
+        cache = llava(**inputs).past_key_values
+        mask = torch.cat((inputs["attention_mask"], torch.tensor([[1, 1], [0, 1]])), dim=1)
+        with pytest.raises(ValueError, match="padding in a later turn"):
+            llava(input_ids=torch.ones(2, 2).long(), attention_mask=mask, past_key_values=cache)
+
+
+def test_a_later_turn_does_not_anneal(llava: Any) -> None:
+    with st3.trim(llava, "vta", tau=5) as session:
+        cache = llava(**prompts("ttItttt")).past_key_values
+        llava(input_ids=torch.ones(1, 9).long(), past_key_values=cache)
+        assert session.generated == 0
+        assert cache.live_tokens == [70 + 9] * 10
+        llava(input_ids=torch.ones(1, 1).long(), past_key_values=cache)
+        assert session.generated == 1
+        assert session.untrimmed_kv_bytes[-1] == 80 * 10 * 2 * 2 * 16 * 4
+
+
+def test_flash_attention_is_asked_for_by_its_own_name(
+    llava: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in on the CPU: what it gets is what the real one needs."""
+    seen: list[Any] = []
+
+    def stand_in(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        seen.append((module.config._attn_implementation, mask, kwargs.get("position_ids")))
+        causal = mask if mask is not None and mask.dim() == 4 else None
+        if module.config._attn_implementation == "flash_attention_2":
+            causal = attention_mask(mask, query, key, "sdpa")
+        return sdpa_attention_forward(module, query, key, value, causal, **kwargs)
+
+    monkeypatch.setattr("st3.engine.trim.attention_function", lambda decoder, name: stand_in)
+    inputs = prompts("ttItttt", "tItt")
+    with st3.trim(llava, "st3", **TRIMMED):
+        want = greedy(llava, inputs).sequences
+    llava.model.language_model.config._attn_implementation = "flash_attention_2"
+    with st3.trim(llava, "st3", **TRIMMED):
+        got = greedy(llava, inputs).sequences
+    assert torch.equal(want, got)
+    flash = [x for x in seen if x[0] == "flash_attention_2"]
+    assert len(flash) == len(seen) // 2
+    assert all(mask.dim() == 2 and position is None for _, mask, position in flash[:10])
+
+
+def test_the_inner_model_can_be_trimmed_too(llava: Any) -> None:
+    inputs = prompts("ttItttt")
+    with torch.no_grad(), st3.trim(llava, "pvtp", stride=2, ratio=0.15):
+        whole = llava(**inputs).logits[:, -1]
+    with torch.no_grad(), st3.trim(llava.model, "pvtp", stride=2, ratio=0.15):
+        inner = llava.model(**inputs).last_hidden_state[:, -1]
+    torch.testing.assert_close(llava.lm_head(inner), whole)
+
+
+def test_a_decoder_on_several_devices_is_refused(llava: Any) -> None:
+    llava.model.language_model.layers[3].to("meta")
+    with pytest.raises(ValueError, match="several devices"), st3.trim(llava):
+        pass
+
+
+def test_scores_survive_half_precision() -> None:
+    view = LayerView(
+        query=torch.full((1, 2, 4, 128), 30.0, dtype=torch.float16),
+        key=torch.full((1, 2, 4, 128), 30.0, dtype=torch.float16),
+        scaling=128**-0.5,
+        valid=None,
+        visual=torch.tensor([[True, True, False, False]]),
+        ordinal=torch.tensor([[0, 1, 1, 1]]),
+        total=2,
+        trailing=2,
+    )
+    score = SCORERS["last-token"].score(view)
+    torch.testing.assert_close(score, torch.full((1, 4), 0.25))
+
+
+def test_a_static_cache_is_refused(llava: Any) -> None:
+    with st3.trim(llava), pytest.raises(ValueError, match=r"cache_implementation|4-D"):
+        greedy(llava, prompts("ttItttt"), cache_implementation="static")
+
+
+def test_a_second_picture_in_a_later_turn_is_refused(llava: Any) -> None:
+    first, second = prompts("ttItttt"), prompts("Itt")
+    with st3.trim(llava):
+        cache = llava(**first).past_key_values
+        with pytest.raises(ValueError, match="every picture"):
+            llava(
+                input_ids=second["input_ids"],
+                pixel_values=second["pixel_values"],
+                past_key_values=cache,
+            )
+
+
+def test_families_without_an_adapter_are_named() -> None:
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=4,
+        num_attention_heads=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    with pytest.raises(ValueError, match=r"family 'llama'; it has: llava"), st3.trim(model):
+        pass
+
+
+def test_flex_attention_is_refused(llava: Any) -> None:
+    llava.model.language_model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="one of: eager, sdpa"), st3.trim(llava):
+        pass
