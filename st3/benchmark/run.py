@@ -52,28 +52,35 @@ def run(
     number = sum("start" in row for row in before)
     append_rows(path, [{"start": number} | start])
     left = [cell for cell in cells if cell.name not in done]
-    with _alarm(seconds):
-        for cell in left:
-            began = time.perf_counter()
-            try:
-                rows = _noted(cell, lab)
-                note = f"{len(rows)} rows"
-            except Skipped as why:
-                rows, note = [{"skipped": str(why)}], f"skipped: {why}"
-            except KeyboardInterrupt:
-                say(f"{cell.name}: stopped")
-                return False
-            except Exception as error:
-                rows, note = [_error(error)], f"failed: {type(error).__name__}: {error}"
-                lab.forget()
-            took = time.perf_counter() - began
-            what = {"cell": cell.name, "of_start": number, "cell_seconds": round(took, 2)}
-            append_rows(path, [what | row for row in rows])
-            say(f"{cell.name}: {note}, {took:.1f} s")
-            lab.sweep()
-            if any(row.get("interrupted") for row in rows):
-                return False
+    try:
+        with _alarm(seconds):
+            for cell in left:
+                began = time.perf_counter()
+                rows, note = _measure(cell, lab)
+                took = time.perf_counter() - began
+                what = {"cell": cell.name, "of_start": number, "cell_seconds": round(took, 2)}
+                with _undisturbed():
+                    append_rows(path, [what | row for row in rows])
+                say(f"{cell.name}: {note}, {took:.1f} s")
+                if any(row.get("interrupted") for row in rows):
+                    return False
+                lab.sweep()
+    except KeyboardInterrupt:
+        say("stopped: the same command goes on")
+        return False
     return True
+
+
+def _measure(cell: Cell, lab: Lab) -> tuple[list[dict[str, Any]], str]:
+    """A cell's rows, or the one line that says why there are none; and a note."""
+    try:
+        rows = _noted(cell, lab)
+    except Skipped as why:
+        return [{"skipped": str(why)}], f"skipped: {why}"
+    except Exception as error:
+        lab.forget()
+        return [_error(error)], f"failed: {type(error).__name__}: {error}"
+    return rows, f"{len(rows)} rows"
 
 
 def _noted(cell: Cell, lab: Lab) -> list[dict[str, Any]]:
@@ -100,6 +107,16 @@ def _error(error: Exception) -> dict[str, Any]:
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__}: {error}"[:2000]
     return {"error": text, "at": f"{Path(where.filename).name}:{where.lineno}"}
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What is measured is written, even if time ends now."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGINT})
 
 
 @contextmanager
