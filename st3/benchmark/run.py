@@ -17,6 +17,7 @@ from st3.benchmark.lab import Lab
 from st3.benchmark.suite import Cell
 from st3.engine.recording import DecodeGraphWarning
 from st3.files import append_rows, drop_half_row, read_rows
+from st3.interrupts import held, noticed
 
 ROWS = "rows.jsonl"
 
@@ -53,13 +54,15 @@ def run(
     append_rows(path, [{"start": number} | start])
     left = [cell for cell in cells if cell.name not in done]
     try:
-        with _alarm(seconds):
+        with _alarm(seconds) as stopped:
             for cell in left:
+                if stopped():
+                    raise KeyboardInterrupt
                 began = time.perf_counter()
                 rows, note = _measure(cell, lab)
                 took = time.perf_counter() - began
                 what = {"cell": cell.name, "of_start": number, "cell_seconds": round(took, 2)}
-                with _undisturbed():
+                with held(signal.SIGALRM, signal.SIGINT):
                     append_rows(path, [what | row for row in rows])
                 say(f"{cell.name}: {note}, {took:.1f} s")
                 if any(row.get("interrupted") for row in rows):
@@ -110,26 +113,11 @@ def _error(error: Exception) -> dict[str, Any]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """What is measured is written, even if time ends now."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGINT})
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Ctrl-C after so many seconds."""
-
-    def ring(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def _alarm(seconds: float) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C after so many seconds; yields whether that, or another one, has come."""
+    with noticed(signal.SIGALRM, signal.SIGINT) as stopped:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+        try:
+            yield stopped
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)

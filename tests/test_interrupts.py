@@ -1,0 +1,44 @@
+"""Ctrl-C is noticed even where Python throws it away."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from st3.interrupts import held, noticed
+
+
+class Freed:
+    """Interrupts the process while it is being freed: Python prints the exception and goes on."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(10_000):  # until the interpreter looks
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_loses() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with noticed(signal.SIGINT) as stopped:
+        assert not stopped()
+        Freed()
+        assert stopped()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_that_it_does_not_lose() -> None:
+    with pytest.raises(KeyboardInterrupt), noticed(signal.SIGINT):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(10_000):
+            pass
+
+
+def test_what_is_held_comes_afterwards() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), noticed(signal.SIGINT), held(signal.SIGINT):
+        os.kill(os.getpid(), signal.SIGINT)
+        done += range(10_000)
+    assert len(done) == 10_000
