@@ -19,18 +19,13 @@ EXAMPLES = (
 _PANELS = 8  # layers or heads in the grid, unless others are asked for
 
 
+@o.takes_method_options
 def attention_map(
     image: o.ImageArgument = None,
     prompt: o.PromptArgument = None,
     model: o.ModelOption = "demo",
     method: o.MethodOption = "st3",
-    prune_ratio: o.PruneRatioOption = None,
-    stride: o.StrideOption = None,
-    ratio: o.RatioOption = None,
-    final_keep: o.FinalKeepOption = None,
-    tau: o.TauOption = None,
-    annealing: o.AnnealingOption = None,
-    scorer: o.ScorerOption = None,
+    given: o.Given = o.NOTHING,
     settings: o.SettingsOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
@@ -86,14 +81,12 @@ def attention_map(
     from st3.inference.pictures import open_picture
 
     method = o.read_settings(
-        settings, method, "st3", prune_ratio=prune_ratio, stride=stride, ratio=ratio,
-        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+        settings, method, "st3", given,
     )  # fmt: skip
     quiet_transformers()
     text = loading.load_config(loading.find(model)).get_text_config()
     chosen = o.build_method(
-        method, text.num_hidden_layers, prune_ratio=prune_ratio, stride=stride, ratio=ratio,
-        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+        method, text.num_hidden_layers, given,
     )  # fmt: skip
     if compare and chosen.name == "none":
         raise UsageError("--compare sets a method against none: give another --method")

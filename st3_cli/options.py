@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import inspect
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -217,6 +220,46 @@ SettingsOption = Annotated[
 ]  # fmt: skip
 
 
+Given = Mapping[str, Any]
+"""The ST3 family's options that were given, as `takes_method_options` collects them."""
+NOTHING: Given = {}
+_METHOD_OPTIONS = {
+    "prune_ratio": PruneRatioOption,
+    "stride": StrideOption,
+    "ratio": RatioOption,
+    "final_keep": FinalKeepOption,
+    "tau": TauOption,
+    "annealing": AnnealingOption,
+    "scorer": ScorerOption,
+}
+
+
+def takes_method_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the ST3 family's options in the place of a command's parameter `given`.
+
+    The command gets those that were given, by name.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "given":
+            parameters.append(parameter)
+            continue
+        parameters += [
+            parameter.replace(name=name, default=None, annotation=annotation)
+            for name, annotation in _METHOD_OPTIONS.items()
+        ]
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        asked = {name: values.pop(name) for name in _METHOD_OPTIONS}
+        command(**values, given={name: x for name, x in asked.items() if x is not None})
+
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
 def check_question(image: str | None, prompt: str | None) -> None:
     """A picture and a prompt may be left out, but not be empty.
 
@@ -229,7 +272,7 @@ def check_question(image: str | None, prompt: str | None) -> None:
         raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
 
 
-def read_settings(path: Path | None, spec: str, default: str, **given: Any) -> str:
+def read_settings(path: Path | None, spec: str, default: str, given: Given) -> str:
     """The method in a settings file, or `spec` where there is none.
 
     Raises:
@@ -237,7 +280,7 @@ def read_settings(path: Path | None, spec: str, default: str, **given: Any) -> s
     """
     if path is None:
         return spec
-    also = [name for name, value in given.items() if value is not None]
+    also = list(given)
     if spec != default or also:
         other = f"--{also[0].replace('_', '-')}" if also else "--method"
         raise UsageError(f"--settings and {other} both say how to trim: leave one out")
@@ -252,7 +295,7 @@ def read_settings(path: Path | None, spec: str, default: str, **given: Any) -> s
     return found
 
 
-def build_method(spec: str, layers: int, **given: Any) -> Method:
+def build_method(spec: str, layers: int, given: Given) -> Method:
     """The method that was asked for, checked against a decoder of `layers` layers.
 
     Raises:
@@ -269,7 +312,7 @@ def build_method(spec: str, layers: int, **given: Any) -> Method:
     return method
 
 
-def build_methods(text: str, layers: int, **given: Any) -> dict[str, Method]:
+def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
     """The methods of a list: label -> method.
 
     Options go to those of the ST3 family that have them and do not name them themselves, and into
@@ -315,13 +358,13 @@ def _word(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _chosen(given: dict[str, Any]) -> dict[str, Any]:
+def _chosen(given: Given) -> dict[str, Any]:
     """The options that were given, as parameters.
 
     Raises:
         UsageError: --tau and --annealing that contradict each other.
     """
-    chosen = {key: value for key, value in given.items() if value is not None}
+    chosen = dict(given)
     tau, annealing = given.get("tau"), given.get("annealing")
     if tau is not None and annealing is not None and (tau == 0) != (annealing.value == "none"):
         raise UsageError("--tau and --annealing contradict each other: leave one out")

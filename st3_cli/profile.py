@@ -48,6 +48,7 @@ def _work(help: str, **more: Any) -> Any:
     return typer.Option(help=help, rich_help_panel=WORK, **more)
 
 
+@o.takes_method_options
 def profile(
     model: Annotated[
         str,
@@ -76,13 +77,7 @@ def profile(
             rich_help_panel=o.METHOD,
         ),
     ] = DEFAULT_METHODS,
-    prune_ratio: o.PruneRatioOption = None,
-    stride: o.StrideOption = None,
-    ratio: o.RatioOption = None,
-    final_keep: o.FinalKeepOption = None,
-    tau: o.TauOption = None,
-    annealing: o.AnnealingOption = None,
-    scorer: o.ScorerOption = None,
+    given: o.Given = o.NOTHING,
     settings: o.SettingsOption = None,
     visual_tokens: Annotated[
         int | None, _work("In a prompt.", min=1, max=10**6, show_default="a picture's")
@@ -146,8 +141,7 @@ def profile(
     from st3.profiling.subject import choose
 
     methods = o.read_settings(
-        settings, methods, DEFAULT_METHODS, prune_ratio=prune_ratio, stride=stride, ratio=ratio,
-        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+        settings, methods, DEFAULT_METHODS, given,
     )  # fmt: skip
     quiet_transformers()
     name = None if config is not None else model
@@ -162,8 +156,7 @@ def profile(
         found = loading.load_config(loading.find(model))
     shape = shape_of(meta_model(found))
     chosen = o.build_methods(
-        methods, shape.layers, prune_ratio=prune_ratio, stride=stride, ratio=ratio,
-        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+        methods, shape.layers, given,
     )  # fmt: skip
     works = [
         Workload(visual_tokens or shape.picture_tokens, text_tokens, new_tokens, batch)

@@ -23,18 +23,13 @@ EXAMPLES = (
 )
 
 
+@o.takes_method_options
 def run(
     image: o.ImageArgument = None,
     prompt: o.PromptArgument = None,
     model: o.ModelOption = "demo",
     method: o.MethodOption = "st3",
-    prune_ratio: o.PruneRatioOption = None,
-    stride: o.StrideOption = None,
-    ratio: o.RatioOption = None,
-    final_keep: o.FinalKeepOption = None,
-    tau: o.TauOption = None,
-    annealing: o.AnnealingOption = None,
-    scorer: o.ScorerOption = None,
+    given: o.Given = o.NOTHING,
     settings: o.SettingsOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
@@ -77,8 +72,7 @@ def run(
     from st3.methods import make_method
 
     method = o.read_settings(
-        settings, method, "st3", prune_ratio=prune_ratio, stride=stride, ratio=ratio,
-        final_keep=final_keep, tau=tau, annealing=annealing, scorer=scorer,
+        settings, method, "st3", given,
     )  # fmt: skip
     quiet_transformers()
     source = loading.find(model)
@@ -86,8 +80,7 @@ def run(
         err.print(f"[dim]model: {source.place}, from the Hub or its cache[/dim]")
     layers = loading.load_config(source).get_text_config().num_hidden_layers
     chosen = o.build_method(
-        method, layers, prune_ratio=prune_ratio, stride=stride, ratio=ratio, final_keep=final_keep,
-        tau=tau, annealing=annealing, scorer=scorer,
+        method, layers, given,
     )  # fmt: skip
     picture = open_picture(image if image is not None else demo.PICTURE)
     question = prompt if prompt is not None else demo.PROMPT

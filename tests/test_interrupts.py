@@ -29,16 +29,18 @@ def test_an_interrupt_that_python_loses() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def _interrupt(done: list[int]) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    done += range(10_000)
+
+
 def test_an_interrupt_that_it_does_not_lose() -> None:
     with pytest.raises(KeyboardInterrupt), noticed(signal.SIGINT):
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(10_000):
-            pass
+        _interrupt([])
 
 
 def test_what_is_held_comes_afterwards() -> None:
-    done = []
+    done: list[int] = []
     with pytest.raises(KeyboardInterrupt), noticed(signal.SIGINT), held(signal.SIGINT):
-        os.kill(os.getpid(), signal.SIGINT)
-        done += range(10_000)
+        _interrupt(done)
     assert len(done) == 10_000

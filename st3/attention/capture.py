@@ -17,7 +17,7 @@ from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.base import find_adapter, visual_mask
 from st3.methods import Method
-from st3.methods.scorers import attention_rows
+from st3.methods.attention_rows import attention_rows
 
 OnRow = Callable[[int, torch.Tensor], None]
 

@@ -14,6 +14,8 @@ from typing import Literal
 
 import torch
 
+from st3.methods.attention_rows import attention_rows
+
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -123,30 +125,6 @@ def _draws(seed: int, count: int, device: torch.device) -> torch.Tensor:
 def golden_spread(number: torch.Tensor) -> torch.Tensor:
     """Multiples of the golden ratio, modulo 1, float32 of the shape of the integers `number`."""
     return (number.double() * _GOLDEN).frac().float()
-
-
-def attention_rows(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    scaling: float,
-    valid: torch.Tensor | None,
-    rows: int = 1,
-) -> torch.Tensor:
-    """Attention probabilities of the last `rows` tokens, float32 [B, query heads, rows, n].
-
-    Args are those of `LayerView`; there may be fewer queries than keys.
-    """
-    batch, heads, _, size = query.shape
-    groups, tokens = key.shape[1], key.shape[2]
-    query = query[:, :, -rows:].reshape(batch, groups, heads // groups * rows, size)
-    logits = query.float() @ key.float().transpose(2, 3) * scaling
-    logits = logits.view(batch, heads, rows, tokens)
-    if rows > 1:
-        place = torch.arange(tokens, device=logits.device)
-        logits = logits.masked_fill(place > place[-rows:, None], float("-inf"))
-    if valid is not None:
-        logits = logits.masked_fill(~valid[:, None, None], torch.finfo(torch.float32).min)
-    return logits.softmax(-1)
 
 
 SCORERS: dict[str, Scorer] = {

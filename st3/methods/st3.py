@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from st3.methods.base import Method
-from st3.methods.schedule import Schedule, pvtp_keeps, ratio_for, strides_below
+from st3.methods.pvtp import pvtp_keeps, ratio_for, strides_below
+from st3.methods.schedule import Schedule
 
 DEFAULT_PRUNE_RATIO = 0.5
 DEFAULT_TAU = 128

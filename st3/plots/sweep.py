@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from st3.methods.schedule import strides_below
+from st3.methods.pvtp import strides_below
 from st3.plots.base import COLOURS, plain, save
 
 _MEASURES = {

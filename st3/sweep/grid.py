@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from st3.methods import Method, make_method
-from st3.methods.schedule import final_keep, ratio_for
+from st3.methods.pvtp import final_keep, ratio_for
 from st3.methods.st3 import DEFAULT_PRUNE_RATIO
 
 

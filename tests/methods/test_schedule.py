@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from st3.methods import METHODS, make_method
-from st3.methods.schedule import (
-    ANNEALINGS,
-    Schedule,
-    final_keep,
-    pvtp_keeps,
-    ratio_for,
-    strides_below,
-)
+from st3.methods.pvtp import final_keep, pvtp_keeps, ratio_for, strides_below
+from st3.methods.schedule import ANNEALINGS, Schedule
 
 layers = st.integers(4, 60)
 strides = st.integers(1, 12)

@@ -444,3 +444,19 @@ def test_any_model_may_be_swept(tmp_path: Path, st3_: Any) -> None:
     assert (tmp_path / "out" / "heatmaps-tau-none.png").exists()
     result = st3_("sweep", "--model", tmp_path / "model")
     assert "only the demo has questions of its own" in result.err
+
+
+@pytest.mark.parametrize("layers", [24, 28, 32, 40, 48, 64, 80])
+def test_the_default_grid_suits_any_depth(layers: int) -> None:
+    """Every cell can be, ends at the C that was asked for, and no two are the same."""
+    import inspect
+
+    from st3_cli import sweep as command
+
+    strides = inspect.signature(command.sweep).parameters["strides"].default
+    cells = make_grid(
+        layers, [int(s) for s in strides.split(",")], (), [128], finals=command._FINALS
+    )
+    assert [cell.problem for cell in cells] == [None] * 16
+    assert [cell.final_keep for cell in cells] == pytest.approx(4 * list(command._FINALS))
+    assert len({signature(cell, layers) for cell in cells}) == 16
