@@ -48,9 +48,21 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """What `append_rows` wrote; a line that a crash of the machine cut short is left out."""
+    """What `append_rows` wrote; a line that a crash of the machine cut short is left out.
+
+    Raises:
+        ValueError: a line that nobody wrote so.
+    """
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise ValueError(f"{path}, line {number}, is no JSON: take that line out") from None
+    return rows
 
 
 def drop_half_row(path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from st3.interrupts import held, noticed
+from st3.interrupts import noticed
 
 
 class Freed:
@@ -22,10 +22,10 @@ class Freed:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_loses() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with noticed(signal.SIGINT) as stopped:
-        assert not stopped()
+    with noticed(signal.SIGINT) as interrupts:
+        assert not interrupts.came
         Freed()
-        assert stopped()
+        assert interrupts.came
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -41,6 +41,10 @@ def test_an_interrupt_that_it_does_not_lose() -> None:
 
 def test_what_is_held_comes_afterwards() -> None:
     done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), noticed(signal.SIGINT), held(signal.SIGINT):
+    with (
+        noticed(signal.SIGINT) as interrupts,
+        pytest.raises(KeyboardInterrupt),
+        interrupts.held(),
+    ):
         _interrupt(done)
     assert len(done) == 10_000

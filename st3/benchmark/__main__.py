@@ -21,7 +21,7 @@ from st3.machine import describe_machine
 
 
 def main() -> int:
-    """Exit code 0 if all is measured, 3 if time ran out."""
+    """Exit code: 0 all is measured, 1 something failed, 2 wrong use, 3 it was stopped."""
     began = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m st3.benchmark", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
@@ -32,6 +32,7 @@ def main() -> int:
         "--cells", default="", help="only cells whose names begin so, e.g. table/7b"
     )
     parser.add_argument("--commit", help="of the code, where git does not tell")
+    parser.add_argument("--command", help="to note, of a script that calls this")
     parser.add_argument("--tiny", action="store_true", help="a dry run: shapes that say nothing")
     asked = parser.parse_args()
     device = find_device(asked.device)
@@ -44,18 +45,25 @@ def main() -> int:
         "machine": describe_machine(device, dtype),
         "settings": {
             "date": now(),
-            "command": _command(asked),
+            "command": asked.command or _command(asked),
             "commit": asked.commit or _commit(),
         },
     }
-    wanted = [c for c in cells(tiny=asked.tiny) if c.name.startswith(asked.cells)]
-    complete = run(
-        asked.output, wanted, lab,
-        seconds=60 * asked.minutes - (time.perf_counter() - began), start=start,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )  # fmt: skip
-    write_text(asked.output / "tables.md", markdown(read_rows(asked.output / ROWS)))
-    return 0 if complete else 3
+    suite = cells(tiny=asked.tiny)
+    wanted = [cell for cell in suite if cell.name.startswith(asked.cells)]
+    if not wanted:
+        names = ", ".join(cell.name for cell in suite)
+        parser.error(f"no cell's name begins with {asked.cells!r}; there are: {names}")
+    try:
+        ended = run(
+            asked.output, wanted, lab,
+            seconds=60 * asked.minutes - (time.perf_counter() - began), start=start,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+        write_text(asked.output / "tables.md", markdown(read_rows(asked.output / ROWS)))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return {"done": 0, "failed": 1, "stopped": 3}[ended]
 
 
 def _command(asked: argparse.Namespace) -> str:

@@ -152,7 +152,7 @@ def where_time_goes(lab: Lab, model: str, methods: Sequence[str], *, batch: int)
 
 def _what(lab: Lab, model: str, work: Workload) -> dict[str, Any]:
     return {
-        "model": "tiny" if lab.tiny else model,
+        "model": f"tiny {model}" if lab.tiny else model,
         "weights": "random",
         "dtype": str(lab.dtype).removeprefix("torch."),
         "visual_tokens": work.visual,

@@ -17,7 +17,7 @@ from st3.benchmark.lab import Lab
 from st3.benchmark.suite import Cell
 from st3.engine.recording import DecodeGraphWarning
 from st3.files import append_rows, drop_half_row, read_rows
-from st3.interrupts import held, noticed
+from st3.interrupts import Interrupts, noticed
 
 ROWS = "rows.jsonl"
 
@@ -30,7 +30,7 @@ def run(
     seconds: float,
     start: dict[str, Any],
     say: Callable[[str], None] = lambda line: None,
-) -> bool:
+) -> str:
     """Run the cells that no earlier start has finished.
 
     Args:
@@ -43,35 +43,43 @@ def run(
         say: told a line for each cell.
 
     Returns:
-        Whether the suite is finished: nothing is left but what failed or was skipped just now.
+        "done", "failed" (all cells were tried, and some failed) or "stopped".
+
+    Raises:
+        ValueError: the folder holds a dry run and this is none, or the other way round; or a
+            broken line.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ROWS
     drop_half_row(path)
     before = read_rows(path)
+    if any(row["tiny"] != lab.tiny for row in before if "start" in row):
+        raise ValueError(f"{folder} holds {'a real' if lab.tiny else 'a dry'} run: give another")
     done = finished(before)
     number = sum("start" in row for row in before)
-    append_rows(path, [{"start": number} | start])
+    append_rows(path, [{"start": number, "tiny": lab.tiny} | start])
     left = [cell for cell in cells if cell.name not in done]
+    failed = False
     try:
-        with _alarm(seconds) as stopped:
+        with _alarm(seconds) as interrupts:
             for cell in left:
-                if stopped():
+                if interrupts.came:
                     raise KeyboardInterrupt
                 began = time.perf_counter()
                 rows, note = _measure(cell, lab)
                 took = time.perf_counter() - began
                 what = {"cell": cell.name, "of_start": number, "cell_seconds": round(took, 2)}
-                with held(signal.SIGALRM, signal.SIGINT):
+                with interrupts.held():
                     append_rows(path, [what | row for row in rows])
                 say(f"{cell.name}: {note}, {took:.1f} s")
                 if any(row.get("interrupted") for row in rows):
-                    return False
+                    raise KeyboardInterrupt
+                failed |= "error" in rows[0]
                 lab.sweep()
     except KeyboardInterrupt:
         say("stopped: the same command goes on")
-        return False
-    return True
+        return "stopped"
+    return "failed" if failed else "done"
 
 
 def _measure(cell: Cell, lab: Lab) -> tuple[list[dict[str, Any]], str]:
@@ -113,11 +121,11 @@ def _error(error: Exception) -> dict[str, Any]:
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C after so many seconds; yields whether that, or another one, has come."""
-    with noticed(signal.SIGALRM, signal.SIGINT) as stopped:
+def _alarm(seconds: float) -> Iterator[Interrupts]:
+    """Ctrl-C after so many seconds."""
+    with noticed(signal.SIGALRM, signal.SIGINT) as interrupts:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
         try:
-            yield stopped
+            yield interrupts
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -36,7 +36,10 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """All tables, and below them how they were made."""
-    return "\n".join([*(table.markdown() for table in tables(rows)), made(rows) + "\n"])
+    found = tables(rows)
+    if not found:
+        return "Nothing has been measured.\n"
+    return "\n".join([*(table.markdown() for table in found), made(rows) + "\n"])
 
 
 def made(rows: Sequence[Row]) -> str:
@@ -51,6 +54,9 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
     if kind == "operators":
         return _operators(rows)
     rows = [row | {"e2e_spread": _spread(row)} for row in rows]
+    for row in rows:
+        if row.get("within_new", row["new_tokens"]) > row["new_tokens"]:
+            row["peak_memory_bytes"] = None  # the longer answer's
     what = f"{work}, {_common(rows)}"
     if kind == "memory":
         return [table(f"{title}: {what}", rows, _BATCH | _FITS)]
@@ -68,9 +74,9 @@ def _operators(rows: list[Row]) -> Iterable[Table]:
     for phase in dict.fromkeys(row["phase"] for row in rows):
         own = [row for row in rows if row["phase"] == phase]
         columns = {
-            kind: figure(kind, lambda ms: f"{ms:.3g}") for kind in (*own[0]["kinds"], "wall_ms")
+            kind: figure(kind, lambda ms: f"{ms:.3g}") for kind in (*own[0]["kinds"], "together")
         }
-        flat = [row | row["kinds"] for row in own]
+        flat = [row | row["kinds"] | {"together": row["wall_ms"]} for row in own]
         what = f"{own[0]['model']}, {_common(own)}"
         title = f"Operators of the decoder's {phase}, in ms under the profiler: {what}"
         yield table(title, flat, _BATCH | columns)
@@ -91,7 +97,7 @@ def _common(rows: list[Row]) -> str:
 
 
 def _spread(row: Row) -> float | None:
-    return spread(row["samples"]["e2e_ms"]) if "samples" in row else None
+    return spread(row["samples"]["e2e_ms"]) if row.get("rounds", 1) > 1 else None
 
 
 _KINDS = {

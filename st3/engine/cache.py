@@ -60,7 +60,7 @@ class TrimmedLayer(CacheLayerMixin):
     [B, slots] that is False where a row of the batch has nothing (padding, or fewer visual tokens
     than another row). `seen` counts the tokens of the sequence as if none had been dropped, so that
     positions come out as untrimmed. Slots are a multiple of `step`. `spare` are buffers that may be
-    taken, if they fit, in place of new ones.
+    taken, if they fit, in place of new ones. `room` is how many generated tokens fit.
     """
 
     is_sliding = False
@@ -72,9 +72,9 @@ class TrimmedLayer(CacheLayerMixin):
         super().__init__()
         self.spare: tuple[torch.Tensor, torch.Tensor] | None = None
         self.step = _STEP
+        self.room = _ROOM
         self.reset()
         self._capacity: Callable[[int], int] = lambda generated: generated
-        self._room = _ROOM
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Remember dtype and device; the buffers come with `store`."""
@@ -103,12 +103,12 @@ class TrimmedLayer(CacheLayerMixin):
             order: how to lay the tokens out; None keeps prompt order.
         """
         self.lazy_initialization(key_states, value_states)
-        self._capacity, self._room, self.seen = capacity, room or _ROOM, seen
+        self._capacity, self.room, self.seen = capacity, room or self.room, seen
         batch, heads, count, size = key_states.shape
         if order is not None:
             count, valid, self.visual = order.index.shape[1], order.valid, order.visual
         # Where nothing leaves, nothing slides, and no slack is needed.
-        slots = min(max(count + _SLACK, self.slots_for(self._room)), count + self._room)
+        slots = min(max(count + _SLACK, self.slots_for(self.room)), count + self.room)
         self._allocate((batch, heads, slots, size), valid)
         self.end = count
         for states, buffer in ((key_states, self.keys), (value_states, self.values)):
@@ -242,9 +242,9 @@ class TrimmedLayer(CacheLayerMixin):
         if self.start >= min(_SLACK // 2, alive) and alive + new <= slots:
             self.slide()
             return
-        while self._capacity(self._room) < alive + new:
-            self._room *= 2
-        self._move(self.slots_for(self._room))
+        while self._capacity(self.room) < alive + new:
+            self.room *= 2
+        self._move(self.slots_for(self.room))
 
     def refill(
         self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor | None, slots: int

@@ -12,6 +12,7 @@ alone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +38,7 @@ class _Recording:
     """A decode step, and the tensors that it reads and writes at the same addresses each time.
 
     Attributes:
-        buffers: of every layer's keys and values: address, shape and dtype.
+        buffers: of every layer's keys and values: address, shape, dtype, whether for inference.
         slots: of every group.
         hidden: [B, 1, d], the token's embedding. `position`: its position. `t`: int64 [1], the
             generated tokens with it. `output`: [B, 1, d].
@@ -99,17 +100,22 @@ class DecodeGraph:
         self.active = self.frozen = False
         self.prefill.forget()
 
+    def rest(self) -> None:
+        """A prefill begins: whatever was to come is off."""
+        self.active = self.frozen = self.prefill.active = False
+
     def reuse(self, cache: TrimmedCache, old: TrimmedCache | None) -> None:
         """A new prefill begins, into `cache`: let it fill the buffers of the old one, if they fit.
 
         Prompts of other lengths share buffers, and so a recording, in steps of 64 slots.
         """
-        self.active = self.frozen = False
+        self.rest()
         for layer in cache.layers:
             layer.step = _SLOTS
         if self.recording is not None and old is not None and not old.closed:
             for layer, before in zip(cache.layers, old.layers, strict=True):
                 layer.spare = before.keys, before.values
+                layer.room = max(layer.room, before.room)
 
     def prepare(self, tokens: int, kwargs: dict[str, Any]) -> None:
         """Decide, before annealing evicts, whether the coming decode step will be a replay."""
@@ -130,7 +136,6 @@ class DecodeGraph:
         begin: Callable[[torch.Tensor], None],
     ) -> bool:
         """Whether the coming prefill goes through `prefill`, see `PrefillGraph.prepare`."""
-        self.active = self.frozen = False
         fits = self.cannot_record is None and self._plain(kwargs)
         return fits and self.prefill.prepare(prompt, visual, kwargs, begin)
 
@@ -185,21 +190,30 @@ class DecodeGraph:
 
     def _make_replay(self, step: Callable[[], None]) -> Callable[[], None]:
         """Compile and record what can be; what cannot is left out with a warning."""
-        if self.compiled is not None:
-            try:
-                step()
-            except RuntimeError as error:
-                recorder.warn(
-                    f"decoding goes on without a compiled step: {recorder.first_line(error)}"
-                )
-                self.compiled = None
-        if self.cannot_record is None:
-            try:
+        began = time.perf_counter()
+        try:
+            if self.compiled is not None:
+                self._try_compiled(step)
+            if self.cannot_record is None:
                 return recorder.record(step, self.device)
-            except RuntimeError as error:
-                self.hindrance = f"the step could not be recorded ({recorder.first_line(error)})"
-                recorder.warn(f"decoding goes on without CUDA graphs: {self.hindrance}")
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.hindrance = f"the step could not be recorded ({recorder.first_line(error)})"
+            recorder.warn(f"decoding goes on without CUDA graphs: {self.hindrance}")
+        finally:
+            self.session.recording_seconds += time.perf_counter() - began
         return step
+
+    def _try_compiled(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in many ways
+            self.compiled = None
+            self.hindrance = self.cannot_record  # without either, static shapes gain nothing
+            recorder.warn(f"decoding goes on without a compiled step: {recorder.first_line(error)}")
 
     def _step(self, recording: _Recording) -> None:
         for slots in recording.slots:
@@ -222,7 +236,7 @@ class DecodeGraph:
             if layer.end == layer.keys.shape[2]:
                 layer.make_room(1)
         buffers = [
-            (states.data_ptr(), states.shape, states.dtype)
+            (states.data_ptr(), states.shape, states.dtype, states.is_inference())
             for layer in layers
             for states in (layer.keys, layer.values)
         ]

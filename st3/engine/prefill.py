@@ -39,8 +39,7 @@ class Prefill:
         self._enter_group(session.groups[0])
         self.visual = visual
         self.ordinal = (visual.long().cumsum(1) - 1).clamp_min(0)
-        full = all(a + b == prompt.tokens for a, b in zip(prompt.visual, prompt.text, strict=True))
-        self.valid = None if mask is None or full else mask.bool()
+        self.valid = None if mask is None or prompt.full else mask.bool()
         self.turns: tuple[torch.Tensor, ...] = ()
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
         self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer

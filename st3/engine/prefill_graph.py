@@ -1,15 +1,16 @@
 """Prefill without launch overhead, where many prompts have one layout: recorded as a CUDA graph.
 
 At batch 1 a large GPU waits for the launches of prefill longer than it computes. When a layout of
-prompt comes for the third time within a `trim` (the same question about other pictures), its
-prefill is recorded, and from then on replayed: the choice of tokens, the cuts and the filling of
-the cache are all work for the device, at the same addresses each time. What Python notes down on
+prompt comes for the third time in a row within a `trim` (the same question about other pictures),
+its prefill is recorded, and from then on replayed: the choice of tokens, the cuts and the filling
+of the cache are all work for the device, at the same addresses each time. What Python notes down on
 the way, in the session and in the cache's layers, is put back from a copy.
 """
 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,15 +89,15 @@ class PrefillGraph:
         """
         hidden = kwargs["inputs_embeds"]
         position = kwargs.get("position_ids")
-        layout = (prompt, hidden.shape, hidden.dtype, None if position is None else position.shape)
-        even = len({*prompt.visual}) == len({*prompt.text}) == 1
-        full = prompt.visual[0] + prompt.text[0] == prompt.tokens
+        place = None if position is None else position.shape
+        layout = prompt, hidden.shape, hidden.dtype, place, torch.is_inference_mode_enabled()
+        even = prompt.full and len({*prompt.visual}) == 1
         if layout != self._layout:
             self._recorded = None  # its activations and buffers are in the way of others
             self._layout, self._seen = layout, 0
         self._seen += 1
         small = hidden.shape[:2].numel() <= _MOST
-        self.active = self._seen > _SEEN and even and full and small and not self._failed
+        self.active = self._seen > _SEEN and even and small and not self._failed
         self._begin, self._visual = begin, visual
         return self.active
 
@@ -109,6 +110,8 @@ class PrefillGraph:
             found = _Recorded(hidden.clone(), own, self._visual.clone())
             try:
                 self._record(found)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 self._failed = True
                 recording.warn(f"prefill is not recorded: {recording.first_line(error)}")
@@ -141,7 +144,9 @@ class PrefillGraph:
                 use_cache=True,
             ).last_hidden_state
 
+        began = time.perf_counter()
         recorded.replay = recording.record(step, self.device)
+        self.session.recording_seconds += time.perf_counter() - began
         self.recordings += 1
         cache = self.session.cache
         assert cache is not None

@@ -23,6 +23,11 @@ class Prompt:
     text: tuple[int, ...]
     trailing: int
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no padding."""
+        return all(a + b == self.tokens for a, b in zip(self.visual, self.text, strict=True))
+
 
 def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
     """Read the shape of the prompts, the only thing read back from the device, before any layer.

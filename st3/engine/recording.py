@@ -14,7 +14,7 @@ class DecodeGraphWarning(UserWarning):
 
 def warn(message: str) -> None:
     """Say what cannot be had."""
-    warnings.warn(message, DecodeGraphWarning, stacklevel=6)
+    warnings.warn(message, DecodeGraphWarning, stacklevel=2)
 
 
 def first_line(error: Exception) -> str:

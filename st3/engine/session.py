@@ -36,6 +36,7 @@ class TrimSession:
             of a ragged batch counts.
         untrimmed_kv_bytes: the same had nothing been dropped.
         allocated_kv_bytes: bytes of the cache's buffers when the `with` or the generation ended.
+        recording_seconds: that compiling and recording have taken so far, warm-up included.
         observer: called in every layer of every forward with the layer (from 1), queries
             [B, heads, queries, head size], keys [B, key heads, keys, head size], the factor of the
             logits, and bool [B, keys] or None, what is no padding; for whoever wants to look.
@@ -53,6 +54,7 @@ class TrimSession:
         self.kv_bytes: list[int] = []
         self.untrimmed_kv_bytes: list[int] = []
         self.allocated_kv_bytes = 0
+        self.recording_seconds = 0.0
         self.observer: Observer | None = None
         self._prompt: Prompt | None = None
         self._turned = False

@@ -24,7 +24,7 @@ from st3.methods.schedule import Group, Schedule
 
 def _take(target: TrimmedLayer, source: TrimmedLayer) -> None:
     """Give `target` the buffers of `source`, and all that both kinds of layer know."""
-    names = "keys values valid visual seen dtype device is_initialized _capacity _room"
+    names = "keys values valid visual seen dtype device is_initialized _capacity room"
     for name in names.split():
         setattr(target, name, getattr(source, name))
 
@@ -172,6 +172,7 @@ class StaticLayer(TrimmedLayer):
         """
         plain = TrimmedLayer()
         _take(plain, self)
+        plain.room = max(plain.room, room)  # also for the next generation
         count, end = self.slots.count, self.first + self.others + self.fresh
         parts = [
             slice(self.first - self.visual, min(end, count)),

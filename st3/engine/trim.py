@@ -57,7 +57,8 @@ def trim(
         cuda_graphs: record the decode step once and replay it, and prefill, too, where one layout
             of prompt comes again and again. Where that cannot be (no CUDA device, FlashAttention),
             a warning says so and decoding goes on as usual; so it does, without a word, for steps
-            with gradients or autocast, or whose hidden states are asked for.
+            with gradients or autocast, or whose hidden states are asked for. A replay runs no
+            hooks of others on the decoder or below, and sees no adapter switched in between.
         compile: `inductor` compiles the decode step by torch.compile, once for each number of
             prompts and size of buffers in a process, a minute for a large model; `off` does not.
         parameters: of the method, such as `stride=4, ratio=0.07, tau=128`.
@@ -168,13 +169,17 @@ class _Trimmer:
         if use_cache is None:
             use_cache = module.config.use_cache
 
+        own = None if prompt.full else mask  # a recording must read no mask of one call
+
         def begin(visual: torch.Tensor) -> None:
             new_cache = TrimmedCache(self.session.layers) if use_cache else None
             if self.graph is not None and new_cache is not None:
                 self.graph.reuse(new_cache, self.session.cache)
-            self.session.start(prompt, new_cache, visual, mask)
-            self.prefill = Prefill(self.session, prompt, visual, mask)
+            self.session.start(prompt, new_cache, visual, own)
+            self.prefill = Prefill(self.session, prompt, visual, own)
 
+        if self.graph is not None:
+            self.graph.rest()
         graph = self.graph if use_cache else None
         if graph is None or not graph.prepare_prefill(prompt, visual, kwargs, begin):
             begin(visual)

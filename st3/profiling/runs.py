@@ -22,6 +22,7 @@ from st3.profiling.clocks import Clock
 from st3.profiling.shape import Workload, meta_model, shape_of
 
 STOCK = "stock"
+_PREPARE = 3  # short generations: the first records decode, the third prefill
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Run:
         peak: bytes of device memory at most, weights included; None off CUDA.
         kv_bytes: live keys and values after prefill and in each step; None for stock.
         allocated: bytes of the cache's buffers at the end; None for stock.
-        recording: of the steps that compile and record, in earlier generations; None without.
+        recording: what compiling and recording took, in earlier generations; None without.
     """
 
     ttft: float
@@ -191,9 +192,9 @@ def generate_once(
     more = {"cache_implementation": "static"} if variant.static else {}
     try:
         with trimmed as session:
-            recording = None
             if variant.prepares and work.new > 1:
-                recording = _record(model, inputs, clock)
+                for _ in range(_PREPARE):
+                    model.generate(**inputs, max_new_tokens=3, do_sample=False)
             marks.handles += [
                 tower.register_forward_pre_hook(marks.see_vision),
                 tower.register_forward_hook(marks.see_vision),
@@ -221,19 +222,8 @@ def generate_once(
         peak=torch.cuda.max_memory_allocated(model.device) if on_cuda else None,
         kv_bytes=None if session is None else tuple(session.kv_bytes),
         allocated=None if session is None else session.allocated_kv_bytes,
-        recording=recording,
+        recording=None if session is None else 1000 * session.recording_seconds or None,
     )
-
-
-def _record(model: Any, inputs: dict[str, torch.Tensor], clock: Clock) -> float:
-    """Three short generations: the first records decode, the third prefill; what that took."""
-    took = 0.0
-    for last in (False, False, True):
-        marks, start = _Marks(clock), clock.mark()
-        model.generate(**inputs, max_new_tokens=3, do_sample=False, streamer=marks)
-        first, second = marks.tokens[:2]
-        took += clock.between(start, first) if last else clock.between(first, second)
-    return took
 
 
 @contextmanager

@@ -66,8 +66,14 @@ class Shape:
     parameters: int
 
 
+_MANY = 8
+_BUILT: dict[
+    str, Any
+] = {}  # configuration -> model: counting asks for the same one again and again
+
+
 def meta_model(config: Any) -> Any:
-    """The model without its weights, on the meta device, in bfloat16 with SDPA.
+    """The model without its weights, on the meta device, in bfloat16 with SDPA; built once.
 
     Raises:
         ValueError: the configuration is of no family that has an adapter, or builds no model.
@@ -80,6 +86,9 @@ def meta_model(config: Any) -> Any:
             raise ValueError(
                 f"text_config.{size} must be a whole number from 1 on, got {getattr(text, size)!r}"
             )
+    key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    if key in _BUILT:
+        return _BUILT[key]
     try:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(
@@ -92,7 +101,10 @@ def meta_model(config: Any) -> Any:
     ) as error:  # fmt: skip
         what = f"{type(error).__name__} {error}"
         raise ValueError(f"this configuration builds no model: {what}") from error
-    return model.eval()
+    if len(_BUILT) >= _MANY:
+        _BUILT.clear()
+    _BUILT[key] = model.eval()
+    return _BUILT[key]
 
 
 def shape_of(model: Any) -> Shape:

@@ -76,6 +76,13 @@ def _spread(document: dict[str, Any], row: dict[str, Any]) -> dict[str, float | 
     return {"e2e_spread": None}
 
 
+def _vs_none(row: dict[str, Any]) -> str:
+    """A dash where `none` was not among the methods."""
+    if row["speedup_over_none"] is None and row["ttft_ms"] is not None:
+        return "-"
+    return times("speedup_over_none")(row)
+
+
 _COMPUTE: dict[str, Cell] = {
     "prefill MACs": count("prefill_macs"),
     "prefill FLOPs": count("prefill_flops"),
@@ -107,7 +114,7 @@ _LATENCY: dict[str, Cell] = {
     "tok/s": figure("tokens_per_second", lambda value: f"{value:.4g}"),
     "spread": share("e2e_spread"),
     "speedup": times("speedup"),
-    "vs none": times("speedup_over_none"),
+    "vs none": _vs_none,
     "peak memory": count("peak_memory_bytes", "B"),
 }
 _UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}

@@ -14,7 +14,7 @@ import torch
 
 from st3.families.base import find_adapter, visual_mask
 from st3.inference.loading import find_device
-from st3.interrupts import held, noticed
+from st3.interrupts import noticed
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
@@ -210,10 +210,10 @@ def run_cells(
     by_spec = {cell.spec: cell for cell in leaders.values()}
     interrupted = False
     try:
-        with noticed(signal.SIGINT) as stopped:
+        with noticed(signal.SIGINT) as interrupts:
             sweep = make() if mine else None
             for number, spec in enumerate(mine):
-                if stopped():
+                if interrupts.came:
                     raise KeyboardInterrupt
                 assert sweep is not None
                 on_cell(len(wanted) - len(left) + number * ranks.world, len(wanted), spec)
@@ -222,7 +222,7 @@ def run_cells(
                     if spec == _BASELINE
                     else sweep.run(by_spec[spec])
                 )
-                with held(signal.SIGINT):
+                with interrupts.held():
                     append_cell(folder, row)
     except KeyboardInterrupt:
         if ranks.world > 1:

@@ -279,6 +279,60 @@ def test_prefill_of_one_layout_is_replayed(
     assert all(graph.prefill._recorded is None for graph in graphs)
 
 
+def test_without_a_cache_in_between(graphs: list[DecodeGraph], where: str) -> None:
+    """A bare forward after recorded generations is as it is without them."""
+    model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt"))
+    with torch.no_grad(), st3.trim(model, "st3"):
+        want = model(**inputs, use_cache=False).logits
+    with torch.no_grad(), st3.trim(model, "st3", cuda_graphs=True):
+        for _ in range(4):
+            before = greedy(model, inputs, 6).sequences
+            assert torch.equal(model(**inputs, use_cache=False).logits, want)
+            assert torch.equal(greedy(model, inputs, 6).sequences, before)
+    assert graphs[0].replays == 8 * 5
+
+
+def test_inference_mode_and_none_take_turns(graphs: list[DecodeGraph], where: str) -> None:
+    model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt"))
+    with st3.trim(model, "st3"):
+        want = greedy(model, inputs, 6).sequences
+    with st3.trim(model, "st3", cuda_graphs=True):
+        for number in range(12):
+            with torch.inference_mode(mode=number % 8 < 4):
+                assert torch.equal(greedy(model, inputs, 6).sequences, want)
+
+
+def test_a_replay_reads_nothing_of_the_call_that_was_recorded(
+    graphs: list[DecodeGraph], where: str
+) -> None:
+    model = tiny_llava().to(where)
+    places = []
+    with torch.no_grad(), st3.trim(model, "st3", cuda_graphs=True) as session:
+        for seed in range(5):
+            inputs = _on(where, prompts("tttItttt", seed=seed))
+            model(**inputs)
+            places.append(session.key_places(9).tolist())
+            for tensor in inputs.values():  # the memory's next owner
+                tensor.zero_()
+    assert graphs[0].prefill.replays == 3
+    with torch.no_grad(), st3.trim(model, "st3") as session:
+        for seed, place in enumerate(places):
+            model(**_on(where, prompts("tttItttt", seed=seed)))
+            assert session.key_places(9).tolist() == place
+
+
+def test_long_answers_are_made_room_for(graphs: list[DecodeGraph], where: str) -> None:
+    """Nobody said how long: the second answer starts as large as the first one grew."""
+    model, inputs = tiny_llava().to(where), _on(where, prompts("tttItttt"))
+    with st3.trim(model, "none", cuda_graphs=True):
+        for _ in range(2):
+            greedy(model, inputs, 150)
+        grown = graphs[0].recordings
+        for _ in range(3):
+            greedy(model, inputs, 150)
+    assert graphs[0].recordings == grown
+
+
 def test_a_prefill_that_cannot_be_recorded(
     graphs: list[DecodeGraph], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
