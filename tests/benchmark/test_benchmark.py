@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_dry_run_killed_at_three_moments(tmp_path: Path) -> None:
     """The same command as on a GPU; what it wrote before a kill is there after it, unchanged."""
-    command = ["bash", ROOT / ".ci" / "gpu", tmp_path, "--minutes", "2", "--tiny"]
+    command = ["bash", ROOT / ".ci" / "gpu", tmp_path, "--minutes", "0.67", "--tiny"]
     rows, before, moments = tmp_path / "rows.jsonl", "", random.Random(time.time_ns())
     for _ in range(3):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -45,12 +45,16 @@ def test_dry_run_killed_at_three_moments(tmp_path: Path) -> None:
         after = rows.read_text()
         assert after.startswith(before)
         before = after
-    done = subprocess.run(command, capture_output=True, text=True)
+    for _ in range(3):  # on a busy machine 40 seconds may not do
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert rows.read_text().startswith(before)
+        before = rows.read_text()
+        if done.returncode != 3:
+            break
     assert done.returncode == 0, done.stderr
-    assert rows.read_text().startswith(before)
     found = [json.loads(line) for line in rows.read_text().splitlines()]
     assert not [row for row in found if "error" in row]
-    assert sum("start" in row for row in found) == 4
+    assert sum("start" in row for row in found) >= 4
     measured = [row for row in found if "start" not in row and "skipped" not in row]
     names = [cell.name for cell in cells(tiny=True)]
     skipped = {name for name in names if name.startswith("memory")}
