@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -77,8 +77,12 @@ class TrimmedLayer(CacheLayerMixin):
         self._capacity: Callable[[int], int] = lambda generated: generated
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Remember dtype and device; the buffers come with `store`."""
+        """Remember dtypes and device; the buffers come with `store`.
+
+        Under autocast keys and values differ: the rotary embedding brings keys back to fp32.
+        """
         self.dtype, self.device = key_states.dtype, key_states.device
+        self.value_dtype = value_states.dtype
         self.is_initialized = True
 
     def store(
@@ -209,12 +213,17 @@ class TrimmedLayer(CacheLayerMixin):
         """New buffers [B, key heads, slots, head size]; `valid` bool [B, n] is for the first n."""
         shape = (*shape[:2], -(-shape[2] // self.step) * self.step, shape[3])
         spare, self.spare = self.spare, None
-        if spare is not None and _alike(spare[0], shape, self.dtype, self.device):
+        dtypes = self.dtype, self.value_dtype
+        if spare is not None and all(
+            _alike(states, shape, dtype, self.device)
+            for states, dtype in zip(spare, dtypes, strict=True)
+        ):
             self.keys, self.values = spare
         else:
             del spare  # before there is something new
-            self.keys = torch.empty(shape, dtype=self.dtype, device=self.device)
-            self.values = torch.empty_like(self.keys)
+            self.keys, self.values = (
+                torch.empty(shape, dtype=dtype, device=self.device) for dtype in dtypes
+            )
         self.start = self.end = 0
         self.valid = None
         if valid is not None:
@@ -289,6 +298,21 @@ class TrimmedCache(Cache):
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[TrimmedLayer() for _ in range(layers)])
         self.closed = False
+
+    @classmethod
+    def in_place_of(cls, cache: Cache | None, layers: list[TrimmedLayer]) -> TrimmedCache:
+        """A cache with these layers that is the same object as `cache`, if there is one.
+
+        Whoever handed an empty cache to `generate` holds on to it, for the next turn: what is
+        filled must be that one.
+        """
+        if cache is None:
+            made = cls(0)
+        else:
+            cache.__class__ = cls
+            made = cast(TrimmedCache, cache)
+        made.layers, made.closed = layers, False
+        return made
 
     def close(self) -> None:
         """Free everything; any further use raises."""

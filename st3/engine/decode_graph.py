@@ -13,7 +13,7 @@ alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording as recorder
-from st3.engine.cache import TrimmedCache
+from st3.engine.cache import TrimmedLayer
 from st3.engine.kernels import without_plans
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.prompt import Prompt
@@ -104,16 +104,16 @@ class DecodeGraph:
         """A prefill begins: whatever was to come is off."""
         self.active = self.frozen = self.prefill.active = False
 
-    def reuse(self, cache: TrimmedCache, old: TrimmedCache | None) -> None:
-        """A new prefill begins, into `cache`: let it fill the buffers of the old one, if they fit.
+    def reuse(self, fresh: Sequence[TrimmedLayer], old: Sequence[TrimmedLayer]) -> None:
+        """A prefill begins, into `fresh` layers: let it fill the buffers of old ones, if they fit.
 
         Prompts of other lengths share buffers, and so a recording, in steps of 64 slots.
         """
         self.rest()
-        for layer in cache.layers:
+        for layer in fresh:
             layer.step = _SLOTS
-        if self.recording is not None and old is not None and not old.closed:
-            for layer, before in zip(cache.layers, old.layers, strict=True):
+        if self.recording is not None:
+            for layer, before in zip(fresh, old, strict=False):
                 layer.spare = before.keys, before.values
                 layer.room = max(layer.room, before.room)
 

@@ -126,8 +126,8 @@ class PrefillGraph:
             recorded.position.copy_(position)  # type: ignore[arg-type]
         recorded.replay()
         self.replays += 1
-        cache = TrimmedCache(0)
-        cache.layers = [copy.copy(layer) for layer in recorded.layers]
+        layers = [copy.copy(layer) for layer in recorded.layers]
+        cache = TrimmedCache.in_place_of(kwargs.get("past_key_values"), layers)
         self.session.restore(recorded.record, cache)
         return BaseModelOutputWithPast(
             last_hidden_state=recorded.output.clone(),

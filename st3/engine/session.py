@@ -141,7 +141,8 @@ class TrimSession:
         """A prefill begins; `visual` bool [B, n] and `mask` [B, n] are the prompt's."""
         valid = torch.ones_like(visual) if mask is None else mask.bool()
         self._places = (visual, valid & ~visual)
-        self.close()
+        if self.cache is not cache:
+            self.close()
         self._prompt, self.cache, self.generated = prompt, cache, 0
         self._turned = False
         self.kv_bytes, self.untrimmed_kv_bytes = [], []
@@ -195,6 +196,7 @@ class TrimSession:
         assert self.cache is not None
         layer = self.cache.layers[0]
         batch, heads, _, size = layer.keys.shape
-        token = 2 * batch * heads * size * layer.keys.element_size()
+        element = layer.keys.element_size() + layer.values.element_size()
+        token = batch * heads * size * element
         self.kv_bytes.append(token * sum(n + new for n in self.cache.live_tokens))
         self.untrimmed_kv_bytes.append(token * self.layers * (layer.seen + new))

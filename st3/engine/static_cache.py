@@ -24,7 +24,7 @@ from st3.methods.schedule import Group, Schedule
 
 def _take(target: TrimmedLayer, source: TrimmedLayer) -> None:
     """Give `target` the buffers of `source`, and all that both kinds of layer know."""
-    names = "keys values valid visual seen dtype device is_initialized _capacity room"
+    names = "keys values valid visual seen dtype value_dtype device is_initialized _capacity room"
     for name in names.split():
         setattr(target, name, getattr(source, name))
 
@@ -157,7 +157,7 @@ class StaticLayer(TrimmedLayer):
     @property
     def live_bytes(self) -> int:
         """Bytes of the slots that are alive."""
-        return 2 * self.keys.nbytes // self.slots.count * self.alive
+        return (self.keys.nbytes + self.values.nbytes) // self.slots.count * self.alive
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """As `TrimmedLayer`, but the buffers stay where they are."""

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
-from st3.engine.cache import TrimmedCache
+from st3.engine.cache import TrimmedCache, TrimmedLayer
 from st3.engine.decode_graph import COMPILERS, DecodeGraph
 from st3.engine.kernels import call_attention
 from st3.engine.masks import attention_mask
@@ -34,6 +34,8 @@ from st3.families.base import Adapter, attention_function, find_adapter, visual_
 from st3.methods import Method, make_method
 
 _IMPLEMENTATION = "st3_trim"
+_PICTURES = ("pixel_values", "image_features", "inputs_embeds", "mm_encoder_outputs")
+"""Arguments that bring what visual tokens stand for."""
 _BACKENDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 
 
@@ -50,7 +52,8 @@ def trim(
     """Trim visual tokens of everything that `model` computes inside the `with`.
 
     Args:
-        model: a model that `st3.load` or transformers made, of a family that has an adapter.
+        model: a model that `st3.load` or transformers made, of a family that has an adapter; or
+            one in PEFT's wrapper.
         method: a name in `st3.methods.METHODS`, or a `Method`.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
             allocated once, for that many. Longer answers are no error.
@@ -72,6 +75,9 @@ def trim(
     """
     if compile not in COMPILERS:
         raise ValueError(f"unknown compiler {compile!r}; known: {', '.join(COMPILERS)}")
+    inside: Any = getattr(model, "get_base_model", None)
+    if inside is not None:  # PEFT's wrapper
+        model = inside()
     if isinstance(method, str):
         method = make_method(method, **parameters)
     elif parameters:
@@ -131,12 +137,18 @@ class _Trimmer:
         self.backend = backend
         self.attention = attention_function(adapter.decoder(model), backend)
         self.visual: torch.Tensor | None = None
+        self.pictured = False
         self.prefill: Prefill | None = None
         self.graph: DecodeGraph | None = None
 
     def see_tokens(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Before pictures are merged into the text: remember which tokens are visual."""
         input_ids = kwargs.get("input_ids", args[0] if args else None)
+        # transformers 5.23 encodes pictures beforehand, and hands on an empty dict where are none.
+        brought = (kwargs.get(name) for name in _PICTURES)
+        self.pictured = len(args) > 1 or any(
+            x is not None and not (isinstance(x, dict) and not x) for x in brought
+        )
         self.visual = None
         if input_ids is not None:
             self.visual = visual_mask(self.adapter, self.model, input_ids)
@@ -155,8 +167,8 @@ class _Trimmer:
                 self.graph.prepare(tokens, kwargs)
             self.session.step(tokens)
             return args, kwargs
-        fresh = isinstance(cache, DynamicCache) and not cache.get_seq_length()
-        if cache is not None and (not fresh or getattr(cache, "offloading", False)):
+        empty = isinstance(cache, DynamicCache) and not cache.get_seq_length()
+        if cache is not None and (not empty or getattr(cache, "offloading", False)):
             raise ValueError(
                 f"st3.trim brings its own KV cache and cannot go on from a {type(cache).__name__}: "
                 "start with the whole prompt, and leave cache_implementation unset"
@@ -165,6 +177,11 @@ class _Trimmer:
             raise ValueError("st3.trim needs input_ids to know which tokens are visual")
         visual = self.visual if mask is None else self.visual & mask.bool()
         prompt = layout(visual, mask)
+        if any(prompt.visual) and not self.pictured:
+            raise ValueError(
+                f"the prompt has places for {max(prompt.visual)} visual tokens, and nothing to put "
+                "there: give pixel_values"
+            )
         use_cache = kwargs.get("use_cache")
         if use_cache is None:
             use_cache = module.config.use_cache
@@ -172,9 +189,12 @@ class _Trimmer:
         own = None if prompt.full else mask  # a recording must read no mask of one call
 
         def begin(visual: torch.Tensor) -> None:
-            new_cache = TrimmedCache(self.session.layers) if use_cache else None
-            if self.graph is not None and new_cache is not None:
-                self.graph.reuse(new_cache, self.session.cache)
+            new_cache, old = None, self.session.cache
+            if use_cache:
+                fresh = [TrimmedLayer() for _ in range(self.session.layers)]
+                if self.graph is not None:
+                    self.graph.reuse(fresh, old.layers if old is not None else [])
+                new_cache = TrimmedCache.in_place_of(cache, fresh)
             self.session.start(prompt, new_cache, visual, own)
             self.prefill = Prefill(self.session, prompt, visual, own)
 

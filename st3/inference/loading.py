@@ -83,7 +83,17 @@ def load_config(source: Source) -> Any:
         ValueError: no adapter.
         OSError: not found, or not reachable.
     """
-    config = AutoConfig.from_pretrained(source.place, revision=source.revision)
+    try:
+        config = AutoConfig.from_pretrained(
+            source.place, revision=source.revision, trust_remote_code=False
+        )
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{source.place} brings code of its own, which st3 does not run: take a checkpoint "
+            "of a family that transformers itself has"
+        ) from None
     find_adapter(config)
     return config
 
@@ -120,6 +130,7 @@ def load(
         dtype=find_dtype(dtype, chosen, config),
         attn_implementation=attn_implementation,
         use_safetensors=True,
+        trust_remote_code=False,
         output_loading_info=True,
     )
     model, report = loaded
@@ -129,7 +140,9 @@ def load(
             f"{name} lacks {len(missing)} weights of a {config.model_type} model, {missing[0]} "
             "among them: the checkpoint is incomplete"
         )
-    processor: Any = AutoProcessor.from_pretrained(source.place, revision=source.revision)
+    processor: Any = AutoProcessor.from_pretrained(
+        source.place, revision=source.revision, trust_remote_code=False
+    )
     processor.tokenizer.padding_side = "left"
     return model.to(chosen).eval(), processor
 

@@ -19,7 +19,8 @@ def attention_rows(
     batch, heads, _, size = query.shape
     groups, tokens = key.shape[1], key.shape[2]
     query = query[:, :, -rows:].reshape(batch, groups, heads // groups * rows, size)
-    logits = query.float() @ key.float().transpose(2, 3) * scaling
+    with torch.autocast(query.device.type, enabled=False):  # scores are fp32 whatever the model is
+        logits = query.float() @ key.float().transpose(2, 3) * scaling
     logits = logits.view(batch, heads, rows, tokens)
     if rows > 1:
         place = torch.arange(tokens, device=logits.device)

@@ -279,3 +279,15 @@ def test_interruption(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     result = st3_("run")
     assert result.code == 130
     assert result.err.strip().splitlines()[-1] == "st3: interrupted"
+
+
+def test_a_prompt_with_broken_bytes(st3_: Any) -> None:
+    result = st3_("run", demo.PICTURE, "How many \udcff objects?")
+    assert result.code == 2
+    assert "bytes that are no UTF-8" in result.err
+
+
+def test_as_a_module() -> None:
+    command = [sys.executable, "-m", "st3_cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("st3 ")

@@ -387,3 +387,95 @@ def test_flex_attention_is_refused(llava: Any) -> None:
     llava.model.language_model.config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="one of: eager, sdpa"), st3.trim(llava):
         pass
+
+
+@pytest.mark.parametrize("rows", [["tttItttt"], ["tttItttt", "ttIttt"]])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_around_an_fp32_model(dtype: torch.dtype, rows: list[str]) -> None:
+    """Keys come in fp32, values in half: untrimmed is stock, and all else runs, to the byte."""
+    model, inputs = tiny_llava(), prompts(*rows)
+    with torch.autocast("cpu", dtype=dtype):
+        want = greedy(model, inputs, 6)
+        with st3.trim(model, "none"):
+            got = greedy(model, inputs, 6)
+        assert torch.equal(got.sequences, want.sequences)
+        assert all(torch.equal(a, b) for a, b in zip(got.logits, want.logits, strict=True))
+        for method in ("st3", "vta", "pvtp", "fastv"):
+            with st3.trim(model, method) as session:
+                greedy(model, inputs, 6)
+                assert session.cache is not None
+                assert session.cache.live_bytes == session.kv_bytes[-1]
+
+
+def _conversation(model: Any, inputs: dict[str, Any]) -> tuple[list[torch.Tensor], list[int]]:
+    """As in transformers' documentation: one cache, the caller's own, for every turn."""
+    cache = DynamicCache(config=model.config.text_config)
+    said, lengths = [], []
+    sequences = greedy(model, inputs, 6, past_key_values=cache).sequences
+    for turn in range(3):
+        said.append(sequences)
+        lengths.append(cache.get_seq_length())
+        more = torch.arange(4)[None] + 5 + turn
+        ids = torch.cat((sequences, more), dim=1)
+        sequences = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache,
+            max_new_tokens=5, min_new_tokens=5, do_sample=False,
+        )  # fmt: skip
+    return [*said, sequences], lengths
+
+
+@pytest.mark.parametrize("conversations", [1, 4])
+def test_a_cache_of_the_callers_own(conversations: int) -> None:
+    """It is what is filled: the second turn still sees the picture."""
+    model, inputs = tiny_llava(), prompts("tttItttt")
+    want, lengths = _conversation(model, inputs)
+    with st3.trim(model, "none"):
+        for _ in range(conversations):
+            got, ours = _conversation(model, inputs)
+            assert ours == lengths
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    with st3.trim(model, "st3", **TRIMMED) as session:
+        first, ours = _conversation(model, inputs)
+        assert ours == lengths
+        assert session.visual_tokens == (64,)
+        again, _ = _conversation(model, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_cache_outlives_its_with_only_to_say_so() -> None:
+    model, inputs = tiny_llava(), prompts("tttItttt")
+    cache = DynamicCache(config=model.config.text_config)
+    with st3.trim(model, "st3"):
+        sequences = greedy(model, inputs, 4, past_key_values=cache).sequences
+    more = {"input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
+    with pytest.raises((RuntimeError, ValueError), match=r"belongs to an st3\.trim that has ended"):
+        model.generate(**more, past_key_values=cache, max_new_tokens=2)
+
+
+def test_places_for_a_picture_and_no_picture(llava: Any) -> None:
+    inputs = prompts("tttItttt")
+    del inputs["pixel_values"]
+    with (
+        pytest.raises(ValueError, match="places for 64 visual tokens, and nothing to put there"),
+        st3.trim(llava, "st3"),
+    ):
+        greedy(llava, inputs)
+
+
+def test_a_wrapper_that_holds_the_model_inside(llava: Any) -> None:
+    """As PEFT's does: its `get_base_model` is the one that is trimmed."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held = llava
+
+        def get_base_model(self) -> Any:
+            return self.held
+
+    inputs = prompts("tttItttt")
+    with st3.trim(llava, "st3"):
+        want = greedy(llava, inputs).sequences
+    with st3.trim(Wrapper(), "st3") as session:  # type: ignore[arg-type]
+        assert torch.equal(greedy(llava, inputs).sequences, want)
+        assert session.generated == 11

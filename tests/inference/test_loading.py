@@ -134,3 +134,25 @@ def test_random_weights() -> None:
     assert random_model(tiny_config(), dtype=torch.bfloat16).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="no built-in configuration"):
         known_config("70b")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_code_of_a_checkpoint_is_never_run(
+    checkpoint: Path, tmp_path: Path, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a family that transformers has, its own code is used; of another, one line says no."""
+    folder = tmp_path / "custom"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    names = ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor")
+    config["auto_map"] = dict.fromkeys(names, "evil.Evil")
+    config["model_type"] = config["model_type"] if known else "evil"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('the code was run')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on stdin"))
+    if known:
+        model, _ = st3.load(str(folder))
+        assert type(model).__module__.startswith("transformers.")
+        return
+    with pytest.raises(ValueError, match="brings code of its own, which st3 does not run"):
+        st3.load(str(folder))
