@@ -22,7 +22,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording as recorder
-from st3.engine.cache import TrimmedLayer
+from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.kernels import without_plans
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.prompt import Prompt

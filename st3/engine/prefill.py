@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from st3.engine.cache import Order, to_device
+from st3.engine.cache_layer import Order, to_device
 from st3.engine.prompt import Prompt
 from st3.engine.session import TrimSession
 from st3.methods.schedule import Group

@@ -19,7 +19,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording
-from st3.engine.cache import TrimmedCache, TrimmedLayer
+from st3.engine.cache import TrimmedCache
+from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.prompt import Prompt
 from st3.engine.session import TrimSession
 

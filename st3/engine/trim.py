@@ -22,7 +22,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
-from st3.engine.cache import TrimmedCache, TrimmedLayer
+from st3.engine.cache import TrimmedCache
+from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.decode_graph import COMPILERS, DecodeGraph
 from st3.engine.kernels import call_attention
 from st3.engine.masks import attention_mask

@@ -10,7 +10,7 @@ import torch
 from conftest import greedy, prompts, tiny_llava
 
 import st3
-from st3.engine.cache import Order, TrimmedLayer
+from st3.engine.cache_layer import Order, TrimmedLayer
 from st3.methods import Method, make_method
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from conftest import greedy, prompts, tiny_llava
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import st3
-from st3.engine.cache import TrimmedLayer
+from st3.engine.cache_layer import TrimmedLayer
 from st3.families.base import find_adapter
 
 ST3 = {"stride": 2, "ratio": 0.15, "tau": 200}
