@@ -169,6 +169,11 @@ class _Trimmer:
             self.session.step(tokens)
             return args, kwargs
         empty = isinstance(cache, DynamicCache) and not cache.get_seq_length()
+        if isinstance(cache, TrimmedCache):
+            raise ValueError(
+                "this KV cache is of an st3.trim that has ended, or of an earlier conversation: "
+                "start with the whole prompt and a new DynamicCache()"
+            )
         if cache is not None and (not empty or getattr(cache, "offloading", False)):
             raise ValueError(
                 f"st3.trim brings its own KV cache and cannot go on from a {type(cache).__name__}: "
@@ -251,6 +256,10 @@ class _Trimmer:
             valid = cached.live_valid()
         if self.session.observer is not None:
             self.session.observer(layer, query, key, kwargs["scaling"], valid)
+        if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled(
+            query.device.type
+        ):  # a prefill under autocast, and a step without
+            key, value = key.to(query.dtype), value.to(query.dtype)
         mask = attention_mask(valid, query, key, self.backend)
         if not self.backend.startswith("flash"):
             return call_attention(self.attention, module, query, key, value, mask, **kwargs)

@@ -219,7 +219,8 @@ def test_decode_adds_no_synchronisation(llava: Any) -> None:
             greedy(llava, inputs, tokens)
         sync = "aten._local_scalar_dense.default"
         counts.append(ours.calls[sync] - stock.calls[sync])
-    assert counts[1] <= counts[0]  # transformers 5.17 reads its mask back in stock's every step
+    # transformers 5.17 reads its mask back in every step of stock's.
+    assert counts[1] <= counts[0]
 
 
 def test_prefill_memory_is_linear() -> None:
@@ -440,6 +441,35 @@ def test_a_cache_of_the_callers_own(conversations: int) -> None:
         assert session.visual_tokens == (64,)
         again, _ = _conversation(model, inputs)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_autocast_around_the_prefill_alone() -> None:
+    """Stock's cache widens with the step's token, ours keeps its type: one value is rounded."""
+    model, inputs = tiny_llava(), prompts("tttItttt")
+    step = {"input_ids": torch.tensor([[7]])}
+
+    def logits() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cache = model(**inputs, use_cache=True).past_key_values
+        found: torch.Tensor = model(**step, past_key_values=cache).logits
+        return found
+
+    with torch.no_grad():
+        want = logits()
+        with st3.trim(model, "none"):
+            torch.testing.assert_close(logits(), want, atol=1e-3, rtol=0)
+        with st3.trim(model, "st3"):
+            assert logits().isfinite().all()
+
+
+def test_a_second_conversation_ends_the_first() -> None:
+    model, inputs = tiny_llava(), prompts("tttItttt")
+    with st3.trim(model, "st3"):
+        first = greedy(model, inputs, 4)
+        greedy(model, inputs, 4)
+        more = {"input_ids": first.sequences, "attention_mask": torch.ones_like(first.sequences)}
+        with pytest.raises(ValueError, match="of an earlier conversation"):
+            model.generate(**more, past_key_values=first.past_key_values, max_new_tokens=2)
 
 
 def test_a_cache_outlives_its_with_only_to_say_so() -> None:
