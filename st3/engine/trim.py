@@ -169,15 +169,13 @@ class _Trimmer:
             self.session.step(tokens)
             return args, kwargs
         empty = isinstance(cache, DynamicCache) and not cache.get_seq_length()
-        if isinstance(cache, TrimmedCache):
-            raise ValueError(
-                "this KV cache is of an st3.trim that has ended, or of an earlier conversation: "
-                "start with the whole prompt and a new DynamicCache()"
-            )
         if cache is not None and (not empty or getattr(cache, "offloading", False)):
+            what = f"a {type(cache).__name__}"
+            if isinstance(cache, TrimmedCache):
+                what = "one of an st3.trim that has ended, or of an earlier conversation"
             raise ValueError(
-                f"st3.trim brings its own KV cache and cannot go on from a {type(cache).__name__}: "
-                "start with the whole prompt, and leave cache_implementation unset"
+                f"st3.trim brings its own KV cache and cannot go on from {what}: start with the "
+                "whole prompt, a new DynamicCache() or none, and cache_implementation unset"
             )
         if self.visual is None:
             raise ValueError("st3.trim needs input_ids to know which tokens are visual")
