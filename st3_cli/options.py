@@ -268,7 +268,7 @@ def check_question(image: str | None, prompt: str | None) -> None:
     """
     if image == "":
         raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
-    if prompt is not None and not prompt.isprintable() and _broken(prompt):
+    if prompt is not None and _broken(prompt):
         raise UsageError("the prompt is no valid text: it has bytes that are no UTF-8")
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from st3.benchmark.lab import Lab
-from st3.benchmark.run import ROWS, now, run
+from st3.benchmark.run import ROWS, run
 from st3.benchmark.suite import cells
 from st3.benchmark.tables import markdown
 from st3.files import read_rows, write_text
@@ -44,7 +45,7 @@ def main() -> int:
     start = {
         "machine": describe_machine(device, dtype),
         "settings": {
-            "date": now(),
+            "date": datetime.date.today().isoformat(),
             "command": asked.command or _command(asked),
             "commit": asked.commit or _commit(),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
+from st3.engine.kernels import without_plans
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.latency import measure
@@ -61,14 +63,9 @@ def timed(
     work = Workload(lab.pictures(model, pictures), 64, longest, batch)
     best = lab.ceilings()
     live = lab.model(model)
-    before, first = torch.backends.cuda.cudnn_sdp_enabled(), {}
-    torch.backends.cuda.enable_cudnn_sdp(cudnn)
-    try:
-        if cudnn:
-            first = _first(live, work, variants)
+    with nullcontext() if cudnn else without_plans():
+        first = _first(live, work, variants) if cudnn else {}
         found, interrupted = measure(live, work, variants, repeats=rounds, min_seconds=0)
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
     if not found:
         raise KeyboardInterrupt
     rows: Rows = []

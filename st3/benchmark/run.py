@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import signal
 import time
 import traceback
@@ -107,11 +106,6 @@ def finished(rows: Sequence[dict[str, Any]]) -> set[str]:
     """Names of cells that need not be run again; failed and interrupted ones are."""
     unfinished = ("error", "interrupted", "skipped", "start")
     return {row["cell"] for row in rows if not any(key in row for key in unfinished)}
-
-
-def now() -> str:
-    """The date."""
-    return datetime.date.today().isoformat()
 
 
 def _error(error: Exception) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from st3.machine import made_with
+from st3.profiling.tables import operator_tables
 from st3.tables import (
     Cell,
     Table,
@@ -52,7 +53,15 @@ def made(rows: Sequence[Row]) -> str:
 
 def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Table]:
     if kind == "operators":
-        return _operators(rows)
+        batches = dict.fromkeys(row["batch_size"] for row in rows)
+        return [
+            found
+            for batch in batches
+            for found in operator_tables(
+                [row for row in rows if row["batch_size"] == batch],
+                f"{work}, batch {batch}, {_common(rows)}",
+            )
+        ]
     rows = [row | {"e2e_spread": _spread(row)} for row in rows]
     for row in rows:
         if row.get("within_new", row["new_tokens"]) > row["new_tokens"]:
@@ -68,18 +77,6 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
             table(f"KV cache: {what}", rows, _BATCH | _KV),
         ]
     return found
-
-
-def _operators(rows: list[Row]) -> Iterable[Table]:
-    for phase in dict.fromkeys(row["phase"] for row in rows):
-        own = [row for row in rows if row["phase"] == phase]
-        columns = {
-            kind: figure(kind, lambda ms: f"{ms:.3g}") for kind in (*own[0]["kinds"], "together")
-        }
-        flat = [row | row["kinds"] | {"together": row["wall_ms"]} for row in own]
-        what = f"{own[0]['model']}, {_common(own)}"
-        title = f"Operators of the decoder's {phase}, in ms under the profiler: {what}"
-        yield table(title, flat, _BATCH | columns)
 
 
 def _work(row: Row, kind: str) -> str:

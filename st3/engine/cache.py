@@ -15,8 +15,8 @@ class TrimmedCache(Cache):
 
     layers: list[TrimmedLayer]  # type: ignore[assignment]
 
-    def __init__(self, layers: int) -> None:
-        super().__init__(layers=[TrimmedLayer() for _ in range(layers)])
+    def __init__(self, layers: list[TrimmedLayer]) -> None:
+        super().__init__(layers=layers)  # type: ignore[arg-type]
         self.closed = False
 
     @classmethod
@@ -27,10 +27,9 @@ class TrimmedCache(Cache):
         filled must be that one.
         """
         if cache is None:
-            made = cls(0)
-        else:
-            cache.__class__ = cls
-            made = cast(TrimmedCache, cache)
+            return cls(layers)
+        cache.__class__ = cls
+        made = cast(TrimmedCache, cache)
         made.layers, made.closed = layers, False
         return made
 

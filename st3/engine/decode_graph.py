@@ -25,7 +25,6 @@ from st3.engine import recording as recorder
 from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.kernels import without_plans
 from st3.engine.prefill_graph import PrefillGraph
-from st3.engine.prompt import Prompt
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import Slots, StaticLayer
 
@@ -109,7 +108,6 @@ class DecodeGraph:
 
         Prompts of other lengths share buffers, and so a recording, in steps of 64 slots.
         """
-        self.rest()
         for layer in fresh:
             layer.step = _SLOTS
         if self.recording is not None:
@@ -123,21 +121,14 @@ class DecodeGraph:
         self.active = tokens == 1 and self._plain(kwargs)
         if self.frozen and not self.active:
             self._thaw()
-        elif self.recording is not None and self.frozen and t > self._horizon:
+        elif self.frozen and t > self._horizon:
             self._thaw(room=2 * t)
         if self.active and not self.frozen:
             self._freeze()
 
-    def prepare_prefill(
-        self,
-        prompt: Prompt,
-        visual: torch.Tensor,
-        kwargs: dict[str, Any],
-        begin: Callable[[torch.Tensor], None],
-    ) -> bool:
-        """Whether the coming prefill goes through `prefill`, see `PrefillGraph.prepare`."""
-        fits = self.cannot_record is None and self._plain(kwargs)
-        return fits and self.prefill.prepare(prompt, visual, kwargs, begin)
+    def takes_prefill(self, kwargs: dict[str, Any]) -> bool:
+        """Whether the coming prefill may go through `prefill`, if that finds that it fits."""
+        return self.cannot_record is None and self._plain(kwargs)
 
     def _plain(self, kwargs: dict[str, Any]) -> bool:
         """Whether nothing is asked of a forward that a recording leaves out."""

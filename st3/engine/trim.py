@@ -148,7 +148,7 @@ class _Trimmer:
         # transformers 5.23 encodes pictures beforehand, and hands on an empty dict where are none.
         brought = (kwargs.get(name) for name in _PICTURES)
         self.pictured = len(args) > 1 or any(
-            x is not None and not (isinstance(x, dict) and not x) for x in brought
+            bool(x) if isinstance(x, dict) else x is not None for x in brought
         )
         self.visual = None
         if input_ids is not None:
@@ -202,10 +202,16 @@ class _Trimmer:
             self.session.start(prompt, new_cache, visual, own)
             self.prefill = Prefill(self.session, prompt, visual, own)
 
-        if self.graph is not None:
-            self.graph.rest()
-        graph = self.graph if use_cache else None
-        if graph is None or not graph.prepare_prefill(prompt, visual, kwargs, begin):
+        graph = self.graph
+        if graph is not None:
+            graph.rest()
+        recorded = (
+            graph is not None
+            and use_cache
+            and graph.takes_prefill(kwargs)
+            and graph.prefill.prepare(prompt, visual, kwargs, begin)
+        )
+        if not recorded:
             begin(visual)
             kwargs["past_key_values"] = self.session.cache
         return args, kwargs

@@ -67,9 +67,8 @@ class Shape:
 
 
 _MANY = 8
-_BUILT: dict[
-    str, Any
-] = {}  # configuration -> model: counting asks for the same one again and again
+# Configuration -> model: counting asks for the same one again and again.
+_BUILT: dict[str, Any] = {}
 
 
 def meta_model(config: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from st3.tables import (
@@ -51,12 +52,17 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
     if any(row["tpot_ideal_ms"] is not None for row in rows):
         found["Decode step against the roofline, in ms"] = _DECODE_ROOF
     made = [table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
-    return made + _operators(document, batch, what)
-
-
-def _operators(document: dict[str, Any], batch: int, what: str) -> list[Table]:
-    """A table a phase: milliseconds by kind of operator."""
     entries = [e for e in document.get("operators", ()) if e["batch_size"] == batch]
+    return made + operator_tables(entries, what)
+
+
+def operator_tables(entries: Sequence[dict[str, Any]], what: str) -> list[Table]:
+    """A table a phase: milliseconds by kind of operator, of entries for one batch size.
+
+    Args:
+        entries: of `st3.profiling.operators.operators`.
+        what: was watched, for the titles.
+    """
     found = []
     for phase in dict.fromkeys(entry["phase"] for entry in entries):
         own = [entry for entry in entries if entry["phase"] == phase]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -26,6 +27,8 @@ from st3.profiling.runs import Variant
 from st3.profiling.shape import Workload
 
 ROOT = Path(__file__).parent.parent.parent
+# The script's python3 is the one that runs the tests, activated or not.
+OURS = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def test_dry_run_killed_at_three_moments(tmp_path: Path) -> None:
@@ -33,7 +36,9 @@ def test_dry_run_killed_at_three_moments(tmp_path: Path) -> None:
     command = ["bash", ROOT / ".ci" / "gpu", tmp_path, "--minutes", "0.67", "--tiny"]
     rows, before, moments = tmp_path / "rows.jsonl", "", random.Random(time.time_ns())
     for _ in range(3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, start_new_session=True, env=OURS
+        )
         wanted = before.count("\n") + moments.randint(1, 12)
         while process.poll() is None:
             time.sleep(0.01)
@@ -46,7 +51,7 @@ def test_dry_run_killed_at_three_moments(tmp_path: Path) -> None:
         assert after.startswith(before)
         before = after
     for _ in range(3):  # on a busy machine 40 seconds may not do
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=OURS)
         assert rows.read_text().startswith(before)
         before = rows.read_text()
         if done.returncode != 3:
@@ -182,7 +187,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, arguments: tuple[str, ...], says:
     (tmp_path / "FILE").touch()
     places = {"OUT": str(tmp_path / "out"), "FILE": str(tmp_path / "FILE")}
     command = ["bash", ROOT / ".ci" / "gpu", *(places.get(a, a) for a in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=OURS)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
