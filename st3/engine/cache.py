@@ -11,13 +11,16 @@ from st3.engine.cache_layer import TrimmedLayer
 
 
 class TrimmedCache(Cache):
-    """A `Cache` of `TrimmedLayer`s: what `generate` carries along inside `st3.trim`."""
+    """A `Cache` of `TrimmedLayer`s: what `generate` carries along inside `st3.trim`.
+
+    `closed` says why it cannot be used any more, None while it can.
+    """
 
     layers: list[TrimmedLayer]  # type: ignore[assignment]
 
     def __init__(self, layers: list[TrimmedLayer]) -> None:
         super().__init__(layers=layers)  # type: ignore[arg-type]
-        self.closed = False
+        self.closed: str | None = None
 
     @classmethod
     def in_place_of(cls, cache: Cache | None, layers: list[TrimmedLayer]) -> TrimmedCache:
@@ -30,12 +33,12 @@ class TrimmedCache(Cache):
             return cls(layers)
         cache.__class__ = cls
         made = cast(TrimmedCache, cache)
-        made.layers, made.closed = layers, False
+        made.layers, made.closed = layers, None
         return made
 
-    def close(self) -> None:
-        """Free everything; any further use raises."""
-        self.closed = True
+    def close(self, why: str) -> None:
+        """Free everything; any further use raises, and says why."""
+        self.closed = why
         self.reset()
 
     def update(
@@ -49,12 +52,10 @@ class TrimmedCache(Cache):
         """See `TrimmedLayer.update`.
 
         Raises:
-            RuntimeError: the `st3.trim` that made the cache has ended.
+            RuntimeError: it is closed.
         """
-        if self.closed:
-            raise RuntimeError(
-                "this KV cache belongs to an st3.trim that has ended: generate inside its `with`"
-            )
+        if self.closed is not None:
+            raise RuntimeError(f"{self.closed}: start with the whole prompt")
         return self.layers[layer_idx].update(key_states, value_states)
 
     @property

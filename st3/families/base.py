@@ -6,7 +6,6 @@ functions and token masks alone.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,18 +70,6 @@ def find_adapter(config: Any) -> Adapter:
             f"it can trim: {', '.join(DECODERS)}"
         )
     return adapter
-
-
-def attention_function(decoder: nn.Module, name: str) -> Callable[..., Any]:
-    """The function that transformers would call for the attention implementation `name`."""
-    from transformers import AttentionInterface
-
-    if name == "eager":  # not registered: every modelling file has its own
-        module = sys.modules[type(decoder).__module__]
-        eager: Callable[..., Any] = module.eager_attention_forward
-        return eager
-    function: Callable[..., Any] = AttentionInterface()[name]
-    return function
 
 
 def visual_mask(adapter: Adapter, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:

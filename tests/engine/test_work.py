@@ -197,9 +197,7 @@ def test_the_host_never_waits_for_a_layer(
 
         return call
 
-    monkeypatch.setattr(
-        "st3.engine.session.TrimSession.step", watched(st3.engine.session.TrimSession.step)
-    )
+    monkeypatch.setattr("st3.engine.record.Record.step", watched(st3.engine.record.Record.step))
     monkeypatch.setattr(decoder, "forward", watched(decoder.forward))
     with st3.trim(model, method):
         greedy(model, inputs, 8)
@@ -224,9 +222,7 @@ def test_cuda_itself_sees_no_waiting(method: str, monkeypatch: pytest.MonkeyPatc
         return call
 
     decoder = find_adapter(model.config).decoder(model)
-    monkeypatch.setattr(
-        "st3.engine.session.TrimSession.step", strict(st3.engine.session.TrimSession.step)
-    )
+    monkeypatch.setattr("st3.engine.record.Record.step", strict(st3.engine.record.Record.step))
     monkeypatch.setattr(decoder, "forward", strict(decoder.forward))
     with st3.trim(model, method):
         greedy(model, inputs, 8)
