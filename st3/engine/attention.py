@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -19,11 +20,14 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from st3.engine.masks import MaskRule, make_rule
+
 BACKENDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 """Attention implementations under which a model can be trimmed."""
 FORWARD = "st3_forward"
 """The argument that carries a `Forward` from the decoder to its layers and their attention."""
 _PREFIX = "st3_"
+_HERE = threading.local()
 _STAND_INS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
@@ -61,6 +65,11 @@ def stand_in(module: nn.Module, backend: str) -> Any:
     return found
 
 
+def ask_for_rules(wanted: bool) -> None:
+    """Whether the masks that this thread asks for from now on are those of a trimmed forward."""
+    _HERE.rules = wanted
+
+
 def _with_attention(config: Any, name: str) -> Any:
     changed = copy.copy(config)
     changed._attn_implementation = {"": name}
@@ -72,13 +81,20 @@ def _attend(
 ) -> Any:
     forward = kwargs.pop(FORWARD, None)
     if forward is not None:
-        return forward.attend(module, query, key, value, **kwargs)
+        rule = mask if isinstance(mask, MaskRule) else None
+        return forward.attend(module, query, key, value, rule, **kwargs)
     function = stock_attention(module, backend)
     if backend.startswith("flash"):
         module = stand_in(module, backend)
     return function(module, query, key, value, mask, **kwargs)
 
 
+def _mask(backend: str, *args: Any, **kwargs: Any) -> Any:
+    if getattr(_HERE, "rules", False):
+        return make_rule(*args, **kwargs)
+    return AttentionMaskInterface()[backend](*args, **kwargs)
+
+
 for _backend in BACKENDS:
     AttentionInterface.register(own_name(_backend), partial(_attend, _backend))
-    AttentionMaskInterface.register(own_name(_backend), AttentionMaskInterface()[_backend])
+    AttentionMaskInterface.register(own_name(_backend), partial(_mask, _backend))

@@ -25,11 +25,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording as recorder
 from st3.engine.cache_layer import TrimmedLayer
-from st3.engine.forward import Forward
+from st3.engine.forward import NO_MASK, Forward
 from st3.engine.kernels import without_plans
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import Slots, StaticLayer
+from st3.families.parts import Parts
 
 _SLOTS = 64  # buffers grow by so many: prompts of about one length share a recording
 COMPILERS = ("off", "inductor")
@@ -64,7 +65,7 @@ class DecodeGraph:
 
     Args:
         session: of the `trim`.
-        decoder: the text model; `forward`: its own.
+        parts: of the model; `forward`: its decoder's own.
         backend: its attention implementation.
         cuda_graphs: record.
         compiler: of the step, one of `COMPILERS`.
@@ -77,7 +78,7 @@ class DecodeGraph:
     def __init__(
         self,
         session: TrimSession,
-        decoder: Any,
+        parts: Parts,
         forward: Callable[..., Any],
         backend: str,
         *,
@@ -85,11 +86,11 @@ class DecodeGraph:
         compiler: str,
     ) -> None:
         self.session = session
-        self.config = decoder.config
+        self.config = parts.decoder.config
         self.forward: Any = forward
         self._taken: threading.Thread | None = None
         self.recordings = self.replays = 0
-        self.device = next(decoder.parameters()).device
+        self.device = next(parts.decoder.parameters()).device
         self.prefill = PrefillGraph(session, self.forward, self.device)
         self.compiled: Any = None
         if compiler != "off":
@@ -97,6 +98,8 @@ class DecodeGraph:
         self.hindrance = None
         if backend.startswith("flash"):
             self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
+        if not parts.plain or parts.merger is parts.decoder:
+            self.hindrance = "this model has layers that see a window, keep a state or borrow keys"
         self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
         if cuda_graphs and self.cannot_record is not None and self.compiled is None:
             self.hindrance = self.cannot_record
@@ -250,6 +253,7 @@ class DecodeGraph:
                 inputs_embeds=recording.hidden,
                 position_ids=recording.position,
                 use_cache=True,
+                attention_mask=NO_MASK,
                 **self.step.arguments(),
             ).last_hidden_state
 

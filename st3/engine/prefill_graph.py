@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from st3.engine import recording
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
-from st3.engine.forward import Forward
+from st3.engine.forward import NO_MASK, Forward
 from st3.engine.positions import spread, spread_output
 from st3.engine.prefill import Alive
 from st3.engine.prompt import Prompt
@@ -158,6 +158,7 @@ class PrefillGraph:
                 inputs_embeds=recorded.hidden,
                 position_ids=recorded.position,
                 use_cache=True,
+                attention_mask=NO_MASK,
                 **forward.arguments(),
             ).last_hidden_state
             recorded.alive = forward.prefill.alive()

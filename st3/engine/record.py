@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from st3.engine.cache import TrimmedCache
 from st3.engine.prompt import Prompt
+from st3.families.parts import Parts
 from st3.methods import Method
 from st3.methods.schedule import Group, Schedule
 from st3.methods.scorers import SCORERS, Scorer
@@ -21,26 +22,44 @@ from st3.methods.scorers import SCORERS, Scorer
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method means for a model of so many layers.
+    """What a method means for a model, and for prompts of some length.
 
     Attributes:
         method: what was asked for.
-        layers: number of decoder layers.
+        parts: of the model.
         max_new_tokens: what the cache makes room for; None: 64, then more as needed.
         schedule, scorer, groups: follow from them.
     """
 
     method: Method
-    layers: int
-    max_new_tokens: int | None = None
-    schedule: Schedule = field(init=False)
-    scorer: Scorer = field(init=False)
-    groups: list[Group] = field(init=False)
+    parts: Parts
+    max_new_tokens: int | None
+    schedule: Schedule
+    scorer: Scorer
+    groups: tuple[Group, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "schedule", self.method.schedule(self.layers))
-        object.__setattr__(self, "scorer", SCORERS[self.method.scorer])
-        object.__setattr__(self, "groups", self.schedule.groups())
+    @classmethod
+    def of(
+        cls, method: Method, parts: Parts, max_new_tokens: int | None = None, tokens: int = 0
+    ) -> Plan:
+        """The plan for prompts of so many tokens: which layers see all of them decides."""
+        schedule, seeing = method.schedule(len(parts.layers)), None
+        if not parts.plain:
+            seeing = parts.seeing(tokens)
+            schedule = schedule.fitted(seeing, min(parts.lenders) - 1 if parts.lenders else None)
+        scorer, groups = SCORERS[method.scorer], schedule.groups(seeing)
+        return cls(method, parts, max_new_tokens, schedule, scorer, groups)
+
+    def for_prompt(self, tokens: int) -> Plan:
+        """The same for a prompt of this length."""
+        if not self.parts.windows:
+            return self
+        return Plan.of(self.method, self.parts, self.max_new_tokens, tokens)
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.parts.layers)
 
 
 class Record:
@@ -57,6 +76,7 @@ class Record:
         kv_bytes: bytes of live keys and values after prefill and after each decode step; padding
             of a ragged batch counts.
         untrimmed_kv_bytes: the same had nothing been dropped.
+        padding: bool [B, n], False where there is no token; None where all are.
     """
 
     def __init__(
@@ -71,6 +91,7 @@ class Record:
         self.generated = 0
         self.kv_bytes: list[int] = []
         self.untrimmed_kv_bytes: list[int] = []
+        self.padding = None if mask is None else mask.bool()
         valid = torch.ones_like(visual) if mask is None else mask.bool()
         self._places = visual, valid & ~visual
         self._turned = False
@@ -113,7 +134,7 @@ class Record:
 
         Several pictures of one prompt are counted through.
         """
-        group = self._group(layer)
+        group = self.group(layer)
         visual, ordinal = self._kept[group]
         alive: list[int] = ordinal[row][visual[row]].tolist()
         count = self.plan.schedule.count(layer, self.prompt.visual[row], generated)
@@ -130,7 +151,7 @@ class Record:
         is_visual, is_text = (mask[0] for mask in self._places)
         visual, text = is_visual.nonzero().flatten(), is_text.nonzero().flatten()
         answer = torch.arange(self.generated, device=visual.device) + len(is_visual)
-        group = self._group(layer)
+        group = self.group(layer)
         if self.generated and self.plan.schedule.anneals:  # the cache is sorted
             count = self.plan.schedule.count(layer, len(visual), self.generated)
             return torch.cat((visual[self._best(group, 0, count)], text, answer))
@@ -142,7 +163,8 @@ class Record:
         prompt[~alive] = text
         return torch.cat((prompt, answer))
 
-    def _group(self, layer: int) -> Group:
+    def group(self, layer: int) -> Group:
+        """The layers that share their tokens with `layer`."""
         return next(group for group in self.plan.groups if group.first <= layer <= group.last)
 
     def _best(self, group: Group, row: int, count: int) -> torch.Tensor:
@@ -162,7 +184,7 @@ class Record:
         if schedule.anneals:
             for group in self.plan.groups:
                 left = [schedule.count(group.first, n, self.generated) for n in self.prompt.visual]
-                for layer in cache.layers[group.first - 1 : group.last]:
+                for layer in cache.trimmed(group.first, group.last):
                     layer.evict(left)
         self.record_bytes(new=tokens)
 
@@ -176,14 +198,14 @@ class Record:
 
     def record_bytes(self, new: int = 0) -> None:
         """Note the bytes alive, once `new` tokens a layer will have been added."""
-        cache = self.cache
-        assert cache is not None
-        layer = cache.layers[0]
-        batch, heads, _, size = layer.keys.shape
-        element = layer.keys.element_size() + layer.values.element_size()
-        token = batch * heads * size * element
-        self.kv_bytes.append(token * sum(n + new for n in cache.live_tokens))
-        self.untrimmed_kv_bytes.append(token * self.plan.layers * (layer.seen + new))
+        assert self.cache is not None
+        live = untrimmed = 0
+        for layer in self.cache.trimmed():
+            live += layer.token_bytes * (layer.alive + new)
+            stock = layer.seen + new
+            untrimmed += layer.token_bytes * min(stock, layer.window or stock)
+        self.kv_bytes.append(live)
+        self.untrimmed_kv_bytes.append(untrimmed)
 
 
 def _reference(cache: TrimmedCache | None) -> weakref.ref[TrimmedCache] | None:

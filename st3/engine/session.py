@@ -26,7 +26,7 @@ class TrimSession:
     All but the settings raises RuntimeError before anything was generated.
 
     Attributes:
-        plan: what the method means for the model.
+        plan: what the method means for the model, and short prompts.
         recording_seconds: that compiling and recording have taken so far, warm-up included.
         observer: called in every layer of every forward with the layer (from 1), queries
             [B, heads, queries, head size], keys [B, key heads, keys, head size], the factor of the
@@ -53,13 +53,17 @@ class TrimSession:
 
     @property
     def schedule(self) -> Schedule:
-        """How many visual tokens are alive where and when."""
-        return self.plan.schedule
+        """How many visual tokens are alive where and when; the last prompt's, once there is one."""
+        return self._plan.schedule
 
     @property
-    def groups(self) -> list[Group]:
-        """The layers that share a choice of tokens."""
-        return self.plan.groups
+    def groups(self) -> tuple[Group, ...]:
+        """The layers that share a choice of tokens; the last prompt's, once there is one."""
+        return self._plan.groups
+
+    @property
+    def _plan(self) -> Plan:
+        return self.plan if self._last is None else self.record.plan
 
     @property
     def record(self) -> Record:

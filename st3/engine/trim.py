@@ -21,7 +21,7 @@ from st3.engine.hooks import Hooks, Trim
 from st3.engine.record import Plan
 from st3.engine.scope import opened_here
 from st3.engine.session import TrimSession
-from st3.families.base import find_adapter
+from st3.families.parts import find_parts
 from st3.methods import Method, make_method
 
 _LOCK = threading.RLock()
@@ -51,8 +51,8 @@ def trim(
     alive.
 
     Args:
-        model: a model that `st3.load` or transformers made, of a family that has an adapter; or
-            one in PEFT's wrapper.
+        model: a model that `st3.load` or transformers made, of a family that fits (docs/models.md);
+            or one in PEFT's wrapper.
         method: a name in `st3.methods.METHODS`, or a `Method`.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
             allocated once, for that many. Longer answers are no error.
@@ -70,7 +70,7 @@ def trim(
         The session, which tells what was kept where and how many bytes the KV cache holds.
 
     Raises:
-        ValueError: a model without an adapter, or parameters that do not fit it.
+        ValueError: a model that does not fit, or parameters that do not fit it.
         RuntimeError: this context is trimming the model already.
     """
     if compile not in COMPILERS:
@@ -82,9 +82,9 @@ def trim(
         method = make_method(method, **parameters)
     elif parameters:
         raise ValueError("give parameters with the name of a method, not with a Method")
-    hooks = Hooks(model, find_adapter(model.config))
+    hooks = Hooks(find_parts(model))
     _check(model, hooks)
-    opened = Trim(TrimSession(Plan(method, len(hooks.decoder.layers), max_new_tokens)))
+    opened = Trim(TrimSession(Plan.of(method, hooks.parts, max_new_tokens)))
     with _LOCK:
         hooks = _HOOKED.get(hooks.decoder, hooks)
         if opened_here(hooks.trims) is not None:
@@ -123,8 +123,7 @@ def _check(model: Any, hooks: Hooks) -> None:
             f"st3 cannot trim under the attention implementation {hooks.backend!r}; "
             f"load the model with one of: {', '.join(BACKENDS)}"
         )
-    layers = hooks.decoder.layers
-    if len({p.device for layer in layers for p in layer.parameters()}) > 1:
+    if len({p.device for layer in hooks.parts.layers for p in layer.parameters()}) > 1:
         raise ValueError("st3 cannot trim a decoder that lies on several devices: use one device")
     if (getattr(model, "_tp_size", None) or 1) > 1:
         raise ValueError("st3 cannot trim under tensor parallelism: each rank would choose alone")
