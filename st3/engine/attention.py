@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -26,6 +27,8 @@ BACKENDS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 """Attention implementations under which a model can be trimmed."""
 FORWARD = "st3_forward"
 """The argument that carries a `Forward` from the decoder to its layers and their attention."""
+NO_MASK = torch.empty(1, 1, 1, 1)
+"""In the place of a recorded step's mask: being 4-D it keeps transformers from making one."""
 _PREFIX = "st3_"
 _HERE = threading.local()
 _STAND_INS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
@@ -41,9 +44,23 @@ def backend_of(config: Any) -> str:
     return str(config._attn_implementation).removeprefix(_PREFIX)
 
 
-def trimmed_config(config: Any, backend: str) -> Any:
-    """A copy of a text model's configuration that asks for our function in place of `backend`."""
-    return _with_attention(config, own_name(backend))
+def trimmed_configs(merger: nn.Module, decoder: Any, backend: str) -> list[tuple[nn.Module, Any]]:
+    """Modules, and copies of their configurations that ask for our function and our masks.
+
+    Those of the decoder, and the merger's, which may make the masks and whose configuration holds
+    the decoder's.
+    """
+    before = decoder.config
+    ours = _with_attention(before, own_name(backend))
+    modules = [x for x in merger.modules() if getattr(x, "config", None) is before]
+    found = [(module, ours) for module in modules]
+    names = [name for name, value in vars(merger.config).items() if value is before]
+    if names:
+        whole = copy.copy(merger.config)
+        for name in names:
+            setattr(whole, name, ours)
+        found.append((merger, whole))
+    return found
 
 
 def stock_attention(module: Any, backend: str) -> Callable[..., Any]:
@@ -81,6 +98,8 @@ def _attend(
 ) -> Any:
     forward = kwargs.pop(FORWARD, None)
     if forward is not None:
+        if isinstance(mask, torch.Tensor) and mask is not NO_MASK:
+            raise RuntimeError("this model makes its attention mask where st3 does not see it")
         rule = mask if isinstance(mask, MaskRule) else None
         return forward.attend(module, query, key, value, rule, **kwargs)
     function = stock_attention(module, backend)

@@ -24,8 +24,9 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording as recorder
+from st3.engine.attention import NO_MASK
 from st3.engine.cache_layer import TrimmedLayer
-from st3.engine.forward import NO_MASK, Forward
+from st3.engine.forward import Forward
 from st3.engine.kernels import without_plans
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.session import TrimSession

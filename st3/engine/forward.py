@@ -19,8 +19,6 @@ from st3.engine.record import Record
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import StaticLayer
 
-NO_MASK = torch.empty(1, 1, 1, 1)
-"""In the place of a recorded step's mask: being 4-D it keeps transformers from making one."""
 _FOLLOWING = (("position_embeddings", 1), ("position_ids", 0))
 """Arguments of layers that belong to tokens, and how many dimensions come behind these."""
 

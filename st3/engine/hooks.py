@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, GenerationMixin
 
-from st3.engine.attention import FORWARD, ask_for_rules, backend_of, trimmed_config
+from st3.engine.attention import FORWARD, ask_for_rules, backend_of, trimmed_configs
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.decode_graph import DecodeGraph
@@ -98,12 +98,9 @@ class Hooks:
     def install(self) -> None:
         """Put the hooks on, and our attention in place."""
         merger, decoder = self.parts.merger, self.decoder
-        before = decoder.config
-        trimmed = trimmed_config(before, self.backend)
-        for module in decoder.modules():
-            if getattr(module, "config", None) is before:
-                self._configured.append((module, before))
-                module.config = trimmed
+        for module, config in trimmed_configs(merger, decoder, self.backend):
+            self._configured.append((module, module.config))
+            module.config = config
         self._handles = [
             merger.register_forward_pre_hook(self.see_tokens, with_kwargs=True),
             merger.register_forward_hook(self.forget_tokens, always_call=True),

@@ -19,9 +19,10 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording
+from st3.engine.attention import NO_MASK
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
-from st3.engine.forward import NO_MASK, Forward
+from st3.engine.forward import Forward
 from st3.engine.positions import spread, spread_output
 from st3.engine.prefill import Alive
 from st3.engine.prompt import Prompt
