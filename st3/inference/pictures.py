@@ -20,7 +20,7 @@ MAX_PROCESSED_PIXELS = 25_000_000
 
 
 def open_picture(source: str | Path) -> Image.Image:
-    """Open a path, a URL (http, https, file, data) or `-` (standard input) as an upright RGB picture.
+    """Open a path, a URL (http, https, file, data) or `-` (standard input): upright, in RGB.
 
     EXIF rotation is applied, transparency lies on white, 16-bit and floating-point greys are scaled
     to 8 bits, an animation gives its first frame.
