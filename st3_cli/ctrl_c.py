@@ -7,11 +7,15 @@ here, since this stands before all other imports.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
-from types import FrameType
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # as type checkers know it: typing itself takes longer than all of this
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, NoReturn
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -39,6 +43,8 @@ class CtrlC:
         if sys.unraisablehook != self._lost:
             self._report = sys.unraisablehook
             sys.unraisablehook = self._lost
+            # What is first in here comes last, when nothing can be printed any more.
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
     def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
         """Raise KeyboardInterrupt, or leave at once: nothing is lost in the middle of an import."""

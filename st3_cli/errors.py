@@ -74,6 +74,12 @@ def explain(error: Exception) -> tuple[str, int]:
     network = _not_reachable(error)
     if network:
         return network, 1
+    if isinstance(error, UnicodeError) and sys.getfilesystemencoding() != "utf-8":
+        locale = sys.getfilesystemencoding()
+        return (
+            f"this locale ({locale}) lacks letters that are needed: set PYTHONUTF8=1, or "
+            "LC_ALL=C.UTF-8"
+        ), 1
     if type(error).__name__ == "SafetensorError":
         return f"the checkpoint's weights are damaged, fetch them again: {_line(str(error))}", 1
     if isinstance(error, ImportError) and "Flash" in str(error):
