@@ -31,7 +31,11 @@ try:
 except BaseException:
     pass
 """
-AT_EXIT = "import atexit, os, time\natexit.register(lambda: (os.write(1, b'now'), time.sleep(20)))"
+AT_EXIT = """
+import atexit, os, time
+atexit.register(lambda: (os.write(1, b'now'), time.sleep(20)))
+raise ImportError("no torch here")
+"""
 
 
 def interrupt(
@@ -63,13 +67,18 @@ def interrupt(
         ("typer", SWALLOW, ["--help"]),
         ("torch", CONVERT, ["run"]),
         ("torch", SWALLOW, ["profile"]),
-        ("sitecustomize", AT_EXIT, ["--version"]),  # the last ones
     ],
 )
 def test_one_line(tmp_path: Path, module: str, text: str, arguments: list[str]) -> None:
     code, _, err = interrupt(tmp_path, module, text, *arguments)
     assert err == "st3: interrupted\n"
     assert code == 130
+
+
+def test_when_all_is_done(tmp_path: Path) -> None:
+    """While the interpreter ends, which takes a while with torch in it."""
+    code, _, err = interrupt(tmp_path, "torch", AT_EXIT, "run")
+    assert (code, err) == (130, "st3: no torch here\nst3: interrupted\n")
 
 
 def test_whoever_ignores_it_goes_on_doing_so(tmp_path: Path) -> None:
