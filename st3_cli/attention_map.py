@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from st3_cli import options as o
-from st3_cli.console import err, print_json, print_table, quiet_transformers
+from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
 from st3_cli.errors import UsageError
+from st3_cli.outputs import check_folder
 
 EXAMPLES = (
     "Examples:  st3 attention-map  |  st3 attention-map photo.jpg 'What is this?' --model 7b  |  "
@@ -124,8 +124,8 @@ def attention_map(
     )
     for sentence in sentences(document):
         err.print(sentence)
-    err.print(f"[dim]{EXPLAINED}[/dim]")
-    err.print(f"[dim]wrote {len(document['files'])} files; open {output / 'report.html'}[/dim]")
+    err.print(EXPLAINED, style="dim")
+    aside(f"wrote {len(document['files'])} files; open {output / 'report.html'}")
 
 
 def _shown_in(status: Any) -> Any:
@@ -156,12 +156,8 @@ def _numbers(option: str, text: str | None, count: int) -> list[int]:
 
 
 def _check_folder(folder: Path, force: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output: {folder} is a file, give a folder")
+    check_folder("--output", folder)
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise UsageError(
             f"{folder} holds files: give another --output, or --force to write into it"
         )
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not os.access(nearest, os.W_OK):
-        raise UsageError(f"--output: the folder {nearest} is not writable")

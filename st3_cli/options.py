@@ -79,6 +79,14 @@ def _stride(text: str) -> int:
     return int(text)
 
 
+def utf8(text: str | None) -> str | None:
+    """A text as it was typed, whatever the locale: Python keeps bytes that this does not know."""
+    try:
+        return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise typer.BadParameter("no valid text: it has bytes that are no UTF-8") from None
+
+
 def _option(group: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=group, **more)
 
@@ -90,7 +98,8 @@ ImageArgument = Annotated[
     ),
 ]
 PromptArgument = Annotated[
-    str | None, typer.Argument(help="The question.", show_default="Describe this picture.")
+    str | None,
+    typer.Argument(help="The question.", show_default="Describe this picture.", callback=utf8),
 ]
 ModelOption = Annotated[
     str,
@@ -268,15 +277,8 @@ def check_question(image: str | None, prompt: str | None) -> None:
     """
     if image == "":
         raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
-    if prompt is not None and _broken(prompt):
-        raise UsageError("the prompt is no valid text: it has bytes that are no UTF-8")
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
-
-
-def _broken(text: str) -> bool:
-    """Whether it holds bytes that the terminal's encoding does not know."""
-    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def read_settings(path: Path | None, spec: str, default: str, given: Given) -> str:
@@ -292,7 +294,7 @@ def read_settings(path: Path | None, spec: str, default: str, given: Given) -> s
         other = f"--{also[0].replace('_', '-')}" if also else "--method"
         raise UsageError(f"--settings and {other} both say how to trim: leave one out")
     try:
-        found = json.loads(path.read_text())["method"]
+        found = json.loads(path.read_text(encoding="utf-8"))["method"]
     except OSError as error:
         raise UsageError(f"--settings: cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

@@ -13,8 +13,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from st3_cli import options as o
-from st3_cli.console import err, print_json, print_table, quiet_transformers
-from st3_cli.errors import INTERRUPTED, UsageError
+from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
+from st3_cli.ctrl_c import INTERRUPTED
+from st3_cli.errors import UsageError
+from st3_cli.outputs import check_folder
 
 EXAMPLES = (
     "Examples:  st3 sweep  |  st3 sweep --final-keep 1%,5% --taus 32,64,128,none  |  "
@@ -93,7 +95,9 @@ def sweep(
         str | None, _grid("Other methods beside: fastv,vtw:k=6,...", metavar="LIST")
     ] = None,
     images: Annotated[Path | None, _data("A folder of pictures.", metavar="FOLDER")] = None,
-    prompt: Annotated[str | None, _data("The question about each of them.")] = None,
+    prompt: Annotated[
+        str | None, _data("The question about each of them.", callback=o.utf8)
+    ] = None,
     data: Annotated[
         Path | None,
         _data('Lines {"image": ..., "prompt": ..., "answer": ...?}.', metavar="FILE.jsonl"),
@@ -133,8 +137,7 @@ def sweep(
         raise UsageError("--images and --prompt go together: the same question about every picture")
     if ratios is not None and final_keep is not None:
         raise UsageError("--ratios and --final-keep both say how much is left: give one of them")
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output: {output} is a file, give a folder")
+    check_folder("--output", output)
 
     from st3.inference import loading
     from st3.machine import describe_machine
@@ -169,7 +172,7 @@ def sweep(
         lacking = next(question.label for question in asked if question.answer is None)
         raise UsageError(f"--budget asks for accuracy, but {lacking} has no answer")
     for line in skipped:
-        err.print(f"[yellow]skipped[/yellow] {line}")
+        err.print(f"skipped {line}", style="yellow", soft_wrap=True)
     ranks = find_ranks(device.value)
     where = device_of(device.value, ranks)
     settings = {
@@ -225,10 +228,11 @@ def _print(document: dict[str, Any], folder: Path) -> None:
     found = table(document)
     print_table(found.title, found.heads, found.rows)
     err.print(
-        "[dim]Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
+        "Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
         "next-token distributions, thousandths of a nat; right: answers that are right. * best "
         "of its column, + on the Pareto front of MACs and same. Times are of cells one after "
-        "another: st3 profile compares better.[/dim]"
+        "another: st3 profile compares better.",
+        style="dim",
     )
     if document["budget"] is not None:
         chosen = document["chosen"]
@@ -239,7 +243,7 @@ def _print(document: dict[str, Any], folder: Path) -> None:
                 f"Fastest within {document['budget']}: {chosen['spec']}  "
                 f"(use it: --settings {folder / 'chosen.json'})"
             )
-    err.print(f"[dim]wrote {len(document['files'])} files into {folder}[/dim]")
+    aside(f"wrote {len(document['files'])} files into {folder}")
 
 
 def _fingerprint(asked: Any) -> str:

@@ -211,7 +211,7 @@ def read_config(path: Path) -> Any:
     """
     path = path / "config.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -239,7 +239,7 @@ def in_cache(source: Source) -> bool:
     index = cached("model.safetensors.index.json")
     if index is None:
         return cached("model.safetensors") is not None
-    shards = set(json.loads(Path(index).read_text())["weight_map"].values())
+    shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
     return all(cached(shard) is not None for shard in shards)
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from st3.files import append_rows, drop_half_row, read_rows, write_text
+from st3.files import append_rows, drop_half_row, make_folder, read_rows, write_text
 
 _SETTINGS, _CELLS = "settings.json", "cells.jsonl"
 
@@ -21,7 +21,7 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder holds a sweep with other settings, or other files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / _SETTINGS
     if not path.exists():
         # A kill may have left a hidden temporary file behind.
@@ -29,7 +29,7 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds other files: give another --output")
         write_text(path, json.dumps(settings, indent=2) + "\n")
         return
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(settings))
     other = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if other:

@@ -70,7 +70,7 @@ def file_questions(path: Path) -> tuple[list[Question], list[str]]:
             that can be read.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     found, skipped = [], []
