@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from st3_cli import options as o
 from st3_cli.console import err, print_json, print_table, quiet_transformers
 from st3_cli.errors import INTERRUPTED, UsageError
+from st3_cli.models import load_model
 
 EXAMPLES = (
     "Examples:  st3 sweep  |  st3 sweep --final-keep 1%,5% --taus 32,64,128,none  |  "
@@ -136,15 +137,14 @@ def sweep(
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output: {output} is a file, give a folder")
 
-    from st3.inference import loading
+    from st3.inference.configs import find_config
     from st3.machine import describe_machine
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
     from st3.sweep.run import Sweep, device_of, find_ranks, run_cells
 
     quiet_transformers()
-    found = loading.load_config(loading.find(model))
-    layers = found.get_text_config().num_hidden_layers
+    layers = find_config(model).get_text_config().num_hidden_layers
     try:
         bounds = results.parse_budget(budget) if budget is not None else []
         cells = grid.make_grid(
@@ -181,10 +181,9 @@ def sweep(
     }  # fmt: skip
 
     def make() -> Sweep:
-        live, processor = loading.load(
-            model, device=str(where), dtype=dtype.value,
-            attn_implementation=settings["attn_implementation"],
-        )  # fmt: skip
+        live, processor = load_model(
+            model, str(where), dtype.value, settings["attn_implementation"], quiet=ranks.rank > 0
+        )
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 
     with _Bar() as on_cell:

@@ -16,6 +16,7 @@ from st3.attention.measures import KINDS, VISUAL, shares
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.base import find_adapter, visual_mask
+from st3.inference.decoding import decode
 from st3.methods import Method
 from st3.methods.attention_rows import attention_rows
 
@@ -112,5 +113,5 @@ def capture(
 
     with trim(model, method) as session:
         session.observer = observe
-        output = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+        output = decode(model, inputs, max_new_tokens=new_tokens)
     return Capture(first[0], kinds, torch.stack(found), output[0, length:].tolist(), session)

@@ -52,17 +52,32 @@ ADAPTERS = {
 }
 
 
+def known_families() -> str:
+    """The families that have an adapter, each with an example, for messages."""
+    return ", ".join(f"{a.model_type} (e.g. {a.example})" for a in ADAPTERS.values())
+
+
+def find_family(model_type: str | None) -> Adapter:
+    """The adapter for a family.
+
+    Raises:
+        ValueError: there is none; those that have one are named.
+    """
+    adapter = ADAPTERS.get(str(model_type))
+    if adapter is None:
+        raise ValueError(
+            f"st3 has no adapter for the model family {model_type!r}; it has: {known_families()}"
+        )
+    return adapter
+
+
 def find_adapter(config: Any) -> Adapter:
     """The adapter for a model configuration.
 
     Raises:
         ValueError: no adapter for this family or its text model; those that have one are named.
     """
-    model_type = getattr(config, "model_type", None)
-    adapter = ADAPTERS.get(str(model_type))
-    if adapter is None:
-        known = ", ".join(f"{a.model_type} (e.g. {a.example})" for a in ADAPTERS.values())
-        raise ValueError(f"st3 has no adapter for the model family {model_type!r}; it has: {known}")
+    adapter = find_family(getattr(config, "model_type", None))
     text = config.get_text_config()
     if text.model_type not in DECODERS or getattr(text, "sliding_window", None):
         window = " with a sliding window" if getattr(text, "sliding_window", None) else ""
