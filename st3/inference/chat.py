@@ -45,15 +45,16 @@ def in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
         places = text.count(picture)
         if places == 1:
             return text
-        misplaced = misplaced or f"it has {places or 'no'} places for one picture"
+        misplaced = misplaced or f"it has {places or 'no'} place{'s' * (places > 1)} for it"
     raise ValueError(
         f"{file} makes no question about a picture ({misplaced or refused}): let it write "
         f"{picture} once for each part of type image"
     )
 
 
-def _template(processor: Any) -> tuple[Any, str]:
+def _template(processor: Any) -> tuple[str | None, str]:
     """The processor's chat template, or its tokenizer's, and the file where it belongs."""
-    if processor.chat_template is not None:
-        return processor.chat_template, "chat_template.jinja"
-    return getattr(processor.tokenizer, "chat_template", None), "tokenizer_config.json"
+    found, file = processor.chat_template, "chat_template.jinja"
+    if found is None:
+        found, file = processor.tokenizer.chat_template, "tokenizer_config.json"
+    return found.get("default") if isinstance(found, dict) else found, file

@@ -29,16 +29,21 @@ def load_processor(source: Source, config: Any) -> ProcessorMixin:
         processor: Any = AutoProcessor.from_pretrained(
             source.place, revision=source.revision, trust_remote_code=False
         )
+    except OSError:
+        if not source.is_folder:
+            raise
+        processor = None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{source.place}: its processor is code of its own, which st3 does not run: in "
+                f"{_FILE}, name one that transformers itself has"
+            ) from None
         raise ValueError(f"{source.place}: its processor cannot be read: {error}") from error
-    lacking = [
-        part for part in ("tokenizer", "image_processor") if getattr(processor, part, None) is None
-    ]
-    if lacking:
+    if any(getattr(processor, part, None) is None for part in ("tokenizer", "image_processor")):
         raise ValueError(
-            f"{source.place} has no processor of pictures and text ({lacking[0]} is missing): copy "
-            f"{_FILE} or preprocessor_config.json and the tokenizer's files from the checkpoint it "
-            "was made of"
+            f"{source.place} has no processor of pictures and text: copy {_FILE} (or "
+            "preprocessor_config.json) and the tokenizer's files from the checkpoint it was made of"
         )
     complete(processor, config, str(Path(source.place) / _FILE if source.is_folder else _FILE))
     processor.tokenizer.padding_side = "left"
