@@ -46,11 +46,13 @@ def load_config(source: Source) -> Any:
 
 
 def read_config(path: Path) -> Any:
-    """The configuration in a file.
+    """The configuration in a file, or in a folder's `config.json`.
 
     Raises:
         ValueError: see `load_config`.
     """
+    if path.is_dir():
+        return load_config(Source(str(path)))
     return _make(path, Source(str(path)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KEPT, tiny_checkpoint, tiny_llava
+from conftest import KEPT, tiny_checkpoint
 from PIL import Image
 
 import st3
@@ -233,7 +233,7 @@ def test_a_local_checkpoint(st3_: Any, tmp_path: Path) -> None:
 
 
 def test_damaged_weights(st3_: Any, tmp_path: Path) -> None:
-    tiny_llava(layers=4).save_pretrained(tmp_path)
+    tiny_checkpoint(tmp_path, layers=4)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 100)
     result = st3_("run", "--model", tmp_path)
     assert result.code == 1
