@@ -64,7 +64,8 @@ def _make(path: Path, source: Source) -> Any:
                 source.place, revision=source.revision, trust_remote_code=False
             )
     except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
-        raise ValueError(f"{path} makes no configuration: {error}") from error
+        reason = " ".join(str(error).split())  # some of these have many lines
+        raise ValueError(f"{path} makes no configuration: {reason}") from error
     find_adapter(config)
     return config
 

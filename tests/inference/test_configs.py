@@ -79,6 +79,7 @@ def test_other_families(tmp_path: Path, config: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             judge(name)
         assert "no weights" not in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_cannot_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
