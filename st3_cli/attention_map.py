@@ -10,6 +10,7 @@ import typer
 from st3_cli import options as o
 from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
 from st3_cli.errors import UsageError
+from st3_cli.models import load_model
 from st3_cli.outputs import check_folder
 
 EXAMPLES = (
@@ -77,14 +78,14 @@ def attention_map(
     from st3 import demo
     from st3.attention.album import EXPLAINED, TABLE, save_album
     from st3.attention.look import analyse, look, sentences
-    from st3.inference import loading
+    from st3.inference.configs import find_config
     from st3.inference.pictures import open_picture
 
     method = o.read_settings(
         settings, method, "st3", given,
     )  # fmt: skip
     quiet_transformers()
-    text = loading.load_config(loading.find(model)).get_text_config()
+    text = find_config(model).get_text_config()
     chosen = o.build_method(
         method, text.num_hidden_layers, given,
     )  # fmt: skip
@@ -93,12 +94,10 @@ def attention_map(
     rows = _numbers("--layers", layers, text.num_hidden_layers)
     columns = _numbers("--heads", heads, text.num_attention_heads)
     picture = open_picture(image if image is not None else demo.PICTURE)
-    live, processor = loading.load(
-        model,
-        device=device.value,
-        dtype=dtype.value,
-        attn_implementation=attn_implementation.value if attn_implementation else None,
-    )
+    live, processor = load_model(
+        model, device.value, dtype.value,
+        attn_implementation.value if attn_implementation else None,
+    )  # fmt: skip
     torch.manual_seed(seed)
     seen = look(
         model, live, processor, picture, prompt if prompt is not None else demo.PROMPT, chosen,

@@ -93,6 +93,7 @@ def meta_model(config: Any) -> Any:
                 copy.deepcopy(config),  # dtype and attention are written into it
                 dtype=torch.bfloat16,
                 attn_implementation="sdpa",
+                trust_remote_code=False,
             )
     except (
         ValueError, TypeError, RuntimeError, AttributeError, KeyError, ZeroDivisionError,

@@ -20,7 +20,7 @@ from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.macs import MacCounter
-from st3.profiling.runs import Variant, endless, generate_once, random_inputs
+from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload, meta_model, shape_of
 from st3.proportion import interval
 from st3.sweep.fidelity import Outcome, Reference, outcomes, references
@@ -159,11 +159,10 @@ class Sweep:
     def _times(self, method: Any) -> dict[str, float]:
         """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""
         clock = clock_for(self.model.device)
-        with endless(self.model):
-            runs = [
-                generate_once(self.model, self._inputs, self._timed, Variant(method), clock)
-                for _ in range(1 + _TIMED_RUNS)
-            ][1:]
+        runs = [
+            generate_once(self.model, self._inputs, self._timed, Variant(method), clock)
+            for _ in range(1 + _TIMED_RUNS)
+        ][1:]
         return {
             "ttft_ms": statistics.median(run.ttft for run in runs),
             "tpot_ms": statistics.median(step for run in runs for step in run.steps),

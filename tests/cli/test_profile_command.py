@@ -254,7 +254,9 @@ def test_bad_configurations(st3_: Any, tmp_path: Path) -> None:
     cases = {
         "is no JSON": write(path.with_name("a.json"), "{'a': 1}"),
         "has no model_type": write(path.with_name("b.json"), "[1, 2]"),
-        "makes no configuration": write(path.with_name("d.json"), '{"model_type": "nonsense"}'),
+        "no adapter for the model family 'nonsense'": write(
+            path.with_name("d.json"), '{"model_type": "nonsense"}'
+        ),
         "no adapter for the model family 'llama'": write(
             path.with_name("e.json"), '{"model_type": "llama"}'
         ),

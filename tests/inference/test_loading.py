@@ -15,7 +15,9 @@ from transformers import AutoModelForImageTextToText, LlamaConfig
 
 import st3
 from st3.demo.packaging import build_processor
-from st3.inference.loading import find, find_device, find_dtype, known_config, load, random_model
+from st3.inference.checkpoints import find
+from st3.inference.loading import find_device, find_dtype, load, random_model
+from st3.inference.presets import known_config
 
 
 @pytest.fixture(scope="module")

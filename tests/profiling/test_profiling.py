@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_config, tiny_llava
 
 import st3
-from st3.inference.loading import known_config
+from st3.inference.presets import known_config
 from st3.methods import METHODS, make_method, parse_methods
 from st3.methods.schedule import Schedule
 from st3.profiling import Workload, profile
