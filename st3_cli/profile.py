@@ -136,11 +136,12 @@ def profile(
     if not latency and weights is not Weights.auto:
         raise UsageError(f"--no-latency times nothing: leave --weights {weights.value} out")
 
+    from st3.families.meta import meta_model
     from st3.inference import configs, loading, presets
     from st3.inference.checkpoints import HUB_IDS
     from st3.profiling import Workload
     from st3.profiling import profile as measure
-    from st3.profiling.shape import meta_model, shape_of
+    from st3.profiling.shape import shape_of
     from st3.profiling.subject import choose
 
     methods = o.read_settings(

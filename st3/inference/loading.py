@@ -17,6 +17,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from st3.families.parts import judge
 from st3.inference.checkpoints import Source, check_weights, fetching, find
 from st3.inference.configs import load_config
 from st3.inference.processors import load_processor

@@ -15,11 +15,12 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from st3.engine.trim import trim
+from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.inference.decoding import decode
 from st3.methods import Method
 from st3.profiling.clocks import Clock
-from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.profiling.shape import Workload, shape_of
 
 STOCK = "stock"
 _PREPARE = 3  # short generations: the first records decode, the third prefill

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from st3.families.base import visual_mask
+from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.inference.loading import find_device
 from st3.interrupts import noticed
@@ -21,7 +22,7 @@ from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.macs import MacCounter
 from st3.profiling.runs import Variant, generate_once, random_inputs
-from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.profiling.shape import Workload, shape_of
 from st3.proportion import interval
 from st3.sweep.fidelity import Outcome, Reference, outcomes, references
 from st3.sweep.folder import append_cell, open_folder, read_cells
