@@ -31,6 +31,7 @@ NO_MASK = torch.empty(1, 1, 1, 1)
 """In the place of a recorded step's mask: being 4-D it keeps transformers from making one."""
 _PREFIX = "st3_"
 _HERE = threading.local()
+_REGISTERED, _MASKS = AttentionInterface(), AttentionMaskInterface()
 _STAND_INS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
@@ -68,7 +69,7 @@ def stock_attention(module: Any, backend: str) -> Callable[..., Any]:
     if backend == "eager":  # not registered: every modelling file has its own
         eager: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
         return eager
-    function: Callable[..., Any] = AttentionInterface()[backend]
+    function: Callable[..., Any] = _REGISTERED[backend]
     return function
 
 
@@ -111,7 +112,7 @@ def _attend(
 def _mask(backend: str, *args: Any, **kwargs: Any) -> Any:
     if getattr(_HERE, "rules", False):
         return make_rule(*args, **kwargs)
-    return AttentionMaskInterface()[backend](*args, **kwargs)
+    return _MASKS[backend](*args, **kwargs)
 
 
 for _backend in BACKENDS:

@@ -35,7 +35,8 @@ class TrimmedLayer(CacheLayerMixin):
     than another row). `seen` counts the tokens of the sequence as if none had been dropped, so that
     positions come out as untrimmed. `places` is None, or int64 [B, slots]: where each token stood
     in that sequence, for masks that ask. Slots are a multiple of `step`. `spare` are buffers that
-    may be taken, if they fit, in place of new ones. `room` is how many generated tokens fit.
+    may be taken, if they fit, in place of new ones. `room` is how many generated tokens fit, and
+    `token_bytes` what one slot takes in all rows.
     `window` is how many tokens the layer sees at most, None where that is not limited. `offered` is
     what `update` got at prefill, which attention may see in another form.
     """
@@ -152,11 +153,6 @@ class TrimmedLayer(CacheLayerMixin):
         return self.end - self.start
 
     @property
-    def token_bytes(self) -> int:
-        """Bytes of the keys and values of one slot, in all rows."""
-        return (self.keys.nbytes + self.values.nbytes) // self.keys.shape[2]
-
-    @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values that attention sees."""
         return sum(states.nbytes for states in self.live()) if self.is_initialized else 0
@@ -239,6 +235,7 @@ class TrimmedLayer(CacheLayerMixin):
                 torch.empty(size, dtype=dtype, device=self.device)
                 for size, dtype in zip(shapes, dtypes, strict=True)
             )
+        self.token_bytes = (self.keys.nbytes + self.values.nbytes) // slots
         self.start = self.end = 0
         self.valid = self.places = None
         if valid is not None:

@@ -192,8 +192,8 @@ class Record:
                 left = [schedule.count(group.first, n, self.generated) for n in self.prompt.visual]
                 for layer in cache.trimmed(group.first, group.last):
                     layer.evict(left)
-        for layer in cache.trimmed():
-            layer.expire()
+        for number in self.plan.parts.windows:
+            cache.layers[number - 1].expire()
         self.record_bytes(new=tokens)
 
     def record_kept(self, group: Group, visual: torch.Tensor, ordinal: torch.Tensor) -> None:

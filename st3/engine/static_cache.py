@@ -25,7 +25,10 @@ from st3.methods.schedule import Group, Schedule
 
 def _take(target: TrimmedLayer, source: TrimmedLayer) -> None:
     """Give `target` the buffers of `source`, and all that both kinds of layer know."""
-    names = "keys values valid visual seen dtype value_dtype device is_initialized _capacity room"
+    names = (
+        "keys values valid visual seen dtype value_dtype device is_initialized _capacity room "
+        "token_bytes"
+    )
     for name in names.split():
         setattr(target, name, getattr(source, name))
 
