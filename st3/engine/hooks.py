@@ -186,6 +186,11 @@ class Hooks:
             return None
         if forward is None or forward.prefill is None:
             return None
+        if forward.prefill.unseen:
+            raise RuntimeError(
+                f"layer {min(forward.prefill.unseen)} of the decoder did not call attention through "
+                "transformers' AttentionInterface, and cannot be trimmed: was it copied or wrapped?"
+            )
         return spread_output(output, forward.prefill)
 
     def _generation(self, cache: Any) -> tuple[Trim | None, Record | None]:

@@ -52,6 +52,7 @@ class Prefill:
         place: int64 [B, n], in the prompt.
         ordinal: int64 [B, n], a visual token's number among its row's visual tokens.
         valid: bool [B, n], or None if all are.
+        unseen: layers that have not called attention yet.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Prefill:
         self.features: Features | None = None
         self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
         self.last_keyed = max(self.plan.parts.keyed)
+        self.unseen = {*self.plan.parts.keyed}
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
         self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer
         self.order: Order | None = None
@@ -121,6 +123,7 @@ class Prefill:
         softcap: float | None,
     ) -> None:
         """Score if this layer decides something, and put its keys and values into the cache."""
+        self.unseen.discard(layer)
         if layer in self.scored:
             allowed = None if rule is None or rule.plain else partial(_seen, rule, self.place)
             view = LayerView(

@@ -89,6 +89,22 @@ def test_recordings_are_refused_where_they_would_be_wrong(name: str) -> None:
     assert torch.equal(got, want)
 
 
+def test_a_layer_that_does_not_call_our_attention_is_an_error() -> None:
+    """It would be neither scored nor cached, and untrimmed it would even look right."""
+    model, inputs = tiny_llava(), prompts("ttItttt")
+    attention = model.model.language_model.layers[7].self_attn
+
+    def skip(hidden_states: Any, **_: Any) -> Any:
+        return torch.zeros_like(hidden_states), None
+
+    attention.forward = skip
+    with (
+        pytest.raises(RuntimeError, match="layer 8 of the decoder did not call attention"),
+        st3.trim(model, "none"),
+    ):
+        greedy(model, inputs, 2)
+
+
 def test_a_mask_from_elsewhere_is_an_error() -> None:
     """Were it dropped, the answer would be wrong without a word."""
     model, inputs = tiny_llava(), prompts("ttItttt")
