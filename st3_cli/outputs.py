@@ -1,4 +1,4 @@
-"""Files that a command will write: refused at once if they cannot be, not after the work."""
+"""Files and folders that a command will write: refused at once if they cannot be."""
 
 from __future__ import annotations
 
@@ -24,12 +24,29 @@ def check_output(option: str, path: Path | None, force: bool, *suffixes: str) ->
         raise UsageError(f"{option} writes {kinds}: name it {path.with_suffix(suffixes[0])}")
     if not path.parent.is_dir():
         raise UsageError(f"{option}: there is no folder {path.parent}")
+    _check_writable(option, path.parent)
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists: give another name, or --force to overwrite it")
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Check that files can be written into `folder`, which need not be there yet.
+
+    Raises:
+        UsageError: it is a file, or it or the folder that it would be made in is not writable.
+    """
+    places = (folder, *folder.absolute().parents)
+    nearest = next(place for place in places if place.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{option}: {nearest} is a file, give a folder")
+    _check_writable(option, nearest)
+
+
+def _check_writable(option: str, folder: Path) -> None:
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UsageError(
-            f"{option}: the folder {path.parent} is not writable ({error.strerror})"
+            f"{option}: the folder {folder} is not writable ({error.strerror})"
         ) from None
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists: give another name, or --force to overwrite it")

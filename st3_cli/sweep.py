@@ -12,111 +12,62 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from st3.files import plainly
+from st3_cli import grid_options as g
 from st3_cli import options as o
-from st3_cli.console import err, print_json, print_table, quiet_transformers
+from st3_cli import question as q
+from st3_cli.console import err, print_json, print_table, print_text, quiet_transformers
 from st3_cli.errors import INTERRUPTED, UsageError
+from st3_cli.outputs import check_folder
 
-EXAMPLES = (
-    "Examples:  st3 sweep  |  st3 sweep --final-keep 1%,5% --taus 32,64,128,none  |  "
-    "st3 sweep --model 7b --images photos --prompt 'Describe it.' --budget 'fidelity>=0.99'"
+EXAMPLES = o.examples(
+    "st3 sweep",
+    "st3 sweep --final-keep 1%,5% --taus 32,64,128,none",
+    "st3 sweep --model 7b --images photos --prompt 'Describe it.' --budget 'fidelity>=0.99'",
 )
-GRID, DATA = "Grid", "Questions"
-
-
-_FINALS = (0.01, 0.05, 0.1, 0.2)  # of any depth, where a list of R suits only some
-
-
-def _list(what: str, read: Any) -> Any:
-    def parse(text: str) -> list[Any]:
-        return [value for part in text.split(",") for value in read(part.strip())]
-
-    parse.__name__ = what
-    return parse
-
-
-def _whole(text: str) -> list[int]:
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is no whole number from 1 on: give e.g. 1,2,4")
-    return [int(text)]
-
-
-def _shares(text: str) -> list[float]:
-    """0.05, 5% or a range 0.01:0.10:0.01."""
-    parts = text.split(":")
-    values = [o.share(part) for part in parts]
-    if len(values) == 1:
-        return values
-    if len(values) != 3 or values[2] <= 0 or values[1] < values[0]:
-        raise typer.BadParameter(f"{text!r}: write a range as first:last:step, e.g. 0.01:0.10:0.01")
-    count = int((values[1] - values[0]) / values[2] + 1e-9) + 1
-    return [round(values[0] + n * values[2], 9) for n in range(count)]
-
-
-def _taus(text: str) -> list[int]:
-    return [o.tau(text)]
-
-
-def _grid(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=GRID, **more)
+DATA = "Questions"
 
 
 def _data(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=DATA, **more)
+    return o.option(DATA, help=help, **more)
 
 
 def sweep(
     model: o.ModelOption = "demo",
-    strides: Annotated[
-        Any, _grid("S.", parser=_list("strides", _whole), metavar="S,S,...")
-    ] = "1,2,4,8",
-    final_keep: Annotated[
-        Any,
-        _grid(
-            "C, from which R follows.", parser=_list("shares", _shares), metavar="C,...",
-            show_default=",".join(f"{share:.0%}" for share in _FINALS),
-        ),
-    ] = None,
-    ratios: Annotated[
-        Any,
-        _grid(
-            "R in place of C; a range: 0.01:0.10:0.01.", parser=_list("ratios", _shares),
-            metavar="R,...",
-        ),
-    ] = None,
-    taus: Annotated[
-        Any, _grid("tau.", parser=_list("taus", _taus), metavar="TAU,...|none")
-    ] = "128",
-    prune_ratio: Annotated[
-        Any, _grid("P.", parser=o.share, metavar="P")
-    ] = "0.5",
-    methods: Annotated[
-        str | None, _grid("Other methods beside: fastv,vtw:k=6,...", metavar="LIST")
-    ] = None,
+    strides: g.StridesOption = "1,2,4,8",
+    final_keep: g.FinalKeepsOption = None,
+    ratios: g.RatiosOption = None,
+    taus: g.TausOption = "128",
+    prune_ratio: g.PruneRatioOption = "50%",
+    methods: g.PeersOption = None,
     images: Annotated[Path | None, _data("A folder of pictures.", metavar="FOLDER")] = None,
-    prompt: Annotated[str | None, _data("The question about each of them.")] = None,
+    prompt: Annotated[
+        str | None, _data("The question about each of them.", metavar="TEXT")
+    ] = None,
     data: Annotated[
         Path | None,
         _data('Lines {"image": ..., "prompt": ..., "answer": ...?}.', metavar="FILE.jsonl"),
     ] = None,
-    scenes: Annotated[int, _data("Scenes of the demo's own, otherwise.", min=1)] = 12,
-    max_new_tokens: Annotated[int, _data("Longest answer.", min=1)] = 64,
-    batch_size: Annotated[int, _data("Questions at a time.", min=1)] = 16,
+    scenes: Annotated[
+        int, _data("Scenes of the demo's own, otherwise.", min=1, metavar="N")
+    ] = 12,
+    max_new_tokens: Annotated[int, _data("Longest answer.", min=1, metavar="N")] = 64,
+    batch_size: Annotated[int, _data("Questions at a time.", min=1, metavar="N")] = 16,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     seed: o.SeedOption = 0,
     budget: Annotated[
         str | None,
-        typer.Option(
-            help="Name the fastest setting within it: fidelity>=0.99,kv<=45%.", metavar="BOUNDS",
-            rich_help_panel=o.OUTPUT,
+        o.option(
+            o.OUTPUT, metavar="BOUNDS",
+            help="Name the fastest setting within it: fidelity>=0.99,kv<=45%.",
         ),
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
-            metavar="FOLDER", help="A new one, or that of a sweep to go on with.",
-            rich_help_panel=o.OUTPUT,
+        o.option(
+            o.OUTPUT, metavar="FOLDER", help="A new one, or that of a sweep to go on with.",
         ),
     ] = Path("st3-sweep"),
     json: o.JsonOption = False,
@@ -124,8 +75,8 @@ def sweep(
 ) -> None:  # fmt: skip
     """Sweep the settings: compute, memory, time, and fidelity to the untrimmed model.
 
-    Every cell is saved as it ends; the same command goes on where it was stopped. For several
-    processes: accelerate launch --module st3_cli.app sweep ...
+    Every cell is saved as it ends; the same command goes on where it was stopped.
+    For several processes: accelerate launch --module st3_cli.app sweep ...
     """
     if images is not None and data is not None:
         raise UsageError("--images and --data both say what to ask: give one of them")
@@ -133,14 +84,15 @@ def sweep(
         raise UsageError("--images and --prompt go together: the same question about every picture")
     if ratios is not None and final_keep is not None:
         raise UsageError("--ratios and --final-keep both say how much is left: give one of them")
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output: {output} is a file, give a folder")
+    check_folder("--output", output)
 
     from st3.inference import loading
     from st3.machine import describe_machine
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
-    from st3.sweep.run import Sweep, device_of, find_ranks, run_cells
+    from st3.sweep.folder import RESUMES, FolderError
+    from st3.sweep.ranks import device_of, find_ranks
+    from st3.sweep.run import Sweep, run_cells
 
     quiet_transformers()
     found = loading.load_config(loading.find(model))
@@ -149,7 +101,7 @@ def sweep(
         bounds = results.parse_budget(budget) if budget is not None else []
         cells = grid.make_grid(
             layers, strides, ratios or (), [tau or None for tau in taus],
-            finals=() if ratios else final_keep or _FINALS,
+            finals=() if ratios else final_keep or g.FINALS,
             prune_ratio=prune_ratio, peers=parse_methods(methods) if methods is not None else (),
         )  # fmt: skip
     except ValueError as error:
@@ -168,6 +120,8 @@ def sweep(
     if any(key == "accuracy" for key, _, _ in bounds) and not questions.all_labelled(asked):
         lacking = next(question.label for question in asked if question.answer is None)
         raise UsageError(f"--budget asks for accuracy, but {lacking} has no answer")
+    if data is not None or images is not None:
+        q.note_foreign(model, [question.picture for question in asked])
     for line in skipped:
         err.print(f"[yellow]skipped[/yellow] {line}")
     ranks = find_ranks(device.value)
@@ -187,8 +141,11 @@ def sweep(
         )  # fmt: skip
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 
-    with _Bar() as on_cell:
-        document = run_cells(output, settings, cells, make, ranks, on_cell)
+    try:
+        with _Bar() as on_cell:
+            document = run_cells(output, settings, cells, make, ranks, on_cell, _say_how_long)
+    except FolderError as error:
+        raise UsageError(str(error)) from None
     if ranks.rank:
         return
     if document["baseline"] is None:
@@ -205,7 +162,8 @@ def sweep(
         "budget": budget,
         "chosen": results.within(document["cells"], bounds) if bounds else None,
     }
-    album.save_sweep(output, document, layers)
+    with plainly("write into", output, RESUMES):
+        album.save_sweep(output, document, layers)
     if json:
         print_json(document)
     else:
@@ -220,10 +178,12 @@ def sweep(
 
 
 def _print(document: dict[str, Any], folder: Path) -> None:
-    from st3.sweep.results import table
+    from st3.sweep.results import impossible, table
 
     found = table(document)
     print_table(found.title, found.heads, found.rows)
+    for sentence in impossible(document["cells"]):
+        print_text(sentence + "\n")
     err.print(
         "[dim]Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
         "next-token distributions, thousandths of a nat; right: answers that are right. * best "
@@ -240,6 +200,16 @@ def _print(document: dict[str, Any], folder: Path) -> None:
                 f"(use it: --settings {folder / 'chosen.json'})"
             )
     err.print(f"[dim]wrote {len(document['files'])} files into {folder}[/dim]")
+
+
+def _say_how_long(seconds: float, cells: int) -> None:
+    from st3.units import duration
+
+    many = f"{cells} cells" if cells > 1 else "1 cell"
+    err.print(
+        f"[dim]about {duration(seconds)} for {many}, as long as the untrimmed answers took for "
+        "each[/dim]"
+    )
 
 
 def _fingerprint(asked: Any) -> str:

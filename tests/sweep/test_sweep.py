@@ -452,11 +452,10 @@ def test_the_default_grid_suits_any_depth(layers: int) -> None:
     import inspect
 
     from st3_cli import sweep as command
+    from st3_cli.grid_options import FINALS
 
     strides = inspect.signature(command.sweep).parameters["strides"].default
-    cells = make_grid(
-        layers, [int(s) for s in strides.split(",")], (), [128], finals=command._FINALS
-    )
+    cells = make_grid(layers, [int(s) for s in strides.split(",")], (), [128], finals=FINALS)
     assert [cell.problem for cell in cells] == [None] * 16
-    assert [cell.final_keep for cell in cells] == pytest.approx(4 * list(command._FINALS))
+    assert [cell.final_keep for cell in cells] == pytest.approx(4 * list(FINALS))
     assert len({signature(cell, layers) for cell in cells}) == 16
