@@ -225,11 +225,13 @@ def _print(report: Report, detail: bool) -> None:
             f"product, {ceilings['bytes_per_second'] / 1e9:.3g} GB/s in a copy, "
             f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.[/dim]"
         )
-    err.print(
-        "[dim]1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed. Times are medians; "
-        "spread is largest minus smallest over the median of the rounds; speedup is end to end, "
-        "over stock.[/dim]"
-    )
+    explained = "1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed."
+    if report.weights is not None:
+        explained += (
+            " Times are medians; spread is largest minus smallest over the median of the rounds; "
+            "speedup is end to end, over stock."
+        )
+    err.print(f"[dim]{explained}[/dim]")
 
 
 def _progress(total: int, live: Any) -> Any:

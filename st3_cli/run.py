@@ -6,13 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
-
 from st3.files import plainly
 from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli import question as q
-from st3_cli.console import err, out, print_json, quiet_transformers
+from st3_cli.console import err, print_json, print_table, quiet_transformers
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
 from st3_cli.outputs import check_output
@@ -141,10 +139,10 @@ def _print_comparison(answer: Answer, baseline: Answer) -> None:
     from st3.inference import report
 
     assert answer.session is not None
-    table = Table(title="Timed warm, one run each", title_justify="left", title_style="dim")
-    table.add_column("")
-    table.add_column(answer.session.method.name)
-    table.add_column("untrimmed")
-    for label, ours, theirs in report.compare(answer, baseline):
-        table.add_row(label, ours, theirs)
-    out.print(table)
+    heads = ("", answer.session.method.name, "untrimmed")
+    print_table(
+        "One warm run each; st3 profile measures",
+        heads,
+        report.compare(answer, baseline),
+        wrap=True,
+    )

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from st3.files import plainly
 from st3_cli import grid_options as g
 from st3_cli import options as o
 from st3_cli import question as q
-from st3_cli.console import err, print_json, print_table, print_text, quiet_transformers
+from st3_cli.console import err, out, print_json, print_table, quiet_transformers
 from st3_cli.errors import INTERRUPTED, UsageError
 from st3_cli.outputs import check_folder
 
@@ -183,7 +184,7 @@ def _print(document: dict[str, Any], folder: Path) -> None:
     found = table(document)
     print_table(found.title, found.heads, found.rows)
     for sentence in impossible(document["cells"]):
-        print_text(sentence + "\n")
+        out.print(Text(sentence))
     err.print(
         "[dim]Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
         "next-token distributions, thousandths of a nat; right: answers that are right. * best "

@@ -14,7 +14,7 @@ from st3.files import append_rows, drop_half_row, plainly, read_rows, write_text
 
 BASELINE = "untrimmed"
 """The spec of the row that every cell is compared with."""
-RESUMES = "; make room for it, and the same command goes on with what is finished"
+RESUMES = "; once that is mended, the same command goes on with what is finished"
 """What follows a line that says that a finished cell, or what came of all, was not written."""
 _SETTINGS, _CELLS = "settings.json", "cells.jsonl"
 _FIGURES = (
