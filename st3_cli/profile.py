@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from st3.files import plainly, write_text
 from st3_cli import method_options as m
@@ -19,6 +17,7 @@ from st3_cli.console import err, print_table, print_text, quiet_transformers
 from st3_cli.errors import INTERRUPTED, UsageError
 from st3_cli.method_choice import build_methods, read_settings
 from st3_cli.outputs import check_output
+from st3_cli.progress import run_bar
 
 if TYPE_CHECKING:
     from st3.profiling import Report
@@ -171,7 +170,7 @@ def profile(
             name, found, largest, weights=weights.value, device=where, dtype=numbers,
             seed=seed, attn_implementation=backend,
         )  # fmt: skip
-    with _progress(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
+    with run_bar(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
         report = measure(
             shown, found, chosen, works,
             dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
@@ -232,36 +231,3 @@ def _print(report: Report, detail: bool) -> None:
             "speedup is end to end, over stock."
         )
     err.print(f"[dim]{explained}[/dim]")
-
-
-def _progress(total: int, live: Any) -> Any:
-    """A bar on stderr while something is timed, if that is a terminal; yields `on_run`."""
-    if live is None or not err.is_terminal:
-        return nullcontext(lambda name, done: None)
-    return _Bar(total)
-
-
-class _Bar:
-    """One tick a run. Rounds go on past the least number where a minimum time asks for it."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, -1
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(), console=err, transient=True, auto_refresh=False,
-        )  # fmt: skip
-
-    def __enter__(self) -> Any:
-        self.bar.__enter__()
-        self.task = self.bar.add_task("timing", total=self.total)
-        return self
-
-    def __call__(self, name: str, done: int) -> None:
-        self.done += 1
-        # Only between runs: a thread that draws would disturb them.
-        self.bar.update(
-            self.task, completed=min(self.done, self.total), description=name, refresh=True
-        )
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.__exit__(*error)

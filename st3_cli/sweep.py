@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from st3.files import plainly
@@ -20,6 +19,7 @@ from st3_cli import question as q
 from st3_cli.console import err, out, print_json, print_table, quiet_transformers
 from st3_cli.errors import INTERRUPTED, UsageError
 from st3_cli.outputs import check_folder
+from st3_cli.progress import cell_bar
 
 EXAMPLES = o.examples(
     "st3 sweep",
@@ -143,7 +143,7 @@ def sweep(
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 
     try:
-        with _Bar() as on_cell:
+        with cell_bar() as on_cell:
             document = run_cells(output, settings, cells, make, ranks, on_cell, _say_how_long)
     except FolderError as error:
         raise UsageError(str(error)) from None
@@ -220,25 +220,3 @@ def _fingerprint(asked: Any) -> str:
         found.update(question.picture.tobytes())
         found.update(repr((question.picture.size, question.prompt, question.answer)).encode())
     return found.hexdigest()[:16]
-
-
-class _Bar:
-    """Cells done, and the time left, on stderr if that is a terminal."""
-
-    def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
-        )  # fmt: skip
-        self.task: Any = None
-
-    def __enter__(self) -> Any:
-        self.bar.__enter__()
-        self.task = self.bar.add_task("untrimmed answers", total=None)
-        return self
-
-    def __call__(self, done: int, total: int, spec: str) -> None:
-        self.bar.update(self.task, completed=done, total=total, description=spec)
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.__exit__(*error)
