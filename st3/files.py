@@ -1,4 +1,9 @@
-"""Files of which no half-written one is left: whole ones, and logs of one JSON line a result."""
+"""Files of which no half-written one is left: whole ones, and logs of one JSON line a result.
+
+A symbolic link in the place of a file or a folder is followed, also one to something that is not
+there yet: what is written is its target, whole or not at all, in the target's folder, and the link
+stays. All text is UTF-8, whatever the locale; bytes of names that are none are escaped.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,42 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
+def follow(path: Path) -> Path:
+    """Where writing to `path` leads: to itself, or through symbolic links to what may not be yet.
+
+    Raises:
+        OSError: links that lead in a circle, or through a place that cannot be looked into.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()  # resolve() is silent about circles in some versions of Python
+    return Path(os.path.realpath(path))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        OSError: see `follow`; a file, or not allowed.
+    """
+    follow(path).mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it becomes `path` if all goes well, and goes if not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    """Yield a temporary path beside `path`; it becomes `path` if all goes well, and goes if not.
+
+    Raises:
+        OSError: see `follow`; or the folder is not there, or not writable.
+    """
+    target = follow(path)
+    handle, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.stem}.", suffix=path.suffix
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -23,7 +55,7 @@ def replacing(path: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp's is for its owner alone
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -31,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, all or nothing."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -39,7 +71,9 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
     A kill at any moment leaves all of them or none; several processes may append to one file.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(
+        "utf-8", "backslashreplace"
+    )
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if os.write(handle, text) < len(text):  # a full disk takes a part without a word

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 
@@ -15,17 +16,23 @@ class Interrupts:
     Attributes:
         came: whether one has come. Python throws an exception away that is raised while it frees an
             object: whoever goes on with the next piece of work asks first.
+        before: the signals' former handlers.
     """
 
     def __init__(self) -> None:
         self.came = False
+        self.before: dict[int, Any] = {}
         self._holding = False
 
-    def note(self, *_: Any) -> None:
-        """A signal's handler."""
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """A signal's handler; the one that was there before may know a better end."""
         self.came = True
-        if not self._holding:
-            raise KeyboardInterrupt
+        if self._holding:
+            return
+        before = self.before.get(number)
+        if callable(before):
+            before(number, frame)
+        raise KeyboardInterrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -43,11 +50,11 @@ class Interrupts:
 def noticed(*signals: signal.Signals) -> Iterator[Interrupts]:
     """KeyboardInterrupt on these signals, as usual, and a note of it; in the main thread only."""
     interrupts = Interrupts()
-    before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, interrupts.note) for number in signals}
+        for number in signals:
+            interrupts.before[number] = signal.signal(number, interrupts.note)
     try:
         yield interrupts
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in interrupts.before.items():
+            signal.signal(each, handler)

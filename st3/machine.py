@@ -79,7 +79,7 @@ def free_memory(device: torch.device) -> int:
 def _container(name: str) -> int | None:
     """A figure of our control group, where there is one and it is a limit."""
     try:
-        return int(Path("/sys/fs/cgroup", name).read_text())
+        return int(Path("/sys/fs/cgroup", name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -87,7 +87,7 @@ def _container(name: str) -> int | None:
 def _reclaimable() -> int:
     """Bytes of files in our control group's memory that the system gives up when asked."""
     try:
-        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
@@ -102,7 +102,7 @@ def _version(package: str) -> str | None:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,54 +1,30 @@
-"""`st3`: the entry point. Importing this must not import torch; commands do that when they run."""
+"""`st3`: the entry point. It takes care of Ctrl-C and of the standard streams before anything else
+is imported, since that takes a while.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
-import typer
-
-from st3 import __version__
-from st3_cli import attention_map, env, methods, profile, run, sweep
-from st3_cli.errors import guard
-
-app = typer.Typer(
-    name="st3",
-    help="Faster multimodal LLMs: drop the visual tokens that nobody attends to.",
-    epilog="Start with: st3 run  (a bundled picture and the demo model, offline)",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"st3 {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
-    ] = False,
-) -> None:
-    pass
-
-
-app.command(name="run", epilog=run.EXAMPLES)(run.run)
-app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
-app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
-app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
-app.command(name="methods")(methods.methods)
-app.command(name="env")(env.env)
+from st3_cli.ctrl_c import ctrl_c, leave
 
 
 def main() -> None:
     """Console script: parse, run, and turn errors into one line."""
-    command = typer.main.get_command(app)
-    sys.exit(guard(lambda: command(prog_name="st3", standalone_mode=False)))
+    ctrl_c.watch()
+    try:
+        from st3_cli.streams import mend_streams
+
+        mend_streams()
+
+        from st3_cli.commands import command_line
+        from st3_cli.errors import guard
+
+        code = guard(command_line)
+        ctrl_c.ending = True
+    except KeyboardInterrupt:
+        leave()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from st3.files import plainly
 from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli import question as q
-from st3_cli.console import err, print_json, print_table, quiet_transformers
+from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
 from st3_cli.outputs import check_folder
@@ -120,8 +120,8 @@ def attention_map(
     )
     for sentence in sentences(document):
         err.print(sentence)
-    err.print(f"[dim]{EXPLAINED}[/dim]")
-    err.print(f"[dim]wrote {len(document['files'])} files; open {output / 'report.html'}[/dim]")
+    err.print(EXPLAINED, style="dim")
+    aside(f"wrote {len(document['files'])} files; open {output / 'report.html'}")
 
 
 @contextmanager

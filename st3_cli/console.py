@@ -1,4 +1,7 @@
-"""Where things are printed: results on stdout, everything else on stderr."""
+"""Where things are printed: results on stdout, everything else on stderr.
+
+Text is printed as it is: no markup, no emoji, and only what `st3_cli.printable` lets through.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,53 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False)
+from st3_cli.printable import escape, escape_json, one_line, printable
+
+
+class _Console(Console):
+    """Every text on the way to the terminal, in a table or not, comes through `render_str`."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **how)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
+
+
+out = _Console()
+err = _Console(stderr=True)
 _WIDEST = 14  # characters that a cell may ask for on a narrow terminal
 _GAP = 2  # characters between columns
-err = Console(stderr=True, highlight=False)
 
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout."""
-    print_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    print_json_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def print_text(text: str) -> None:
-    """Text on stdout, as it is."""
-    sys.stdout.write(text)
+def print_json_text(text: str) -> None:
+    """JSON on stdout, in the letters that stdout can write."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    sys.stdout.write(escape_json(text, ascii_only=encoding != "utf8"))
+
+
+def print_answer(text: str) -> None:
+    """A piece of an answer on stdout, at once; as it is, but for what steers a terminal."""
+    sys.stdout.write(escape(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def aside(text: str) -> None:
+    """A line beside the result, dim on stderr."""
+    err.print(one_line(text), style="dim", soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """What went wrong, in one line on stderr."""
+    err.print(Text.assemble(("st3: ", "bold red"), one_line(message)), soft_wrap=True)
 
 
 def print_table(
@@ -38,11 +70,11 @@ def print_table(
 
     Columns of figures that the terminal is too narrow for follow below, beside the first one.
     """
-    columns = [[str(cell) for cell in column] for column in zip(heads, *rows, strict=True)]
+    columns = [[printable(cell) for cell in column] for column in zip(heads, *rows, strict=True)]
     natural = sum(max(map(len, column)) + _GAP for column in columns)
     least = [_least(column, wrap) for column in columns]
     fits = sum(least) + _GAP * len(least) <= out.width
-    out.print(Text(title, style="bold"))
+    out.print(title, style="bold")
     for part in [range(len(heads))] if wrap else _parts(least, out.width):
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_header=any(heads),
@@ -98,4 +130,4 @@ def _show_warning(
     file: Any = None, line: str | None = None,
 ) -> None:  # fmt: skip
     """One line on stderr, without the place in the code."""
-    err.print(f"[dim]note: {escape(str(message))}[/dim]")
+    aside(f"note: {message}")

@@ -10,12 +10,10 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from rich.text import Text
-
-from st3_cli.console import err
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as Typer has it."""
+from st3_cli.console import say
+from st3_cli.ctrl_c import INTERRUPTED, ctrl_c
+from st3_cli.printable import printable
+from st3_cli.streams import discard_stdout
 
 
 class UsageError(Exception):
@@ -25,21 +23,36 @@ class UsageError(Exception):
 def guard(command: Callable[[], int | None]) -> int:
     """Run `command` and turn whatever it raises into a line and an exit code."""
     try:
+        if sys.stdout is None:
+            raise ValueError("standard output is closed: send it to a file, or to /dev/null")
         code = command() or 0
-        if code == INTERRUPTED:
-            _say("interrupted")
-        return code
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from flushing into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        discard_stdout()
         return 1
-    except Exception as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        message, code = explain(error)
-        if message:
-            _say(message)
-        return code
+    except (Exception, KeyboardInterrupt) as error:
+        code = _report(error)
+    if code == INTERRUPTED or ctrl_c.came:
+        say("interrupted")
+        return INTERRUPTED
+    return code
+
+
+def _report(error: BaseException) -> int:
+    """Print the line; the exit code."""
+    if ctrl_c.came or not isinstance(error, Exception):
+        return INTERRUPTED
+    if "--debug" in sys.argv:
+        sys.stderr.write(printable(traceback.format_exc()))
+    message, code = explain(error)
+    if message:
+        say(message)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        discard_stdout()
+    return code
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -51,16 +64,22 @@ def explain(error: Exception) -> tuple[str, int]:
         path = getattr(getattr(error, "ctx", None), "command_path", "st3")
         # `st3` alone has printed its help by now, and has nothing to say.
         return f"{message} (see {path} --help)" if message else "", int(error.exit_code)
-    from st3.inference.pictures import PictureError
+    from st3.inference.sources import PictureError
 
     if isinstance(error, PictureError):
-        return _line(str(error)), 1
+        return str(error), 1
     memory = _out_of_memory(error)
     if memory:
         return memory, 1
     network = _not_reachable(error)
     if network:
         return network, 1
+    if isinstance(error, UnicodeError) and sys.getfilesystemencoding() != "utf-8":
+        locale = sys.getfilesystemencoding()
+        return (
+            f"this locale ({locale}) lacks letters that are needed: set PYTHONUTF8=1, or "
+            "LC_ALL=C.UTF-8"
+        ), 1
     if type(error).__name__ == "SafetensorError":
         return f"the checkpoint's weights are damaged, fetch them again: {_line(str(error))}", 1
     if isinstance(error, ImportError) and "Flash" in str(error):
@@ -109,7 +128,3 @@ def _not_reachable(error: BaseException) -> str | None:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _say(message: str) -> None:
-    err.print(Text.assemble(("st3: ", "bold red"), message), soft_wrap=True)

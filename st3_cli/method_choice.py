@@ -27,7 +27,7 @@ def read_settings(path: Path | None, spec: str, default: str, given: Given) -> s
         other = f"--{also[0].replace('_', '-')}" if also else "--method"
         raise UsageError(f"--settings and {other} both say how to trim: leave one out")
     try:
-        found = json.loads(path.read_text())["method"]
+        found = json.loads(path.read_text(encoding="utf-8"))["method"]
     except OSError as error:
         raise UsageError(f"--settings: cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

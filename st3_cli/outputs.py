@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from st3.files import follow
 from st3_cli.errors import UsageError
 
 
@@ -12,8 +13,8 @@ def check_output(option: str, path: Path | None, force: bool, *suffixes: str) ->
     """Check that `path` can be written, if there is one.
 
     Raises:
-        UsageError: a folder, another suffix, a place that is not there or not writable, or a file
-            that exists while `force` is off.
+        UsageError: a folder, another suffix, a place that is not there or not writable, a file
+            that exists while `force` is off, or links that lead in a circle.
     """
     if path is None:
         return
@@ -22,24 +23,33 @@ def check_output(option: str, path: Path | None, force: bool, *suffixes: str) ->
     if path.suffix.lower() not in suffixes:
         kinds = " or ".join(suffixes)
         raise UsageError(f"{option} writes {kinds}: name it {path.with_suffix(suffixes[0])}")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option}: there is no folder {path.parent}")
-    _check_writable(option, path.parent)
+    folder = _target(option, path).parent
+    if not folder.is_dir():
+        shown = folder if path.is_symlink() else path.parent
+        raise UsageError(f"{option}: there is no folder {shown}")
+    _check_writable(option, folder)
     if path.exists() and not force:
         raise UsageError(f"{path} exists: give another name, or --force to overwrite it")
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Check that files can be written into `folder`, which need not be there yet.
+    """Check that files can be written into `folder`, which may still have to be made.
 
     Raises:
-        UsageError: it is a file, or it or the folder that it would be made in is not writable.
+        UsageError: a file, a place that is not writable, or links that lead in a circle.
     """
-    places = (folder, *folder.absolute().parents)
-    nearest = next(place for place in places if place.exists())
+    target = _target(option, folder)
+    nearest = next(place for place in (target, *target.parents) if place.exists())
     if not nearest.is_dir():
         raise UsageError(f"{option}: {nearest} is a file, give a folder")
     _check_writable(option, nearest)
+
+
+def _target(option: str, path: Path) -> Path:
+    try:
+        return follow(path)
+    except OSError as error:
+        raise UsageError(f"{option}: {path} cannot be written ({error.strerror})") from None
 
 
 def _check_writable(option: str, folder: Path) -> None:

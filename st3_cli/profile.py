@@ -13,8 +13,9 @@ import typer
 from st3.files import plainly, write_text
 from st3_cli import method_options as m
 from st3_cli import options as o
-from st3_cli.console import err, print_table, print_text, quiet_transformers
-from st3_cli.errors import INTERRUPTED, UsageError
+from st3_cli.console import aside, err, print_json_text, print_table, quiet_transformers
+from st3_cli.ctrl_c import INTERRUPTED
+from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_methods, read_settings
 from st3_cli.outputs import check_output
 from st3_cli.progress import run_bar
@@ -178,7 +179,7 @@ def profile(
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
         )  # fmt: skip
     if json:
-        print_text(report.json())
+        print_json_text(report.json())
     else:
         _print(report, detail)
     sys.stdout.flush()
@@ -192,7 +193,7 @@ def profile(
     if not json:
         for path in (output, plot):
             if path is not None:
-                err.print(f"[dim]wrote {path}[/dim]")
+                aside(f"wrote {path}")
     if report.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -220,9 +221,10 @@ def _print(report: Report, detail: bool) -> None:
     ceilings = report.machine.get("ceilings")
     if ceilings is not None:
         err.print(
-            f"[dim]Device: {2 * ceilings['macs_per_second'] / 1e12:.3g} TFLOP/s in a matrix "
+            f"Device: {2 * ceilings['macs_per_second'] / 1e12:.3g} TFLOP/s in a matrix "
             f"product, {ceilings['bytes_per_second'] / 1e9:.3g} GB/s in a copy, "
-            f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.[/dim]"
+            f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.",
+            style="dim",
         )
     explained = "1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed."
     if report.weights is not None:
@@ -230,4 +232,4 @@ def _print(report: Report, detail: bool) -> None:
             " Times are medians; spread is largest minus smallest over the median of the rounds; "
             "speedup is end to end, over stock."
         )
-    err.print(f"[dim]{explained}[/dim]")
+    err.print(explained, style="dim")

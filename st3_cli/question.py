@@ -13,6 +13,15 @@ from st3_cli.errors import UsageError
 BUNDLED = "demo"
 """As IMAGE, the bundled picture, as it is the packaged model for --model; a file is ./demo."""
 
+
+def utf8(text: str | None) -> str | None:
+    """A text as it was typed, whatever the locale: Python keeps bytes that this does not know."""
+    try:
+        return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise typer.BadParameter("no valid text: it has bytes that are no UTF-8") from None
+
+
 ImageArgument = Annotated[
     str | None,
     typer.Argument(
@@ -23,8 +32,11 @@ ImageArgument = Annotated[
 ]  # fmt: skip
 PromptArgument = Annotated[
     str | None,
-    typer.Argument(help="The question.", metavar="PROMPT", show_default="Describe this picture."),
-]
+    typer.Argument(
+        help="The question.", metavar="PROMPT", show_default="Describe this picture.",
+        callback=utf8,
+    ),
+]  # fmt: skip
 
 
 def check_question(image: str | None, prompt: str | None) -> None:
@@ -35,8 +47,6 @@ def check_question(image: str | None, prompt: str | None) -> None:
     """
     if image == "":
         raise UsageError("the picture is empty: give a path, a URL or -, or nothing at all")
-    if prompt is not None and _broken(prompt):
-        raise UsageError("the prompt is no valid text: it has bytes that are no UTF-8")
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: ask something, e.g. 'What do you see?'")
 
@@ -64,12 +74,8 @@ def note_foreign(model: str, pictures: Sequence[Any]) -> None:
         return
     which = "this picture does" if len(pictures) == 1 else f"{foreign} of {len(pictures)} do"
     err.print(
-        f"[yellow]note:[/yellow] {which} not look like the demo model's world, coloured shapes on "
+        f"note: {which} not look like the demo model's world, coloured shapes on "
         "a pale ground: what it says is a guess. Real pictures are for --model 7b.",
+        style="yellow",
         soft_wrap=True,
     )
-
-
-def _broken(text: str) -> bool:
-    """Whether it holds bytes that the terminal's encoding does not know."""
-    return any("\udc80" <= letter <= "\udcff" for letter in text)

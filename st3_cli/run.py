@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,14 @@ from st3.files import plainly
 from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli import question as q
-from st3_cli.console import err, print_json, print_table, quiet_transformers
+from st3_cli.console import (
+    aside,
+    err,
+    print_answer,
+    print_json,
+    print_table,
+    quiet_transformers,
+)
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
 from st3_cli.outputs import check_output
@@ -76,7 +82,7 @@ def run(
     quiet_transformers()
     source = loading.find(model)
     if err.is_terminal and not Path(source.place).is_dir():
-        err.print(f"[dim]model: {source.place}, from the Hub or its cache[/dim]")
+        aside(f"model: {source.place}, from the Hub or its cache")
     layers = loading.load_config(source).get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
     picture = q.open_image(image)
@@ -101,8 +107,8 @@ def run(
         ask(chosen, 2)
         ask(untrimmed, 2)
     if not json and image is None:
-        err.print(f"[dim]picture: {demo.PICTURE.name} (bundled)   prompt: {question}[/dim]")
-    answer = ask(chosen, on_text=None if json else _stream)
+        aside(f"picture: {demo.PICTURE.name} (bundled)   prompt: {question}")
+    answer = ask(chosen, on_text=None if json else print_answer)
     baseline = ask(untrimmed) if compare else None
     if json:
         document = report.describe(answer, model, live, prompt=question)
@@ -111,10 +117,9 @@ def run(
             document["same_answer"] = baseline.text == answer.text
         print_json(document)
     else:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        print_answer("\n")
         if baseline is None:
-            err.print(f"[dim]{report.summary(answer)}[/dim]")
+            aside(report.summary(answer))
         else:
             _print_comparison(answer, baseline)
     if show_kept is not None:
@@ -127,12 +132,7 @@ def run(
         with plainly("write", show_kept):
             save_kept(show_kept, patches, answer.session, model)
         if not json:
-            err.print(f"[dim]wrote {show_kept}[/dim]")
-
-
-def _stream(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+            aside(f"wrote {show_kept}")
 
 
 def _print_comparison(answer: Answer, baseline: Answer) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from st3.files import plainly
 from st3_cli import grid_options as g
 from st3_cli import options as o
 from st3_cli import question as q
-from st3_cli.console import err, out, print_json, print_table, quiet_transformers
-from st3_cli.errors import INTERRUPTED, UsageError
+from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
+from st3_cli.ctrl_c import INTERRUPTED
+from st3_cli.errors import UsageError
 from st3_cli.outputs import check_folder
 from st3_cli.progress import cell_bar
 
@@ -43,7 +43,8 @@ def sweep(
     methods: g.PeersOption = None,
     images: Annotated[Path | None, _data("A folder of pictures.", metavar="FOLDER")] = None,
     prompt: Annotated[
-        str | None, _data("The question about each of them.", metavar="TEXT")
+        str | None,
+        _data("The question about each of them.", metavar="TEXT", callback=q.utf8),
     ] = None,
     data: Annotated[
         Path | None,
@@ -124,7 +125,7 @@ def sweep(
     if data is not None or images is not None:
         q.note_foreign(model, [question.picture for question in asked])
     for line in skipped:
-        err.print(f"[yellow]skipped[/yellow] {line}")
+        err.print(f"skipped {line}", style="yellow", soft_wrap=True)
     ranks = find_ranks(device.value)
     where = device_of(device.value, ranks)
     settings = {
@@ -184,12 +185,13 @@ def _print(document: dict[str, Any], folder: Path) -> None:
     found = table(document)
     print_table(found.title, found.heads, found.rows)
     for sentence in impossible(document["cells"]):
-        out.print(Text(sentence))
+        out.print(sentence)
     err.print(
-        "[dim]Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
+        "Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
         "next-token distributions, thousandths of a nat; right: answers that are right. * best "
         "of its column, + on the Pareto front of MACs and same. Times are of cells one after "
-        "another: st3 profile compares better.[/dim]"
+        "another: st3 profile compares better.",
+        style="dim",
     )
     if document["budget"] is not None:
         chosen = document["chosen"]
@@ -200,17 +202,14 @@ def _print(document: dict[str, Any], folder: Path) -> None:
                 f"Fastest within {document['budget']}: {chosen['spec']}  "
                 f"(use it: --settings {folder / 'chosen.json'})"
             )
-    err.print(f"[dim]wrote {len(document['files'])} files into {folder}[/dim]")
+    aside(f"wrote {len(document['files'])} files into {folder}")
 
 
 def _say_how_long(seconds: float, cells: int) -> None:
     from st3.units import duration
 
     many = f"{cells} cells" if cells > 1 else "1 cell"
-    err.print(
-        f"[dim]about {duration(seconds)} for {many}, as long as the untrimmed answers took for "
-        "each[/dim]"
-    )
+    aside(f"about {duration(seconds)} for {many}, as long as the untrimmed answers took for each")
 
 
 def _fingerprint(asked: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers must not fight over the cores
@@ -136,7 +137,9 @@ class Result:
 
 @pytest.fixture
 def st3_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run `st3 ARGUMENTS` in this process."""
+    """Run `st3 ARGUMENTS` in this process, whose Ctrl-C is st3's until the test ends."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    handler = signal.getsignal(signal.SIGINT)
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["st3", *map(str, arguments)])
@@ -146,4 +149,5 @@ def st3_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         captured = capsys.readouterr()
         return Result(int(ended.value.code or 0), captured.out, captured.err)
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, handler)

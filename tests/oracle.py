@@ -53,6 +53,18 @@ def oracle_logits(
     alive in that layer at prefill. `chosen`, the same as numbers of visual tokens, takes the choice
     out of the oracle's hands: in half precision near ties fall either way. It fits no annealing.
     """
+    logits, _, kept = oracle_states(model, inputs, answer, setting, chosen)
+    return logits[:, inputs["input_ids"].shape[1] - 1 :], kept
+
+
+def oracle_states(
+    model: Any,
+    inputs: dict[str, Any],
+    answer: torch.Tensor,
+    setting: Setting,
+    chosen: list[list[list[int]]] | None = None,
+) -> Any:
+    """At every position of prompt and answer: logits, and what each layer returns; and `kept`."""
     model = copy.deepcopy(model).double()
     decoder = model.model.language_model
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -70,6 +82,7 @@ def oracle_logits(
 
     order: list[list[int]] = [[] for _ in range(rows)]  # visual positions, least important first
     early: list[tuple[int, torch.Tensor]] = []
+    states: list[torch.Tensor] = [hidden]
     kept: list[list[list[int]]] = [[] for _ in range(rows)]
     layers = len(decoder.layers)
     for row in range(rows):
@@ -106,9 +119,11 @@ def oracle_logits(
                     allowed[row, query, query] = seen  # a token sees itself
         hidden, last_row = _layer(decoder, layer, hidden, positions, allowed, prompt - 1)
         early.append((number, last_row))
+        states.append(hidden)
+    states[-1] = decoder.norm(hidden)  # as transformers has it
     logits = model.lm_head(decoder.norm(hidden))
     assert len(kept[0]) == layers
-    return logits[:, prompt - 1 :], kept
+    return logits, states, kept
 
 
 def _first_order(decoder: Any, hidden: Any, visual: Any, mask: Any, positions: Any) -> Any:

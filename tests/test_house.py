@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,25 @@ def test_matplotlib_is_drawn_with_in_one_room() -> None:
     for module, path in MODULES.items():
         if "matplotlib" in path.read_text():
             assert module.startswith(("st3.plots", "st3.machine")), module
+
+
+def test_text_files_are_utf8() -> None:
+    """Whatever the locale: `read_text()` alone takes its encoding."""
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                plain = {"read_text": 0, "write_text": 1}.get(node.func.attr)
+                if plain is not None and len(node.args) == plain:
+                    said = {keyword.arg for keyword in node.keywords}
+                    assert "encoding" in said, f"{module}, line {node.lineno}"
+
+
+def test_markup_is_never_written() -> None:
+    """The command line prints text as it is: a style goes beside it, not into it."""
+    for module, path in MODULES.items():
+        if module.startswith("st3_cli"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"\[/?(dim|bold|red|yellow|green)\b[^]]*\]", text), module
 
 
 def test_help_needs_no_torch() -> None:

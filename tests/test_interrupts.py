@@ -39,6 +39,17 @@ def test_an_interrupt_that_it_does_not_lose() -> None:
         _interrupt([])
 
 
+def test_the_former_handler_has_its_say() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), noticed(signal.SIGINT):
+            _interrupt([])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert came == [signal.SIGINT]
+
+
 def test_what_is_held_comes_afterwards() -> None:
     done: list[int] = []
     with (

@@ -13,7 +13,7 @@ from typing import Any
 
 from st3.attention.capture import Capture
 from st3.attention.look import Look, sentences, top_count
-from st3.files import write_text
+from st3.files import make_folder, write_text
 from st3.plots import attention as draw
 from st3.plots.kept import save_kept, save_kept_over_time
 
@@ -71,7 +71,7 @@ def save_album(
     Returns:
         The names of the files, the report first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     pages = plates(seen, layers, heads)
     for plate in pages:
         on_file(plate.name)

@@ -15,7 +15,8 @@ import torch
 from st3.attention.measures import KINDS, VISUAL, shares
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
-from st3.families.base import find_adapter, visual_mask
+from st3.families.base import visual_mask
+from st3.families.parts import find_parts
 from st3.methods import Method
 from st3.methods.attention_rows import attention_rows
 
@@ -83,7 +84,7 @@ def capture(
     ids = inputs["input_ids"]
     if len(ids) != 1:
         raise ValueError(f"attention is captured for one prompt at a time, got {len(ids)}")
-    visual = visual_mask(find_adapter(model.config), model, ids)[0]
+    visual = visual_mask(find_parts(model).visual_ids, ids)[0]
     if not bool(visual.any()):
         raise ValueError("the prompt has no picture: there is no visual attention to look at")
     mask = inputs.get("attention_mask")

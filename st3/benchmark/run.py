@@ -15,7 +15,7 @@ from st3.benchmark.cells import Skipped
 from st3.benchmark.lab import Lab
 from st3.benchmark.suite import Cell
 from st3.engine.recording import DecodeGraphWarning
-from st3.files import append_rows, drop_half_row, read_rows
+from st3.files import append_rows, drop_half_row, make_folder, read_rows
 from st3.interrupts import Interrupts, noticed
 
 ROWS = "rows.jsonl"
@@ -48,7 +48,7 @@ def run(
         ValueError: the folder holds a dry run and this is none, or the other way round; or a
             broken line.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / ROWS
     drop_half_row(path)
     before = read_rows(path)

@@ -11,16 +11,21 @@ from st3.engine.cache_layer import TrimmedLayer
 
 
 class TrimmedCache(Cache):
-    """A `Cache` of `TrimmedLayer`s: what `generate` carries along inside `st3.trim`."""
+    """A `Cache` of `TrimmedLayer`s: what `generate` carries along inside `st3.trim`.
 
-    layers: list[TrimmedLayer]  # type: ignore[assignment]
+    Layers that keep a state instead of tokens are transformers' own.
 
-    def __init__(self, layers: list[TrimmedLayer]) -> None:
-        super().__init__(layers=layers)  # type: ignore[arg-type]
-        self.closed = False
+    `closed` says why it cannot be used any more, None while it can.
+    """
+
+    layers: list[Any]
+
+    def __init__(self, layers: list[Any]) -> None:
+        super().__init__(layers=layers)
+        self.closed: str | None = None
 
     @classmethod
-    def in_place_of(cls, cache: Cache | None, layers: list[TrimmedLayer]) -> TrimmedCache:
+    def in_place_of(cls, cache: Cache | None, layers: list[Any]) -> TrimmedCache:
         """A cache with these layers that is the same object as `cache`, if there is one.
 
         Whoever handed an empty cache to `generate` holds on to it, for the next turn: what is
@@ -30,12 +35,12 @@ class TrimmedCache(Cache):
             return cls(layers)
         cache.__class__ = cls
         made = cast(TrimmedCache, cache)
-        made.layers, made.closed = layers, False
+        made.layers, made.closed = layers, None
         return made
 
-    def close(self) -> None:
-        """Free everything; any further use raises."""
-        self.closed = True
+    def close(self, why: str) -> None:
+        """Free everything; any further use raises, and says why."""
+        self.closed = why
         self.reset()
 
     def update(
@@ -49,25 +54,31 @@ class TrimmedCache(Cache):
         """See `TrimmedLayer.update`.
 
         Raises:
-            RuntimeError: the `st3.trim` that made the cache has ended.
+            RuntimeError: it is closed.
         """
-        if self.closed:
-            raise RuntimeError(
-                "this KV cache belongs to an st3.trim that has ended: generate inside its `with`"
-            )
-        return self.layers[layer_idx].update(key_states, value_states)
+        if self.closed is not None:
+            raise RuntimeError(f"{self.closed}: start with the whole prompt")
+        found: tuple[torch.Tensor, torch.Tensor] = self.layers[layer_idx].update(
+            key_states, value_states, *args, **kwargs
+        )
+        return found
+
+    def trimmed(self, first: int = 1, last: int | None = None) -> list[TrimmedLayer]:
+        """The layers `first`..`last` (from 1) that hold keys and values of tokens."""
+        layers = self.layers[first - 1 : last]
+        return [x for x in layers if isinstance(x, TrimmedLayer) and x.is_initialized]
 
     @property
     def live_tokens(self) -> list[int]:
         """Tokens alive in each layer; the widest row's where rows differ."""
-        return [layer.alive for layer in self.layers]
+        return [layer.alive for layer in self.trimmed()]
 
     @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values that are alive."""
-        return sum(layer.live_bytes for layer in self.layers)
+        return sum(layer.live_bytes for layer in self.trimmed())
 
     @property
     def allocated_bytes(self) -> int:
         """Bytes of all buffers, free slots included."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.trimmed())

@@ -59,17 +59,23 @@ class TrimmedLayer(CacheLayerMixin):
     `start`..`end`, of which the first `visual` slots are visual tokens. `valid` is None, or a bool
     [B, slots] that is False where a row of the batch has nothing (padding, or fewer visual tokens
     than another row). `seen` counts the tokens of the sequence as if none had been dropped, so that
-    positions come out as untrimmed. Slots are a multiple of `step`. `spare` are buffers that may be
-    taken, if they fit, in place of new ones. `room` is how many generated tokens fit.
+    positions come out as untrimmed. `places` is None, or int64 [B, slots]: where each token stood
+    in that sequence, for masks that ask. Slots are a multiple of `step`. `spare` are buffers that
+    may be taken, if they fit, in place of new ones. `room` is how many generated tokens fit.
+    `window` is how many tokens the layer sees at most, if that is limited. `offered` is what
+    `update` got at prefill, which attention may see in another form.
     """
 
     is_sliding = False
     keys: torch.Tensor
     values: torch.Tensor
     valid: torch.Tensor | None
+    places: torch.Tensor | None
+    offered: tuple[torch.Tensor, torch.Tensor] | None
 
-    def __init__(self) -> None:
+    def __init__(self, window: int | None = None) -> None:
         super().__init__()
+        self.window = window
         self.spare: tuple[torch.Tensor, torch.Tensor] | None = None
         self.step = _STEP
         self.room = _ROOM
@@ -95,6 +101,7 @@ class TrimmedLayer(CacheLayerMixin):
         room: int | None,
         valid: torch.Tensor | None,
         order: Order | None,
+        places: torch.Tensor | None = None,
     ) -> None:
         """Fill the layer with what prefill left alive. No gradient flows back through it.
 
@@ -105,7 +112,9 @@ class TrimmedLayer(CacheLayerMixin):
             room: how many generated tokens there will be at most, None if nobody knows.
             valid: bool [B, n], or None if every token is one.
             order: how to lay the tokens out; None keeps prompt order.
+            places: int64 [B, n], where they stood in the prompt; None if no mask will ask.
         """
+        self.offered = None
         self.lazy_initialization(key_states, value_states)
         self._capacity, self.room, self.seen = capacity, room or self.room, seen
         batch, heads, count, size = key_states.shape
@@ -113,7 +122,9 @@ class TrimmedLayer(CacheLayerMixin):
             count, valid, self.visual = order.index.shape[1], order.valid, order.visual
         # Where nothing leaves, nothing slides, and no slack is needed.
         slots = min(max(count + _SLACK, self.slots_for(self.room)), count + self.room)
-        self._allocate((batch, heads, slots, size), valid)
+        if places is not None and order is not None:
+            places = places.gather(1, order.index)
+        self._allocate((batch, heads, slots, size), value_states.shape[3], valid, places)
         self.end = count
         for states, buffer in ((key_states, self.keys), (value_states, self.values)):
             if order is None:
@@ -141,11 +152,15 @@ class TrimmedLayer(CacheLayerMixin):
         At prefill the states are handed back as they are: what is kept comes through `store`.
         """
         if not self.is_initialized:
+            self.offered = key_states, value_states
             return key_states, value_states
         self._own()
         new = key_states.shape[2]
         if self.end + new > self.keys.shape[2]:
             self.make_room(new)
+        if self.places is not None:
+            fresh = torch.arange(self.seen, self.seen + new, device=self.places.device)
+            self.places[:, self.end : self.end + new] = fresh
         self._write(key_states, value_states)
         self.seen += new
         return self.live()
@@ -154,6 +169,11 @@ class TrimmedLayer(CacheLayerMixin):
     def alive(self) -> int:
         """Tokens alive, in the row that has most."""
         return self.end - self.start
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the keys and values of one slot, in all rows."""
+        return (self.keys.nbytes + self.values.nbytes) // self.keys.shape[2]
 
     @property
     def live_bytes(self) -> int:
@@ -169,16 +189,22 @@ class TrimmedLayer(CacheLayerMixin):
         """The live window of `valid`, bool [B, tokens]."""
         return None if self.valid is None else self.valid[:, self.start : self.end]
 
+    def live_places(self) -> torch.Tensor | None:
+        """The live window of `places`, int64 [B, tokens]."""
+        return None if self.places is None else self.places[:, self.start : self.end]
+
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Make row i what row `beam_idx[i]` was, for beam search."""
         index = beam_idx.to(self.keys.device)
         self.keys, self.values = self.keys[index], self.values[index]
         if self.valid is not None:
             self.valid = self.valid[index]
+        if self.places is not None:
+            self.places = self.places[index]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Live length after the next `query_length` tokens, and no offset."""
-        return self.alive + query_length, 0
+        """Length of the untrimmed sequence after the next `query_length` tokens, and no offset."""
+        return self.seen + query_length, 0
 
     def get_seq_length(self) -> int:
         """Tokens of the sequence so far, dropped ones included."""
@@ -201,7 +227,7 @@ class TrimmedLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything, and free the buffers."""
         self.keys = self.values = torch.empty(0)
-        self.valid = None
+        self.valid = self.places = self.offered = None
         self.is_initialized = False
         self.start = self.end = self.visual = self.seen = 0
 
@@ -209,26 +235,37 @@ class TrimmedLayer(CacheLayerMixin):
         """Slots that so many generated tokens need, with slack so that sliding stays rare."""
         return self._capacity(generated) + _SLACK
 
-    def _allocate(self, shape: tuple[int, ...], valid: torch.Tensor | None) -> None:
-        """New buffers [B, key heads, slots, head size]; `valid` bool [B, n] is for the first n."""
-        shape = (*shape[:2], -(-shape[2] // self.step) * self.step, shape[3])
+    def _allocate(
+        self,
+        shape: tuple[int, ...],
+        value_size: int,
+        valid: torch.Tensor | None,
+        places: torch.Tensor | None,
+    ) -> None:
+        """New buffers [B, key heads, slots, head size]; `valid`, `places` [B, n] of the first n."""
+        slots = -(-shape[2] // self.step) * self.step
+        shapes = (*shape[:2], slots, shape[3]), (*shape[:2], slots, value_size)
         spare, self.spare = self.spare, None
         dtypes = self.dtype, self.value_dtype
         if spare is not None and all(
-            _alike(states, shape, dtype, self.device)
-            for states, dtype in zip(spare, dtypes, strict=True)
+            _alike(states, size, dtype, self.device)
+            for states, size, dtype in zip(spare, shapes, dtypes, strict=True)
         ):
             self.keys, self.values = spare
         else:
             del spare  # before there is something new
             self.keys, self.values = (
-                torch.empty(shape, dtype=dtype, device=self.device) for dtype in dtypes
+                torch.empty(size, dtype=dtype, device=self.device)
+                for size, dtype in zip(shapes, dtypes, strict=True)
             )
         self.start = self.end = 0
-        self.valid = None
+        self.valid = self.places = None
         if valid is not None:
-            self.valid = valid.new_ones(shape[0], shape[2])
+            self.valid = valid.new_ones(shape[0], slots)
             self.valid[:, : valid.shape[1]] = valid
+        if places is not None:
+            self.places = places.new_zeros(shape[0], slots)
+            self.places[:, : places.shape[1]] = places
 
     def _own(self) -> None:
         """Buffers made under `inference_mode` cannot be written outside of it: copy them once."""
@@ -237,7 +274,7 @@ class TrimmedLayer(CacheLayerMixin):
 
     def _move(self, slots: int) -> None:
         """The live window, at slot 0 of new buffers of so many slots."""
-        self.refill(*self.live(), self.live_valid(), slots)
+        self.refill(*self.live(), self.live_valid(), slots, self.live_places())
 
     def _write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         end = self.end + keys.shape[2]
@@ -256,11 +293,16 @@ class TrimmedLayer(CacheLayerMixin):
         self._move(self.slots_for(self.room))
 
     def refill(
-        self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor | None, slots: int
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        valid: torch.Tensor | None,
+        slots: int,
+        places: torch.Tensor | None = None,
     ) -> None:
         """Start from slot 0 of new buffers of so many slots."""
         batch, heads, _, size = keys.shape
-        self._allocate((batch, heads, slots, size), valid)
+        self._allocate((batch, heads, slots, size), values.shape[3], valid, places)
         self._write(keys, values)
 
     def slide(self) -> None:
@@ -275,8 +317,9 @@ class TrimmedLayer(CacheLayerMixin):
             last = min(first + shift, alive)
             for buffer in (self.keys, self.values):
                 buffer[:, :, first:last] = buffer[:, :, first + shift : last + shift]
-            if self.valid is not None:
-                self.valid[:, first:last] = self.valid[:, first + shift : last + shift]
+            for marks in (self.valid, self.places):
+                if marks is not None:
+                    marks[:, first:last] = marks[:, first + shift : last + shift]
         if self.valid is not None:
             self.valid[:, alive:] = True
         self.start, self.end = 0, alive

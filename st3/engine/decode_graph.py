@@ -12,6 +12,8 @@ alone.
 
 from __future__ import annotations
 
+import copy
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +24,14 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording as recorder
+from st3.engine.attention import NO_MASK
 from st3.engine.cache_layer import TrimmedLayer
+from st3.engine.forward import Forward
 from st3.engine.kernels import without_plans
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import Slots, StaticLayer
+from st3.families.parts import Parts
 
 _SLOTS = 64  # buffers grow by so many: prompts of about one length share a recording
 COMPILERS = ("off", "inductor")
@@ -61,7 +66,7 @@ class DecodeGraph:
 
     Args:
         session: of the `trim`.
-        decoder: the text model.
+        parts: of the model; `forward`: its decoder's own.
         backend: its attention implementation.
         cuda_graphs: record.
         compiler: of the step, one of `COMPILERS`.
@@ -72,13 +77,21 @@ class DecodeGraph:
     """
 
     def __init__(
-        self, session: TrimSession, decoder: Any, backend: str, *, cuda_graphs: bool, compiler: str
+        self,
+        session: TrimSession,
+        parts: Parts,
+        forward: Callable[..., Any],
+        backend: str,
+        *,
+        cuda_graphs: bool,
+        compiler: str,
     ) -> None:
         self.session = session
-        self.config = decoder.config
-        self.forward: Any = decoder.forward
+        self.config = parts.decoder.config
+        self.forward: Any = forward
+        self._taken: threading.Thread | None = None
         self.recordings = self.replays = 0
-        self.device = next(decoder.parameters()).device
+        self.device = next(parts.decoder.parameters()).device
         self.prefill = PrefillGraph(session, self.forward, self.device)
         self.compiled: Any = None
         if compiler != "off":
@@ -86,6 +99,8 @@ class DecodeGraph:
         self.hindrance = None
         if backend.startswith("flash"):
             self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
+        if not parts.plain or parts.merger is parts.decoder:
+            self.hindrance = "this model has layers that see a window, keep a state or borrow keys"
         self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
         if cuda_graphs and self.cannot_record is not None and self.compiled is None:
             self.hindrance = self.cannot_record
@@ -96,8 +111,27 @@ class DecodeGraph:
     def forget(self) -> None:
         """All is over, or the recording fits nothing any more."""
         self.recording: _Recording | None = None
+        self.step: Forward | None = None  # one object for all steps: compilers look at it
         self.active = self.frozen = False
         self.prefill.forget()
+
+    def take(self) -> None:
+        """A forward begins: recordings have room for one at a time.
+
+        Raises:
+            RuntimeError: another thread is in the middle of one.
+        """
+        thread, taken = threading.current_thread(), self._taken
+        if taken not in (None, thread) and taken.is_alive():
+            raise RuntimeError(
+                "with cuda_graphs or compile one thread generates at a time: open an st3.trim "
+                "in each thread"
+            )
+        self._taken = thread
+
+    def release(self) -> None:
+        """The forward is over."""
+        self._taken = None
 
     def rest(self) -> None:
         """A prefill begins: whatever was to come is off."""
@@ -115,9 +149,12 @@ class DecodeGraph:
                 layer.spare = before.keys, before.values
                 layer.room = max(layer.room, before.room)
 
-    def prepare(self, tokens: int, kwargs: dict[str, Any]) -> None:
+    def prepare(self, tokens: int, kwargs: dict[str, Any], forward: Forward) -> None:
         """Decide, before annealing evicts, whether the coming decode step will be a replay."""
-        t = self.session.generated + 1
+        if self.step is None:
+            self.step = copy.copy(forward)
+        self.step.record, self.step.cache = forward.record, forward.cache
+        t = forward.record.generated + 1
         self.active = tokens == 1 and self._plain(kwargs)
         if self.frozen and not self.active:
             self._thaw()
@@ -155,18 +192,20 @@ class DecodeGraph:
             return self.prefill(kwargs)
         if not self.active:
             return self.forward(*args, **kwargs)
-        recording, cache = self.recording, self.session.cache
+        recording, step = self.recording, self.step
         assert recording is not None
-        assert cache is not None
+        assert step is not None
+        assert step.cache is not None
+        cache, generated = step.cache, step.record.generated
         hidden, position = kwargs["inputs_embeds"], kwargs.get("position_ids")
         if position is None:
             position = torch.full((1, 1), cache.get_seq_length(), device=self.device)
         if recording.replay is None or recording.position.shape != position.shape:
             recording.hidden, recording.position = hidden.clone(), position.clone()
-            recording.t = torch.full((1,), self.session.generated, device=self.device)
+            recording.t = torch.full((1,), generated, device=self.device)
             recording.replay = self._make_replay(partial(self._step, recording))
             self.recordings += 1
-        recording.t.fill_(self.session.generated)
+        recording.t.fill_(generated)
         recording.hidden.copy_(hidden)
         recording.position.copy_(position)
         recording.replay()
@@ -209,19 +248,22 @@ class DecodeGraph:
     def _step(self, recording: _Recording) -> None:
         for slots in recording.slots:
             slots.place(recording.t)
+        assert self.step is not None
         with without_plans():
             recording.output = (self.compiled or self.forward)(
                 inputs_embeds=recording.hidden,
                 position_ids=recording.position,
-                past_key_values=self.session.cache,
                 use_cache=True,
+                attention_mask=NO_MASK,
+                **self.step.arguments(),
             ).last_hidden_state
 
     def _freeze(self) -> None:
         """Give every layer static shapes; a group shares its slots."""
-        session = self.session
-        assert session.cache is not None
-        layers = session.cache.layers
+        assert self.step is not None
+        assert self.step.cache is not None
+        record, layers = self.step.record, self.step.cache.layers
+        plan = record.plan
         for layer in layers:
             layer.slide()
             if layer.end == layer.keys.shape[2]:
@@ -232,17 +274,17 @@ class DecodeGraph:
             for states in (layer.keys, layer.values)
         ]
         if self.recording is None or self.recording.buffers != buffers:
-            slots = [Slots(layers[group.first - 1]) for group in session.groups]
+            slots = [Slots(layers[group.first - 1]) for group in plan.groups]
             self.recording = _Recording(buffers, slots)
-        for group, slot in zip(session.groups, self.recording.slots, strict=True):
+        for group, slot in zip(plan.groups, self.recording.slots, strict=True):
             first = layers[group.first - 1]
-            slot.fill(first, session.schedule, group, session.visual_tokens, session.generated)
+            slot.fill(first, plan.schedule, group, record.prompt.visual, record.generated)
             for number in range(group.first - 1, group.last):
                 layers[number] = StaticLayer(layers[number], slot)
         self.frozen = True
 
     def _thaw(self, room: int = 0) -> None:
-        layers: Any = self.session.cache.layers  # type: ignore[union-attr]
+        layers: Any = self.step.cache.layers  # type: ignore[union-attr]
         for number, layer in enumerate(layers):
             layers[number] = layer.thaw(room)
         self.frozen = False

@@ -7,45 +7,79 @@ visual and text tokens: shorter rows then carry invalid tokens on the left, as l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
+from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import Order, to_device
+from st3.engine.follow import Features, Followers
+from st3.engine.masks import MaskRule
 from st3.engine.prompt import Prompt
-from st3.engine.session import TrimSession
+from st3.engine.record import Record
 from st3.methods.schedule import Group
 from st3.methods.scorers import LayerView
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Which of the prompt's `tokens` are alive in a group of layers.
+
+    Attributes:
+        place: int64 [B, m], their places in the prompt; `valid` bool [B, m] or None, which of them
+            are tokens.
+        whole: whether nothing has been dropped.
+    """
+
+    tokens: int
+    place: torch.Tensor
+    valid: torch.Tensor | None
+    whole: bool
 
 
 class Prefill:
     """The tokens alive in the current group, from layer to layer.
 
+    Args:
+        record: of the generation, written here.
+        visual: bool [B, n]. `mask`: [B, n] or None, the attention mask.
+        cache: to be filled, None without one.
+
     Attributes (B rows, n tokens alive, in prompt order):
         visual: bool [B, n].
+        place: int64 [B, n], in the prompt.
         ordinal: int64 [B, n], a visual token's number among its row's visual tokens.
         valid: bool [B, n], or None if all are.
     """
 
     def __init__(
-        self, session: TrimSession, prompt: Prompt, visual: torch.Tensor, mask: torch.Tensor | None
+        self,
+        record: Record,
+        visual: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: TrimmedCache | None,
     ) -> None:
-        self.session = session
-        self.prompt = prompt
-        self.schedule = session.schedule
-        self.scorer = session.scorer
-        self.groups = {group.first: group for group in session.groups}
-        self._enter_group(session.groups[0])
+        self.record, self.cache, self.plan = record, cache, record.plan
+        self.prompt = prompt = record.prompt
+        self.schedule, self.scorer = self.plan.schedule, self.plan.scorer
+        groups = self.plan.groups
+        self.groups = {group.first: group for group in groups}
+        self._enter_group(groups[0])
+        self.place = torch.arange(prompt.tokens, device=visual.device).expand(visual.shape)
         self.visual = visual
         self.ordinal = (visual.long().cumsum(1) - 1).clamp_min(0)
         self.valid = None if mask is None or prompt.full else mask.bool()
-        self.turns: tuple[torch.Tensor, ...] = ()
+        self.followers = Followers(prompt.tokens)
+        self.features: Features | None = None
+        self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
+        self.last_keyed = max(self.plan.parts.keyed)
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
         self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer
         self.order: Order | None = None
-        self.unsorted: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # layer, keys, values
-        deciding = session.groups if self.schedule.anneals else session.groups[1:]
+        self.unsorted: list[tuple[int, bool]] = []  # layer, whether masks will ask for places
+        deciding = groups if self.schedule.anneals else groups[1:]
         depth = self.scorer.layers_summed
         self.first_scored = {g.first: max(1, g.scored_in - depth + 1) for g in deciding}
         self.scored = {
@@ -53,18 +87,25 @@ class Prefill:
             for group in deciding
             for layer in range(self.first_scored[group.first], group.scored_in + 1)
         }
-        self.session.record_kept(self.group, visual, self.ordinal)
+        self.record.record_kept(self.group, visual, self.ordinal)
+        self._alive = [(1, Alive(prompt.tokens, self.place, None, whole=True))]
 
-    def enter_layer(
-        self, layer: int, hidden: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Hidden states [B, n, d] and position embeddings for the tokens that `layer` keeps."""
-        if layer == 1:
-            self.turns = tuple(turn.expand(len(hidden), -1, -1) for turn in turns)
-        elif layer in self.groups:
+    def alive(self, layer: int | None = None) -> Alive:
+        """The tokens alive in a layer entered before; without one, in the last of these."""
+        return [alive for first, alive in self._alive if layer is None or first <= layer][-1]
+
+    def enter_layer(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [B, n, d] for the tokens that `layer` keeps."""
+        if self.features is not None:
+            hidden = self.features.add(layer - 1, hidden, self.place, self.valid)
+        if layer > 1 and layer in self.groups:
             self._enter_group(self.groups[layer])
             hidden = self._thin(hidden)
-        return hidden, self.turns
+        return hidden
+
+    def follow(self, value: Any, behind: int) -> Any:
+        """What belongs to the prompt's tokens, for those alive; see `Followers`."""
+        return value if self.group.first == 1 else self.followers.gather(value, self.place, behind)
 
     def _enter_group(self, group: Group) -> None:
         self.group = group
@@ -75,41 +116,48 @@ class Prefill:
         layer: int,
         query: torch.Tensor,
         key: torch.Tensor,
-        value: torch.Tensor,
         scaling: float,
+        rule: MaskRule | None,
+        softcap: float | None,
     ) -> None:
         """Score if this layer decides something, and put its keys and values into the cache."""
         if layer in self.scored:
+            allowed = None if rule is None or rule.plain else partial(_seen, rule, self.place)
             view = LayerView(
                 query, key, scaling, self.valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
+                allowed=allowed, softcap=softcap,
             )  # fmt: skip
             self.recent[layer] = self.scorer.score(view)
         first = self.group.first == 1 and self.schedule.anneals
         if first and layer == self.group.scored_in:
             listed = self._list(self.prompt.visual)
             self._lay_out(listed, listed.clamp_min(0), self.prompt.visual)
-        if self.session.cache is None:
+        if self.cache is None:
             return
+        self.unsorted.append((layer, rule is not None))
         if first and self.order is None:  # what decides its order comes in a later layer
-            self.unsorted.append((layer, key, value))
             return
-        for item in (*self.unsorted, (layer, key, value)):
-            self._store(*item)
+        for number, placed in self.unsorted:
+            self._store(number, placed)
         self.unsorted.clear()
-        if layer == self.session.layers:
-            self.session.record_bytes()
+        self.lent[layer] = self.place
+        if layer == self.last_keyed:
+            self.record.record_bytes()
 
-    def _store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        assert self.session.cache is not None
-        self.session.cache.layers[layer - 1].store(
-            key,
-            value,
+    def _store(self, layer: int, placed: bool) -> None:
+        assert self.cache is not None
+        cached = self.cache.layers[layer - 1]
+        if cached.offered is None:
+            raise RuntimeError(f"layer {layer} has attended without filling the KV cache")
+        cached.store(
+            *cached.offered,
             seen=self.prompt.tokens,
             capacity=self.capacity,
-            room=self.session.max_new_tokens,
+            room=self.plan.max_new_tokens,
             valid=self.valid,
             order=self.order,
+            places=self.place if placed else None,
         )
 
     def _ranking(self) -> torch.Tensor:
@@ -161,13 +209,17 @@ class Prefill:
             self.visual = self.visual & self.valid
             index = index.clamp_min(0)
         rows = torch.arange(len(index), device=index.device)[:, None]
+        self.place = self.place.gather(1, index)
+        self._alive += [
+            (self.group.first, Alive(self.prompt.tokens, self.place, self.valid, whole=False))
+        ]
         self.ordinal = self.ordinal.gather(1, index)
-        self.turns = tuple(turn[rows, index] for turn in self.turns)
+        self.followers.forget()
         later = [at for first, at in self.first_scored.items() if first > self.group.first]
-        needed = min(later, default=self.session.layers)
+        needed = min(later, default=self.plan.layers)
         self.recent = {n: score.gather(1, index) for n, score in self.recent.items() if n >= needed}
         self.ranked = None
-        self.session.record_kept(self.group, self.visual, self.ordinal)
+        self.record.record_kept(self.group, self.visual, self.ordinal)
         if self.schedule.anneals:
             places = torch.arange(alive, device=index.device).expand_as(column)
             self._lay_out(listed, torch.zeros_like(listed).scatter_(1, column, places), counts)
@@ -178,7 +230,12 @@ class Prefill:
         # Rows that hold equally many now may differ later.
         uneven = len({*self.prompt.visual}) > 1 or len({*self.prompt.text}) > 1
         self.order = Order(index, listed >= 0 if uneven else None, max(counts))
-        self.session.record_order(self.group, self.ordinal, index[:, : max(counts)])
+        self.record.record_order(self.group, self.ordinal, index[:, : max(counts)])
+
+
+def _seen(rule: MaskRule, places: torch.Tensor, rows: int) -> torch.Tensor:
+    """bool [B, 1, rows, n]: what the last rows see of the tokens at `places` [B, n]."""
+    return rule.allowed(places[:, -rows:], places)
 
 
 def _even(a: Any, b: Any) -> bool:

@@ -19,9 +19,14 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording
+from st3.engine.attention import NO_MASK
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
+from st3.engine.forward import Forward
+from st3.engine.positions import spread, spread_output
+from st3.engine.prefill import Alive
 from st3.engine.prompt import Prompt
+from st3.engine.record import Record
 from st3.engine.session import TrimSession
 
 _MOST = 4096
@@ -38,8 +43,9 @@ class _Recorded:
     position: torch.Tensor | None
     visual: torch.Tensor
     output: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Record | None = None
     layers: list[TrimmedLayer] = field(default_factory=list)
+    alive: Alive | None = None
     replay: Callable[[], None] | None = None
 
 
@@ -70,7 +76,7 @@ class PrefillGraph:
         self._layout: tuple[Any, ...] = ()
         self._seen = 0
         self._recorded: _Recorded | None = None
-        self._begin: Callable[[torch.Tensor], None] = lambda visual: None
+        self._begin: Callable[[torch.Tensor], Forward] | None = None
         self._visual = torch.empty(0)
 
     def prepare(
@@ -78,7 +84,7 @@ class PrefillGraph:
         prompt: Prompt,
         visual: torch.Tensor,
         kwargs: dict[str, Any],
-        begin: Callable[[torch.Tensor], None],
+        begin: Callable[[torch.Tensor], Forward],
     ) -> bool:
         """Decide whether the prefill that `kwargs` of the decoder ask for goes through here.
 
@@ -86,7 +92,7 @@ class PrefillGraph:
             prompt: its layout.
             visual: bool [B, n].
             kwargs: of the decoder's forward.
-            begin: starts the session, the cache and the prefill from `visual`; called here if so.
+            begin: starts a generation from `visual`; called here if so.
         """
         hidden = kwargs["inputs_embeds"]
         position = kwargs.get("position_ids")
@@ -106,6 +112,7 @@ class PrefillGraph:
         """The decoder's forward."""
         self.active = False
         hidden, position = kwargs["inputs_embeds"], kwargs.get("position_ids")
+        assert self._begin is not None
         if self._recorded is None:
             own = None if position is None else position.clone()
             found = _Recorded(hidden.clone(), own, self._visual.clone())
@@ -116,8 +123,10 @@ class PrefillGraph:
             except RuntimeError as error:
                 self._failed = True
                 recording.warn(f"prefill is not recorded: {recording.first_line(error)}")
-                self._begin(self._visual)
-                return self.forward(**kwargs | {"past_key_values": self.session.cache})
+                forward = self._begin(self._visual)
+                output = self.forward(**kwargs | forward.arguments())
+                assert forward.prefill is not None
+                return spread_output(output, forward.prefill)
             self._recorded = found
         recorded = self._recorded
         assert recorded.replay is not None
@@ -128,28 +137,38 @@ class PrefillGraph:
         recorded.replay()
         self.replays += 1
         layers = [copy.copy(layer) for layer in recorded.layers]
-        cache = TrimmedCache.in_place_of(kwargs.get("past_key_values"), layers)
-        self.session.restore(recorded.record, cache)
+        own = kwargs.get("past_key_values")
+        self.session.retire(own)
+        cache = TrimmedCache.in_place_of(own, layers)
+        assert recorded.record is not None
+        assert recorded.alive is not None
+        self.session.begin(recorded.record.replayed(cache), cache)
         return BaseModelOutputWithPast(
-            last_hidden_state=recorded.output.clone(),
+            last_hidden_state=spread(recorded.output.clone(), recorded.alive),
             past_key_values=cache,
         )
 
     def _record(self, recorded: _Recorded) -> None:
+        begin = self._begin
+        assert begin is not None
+
         def step() -> None:
-            self._begin(recorded.visual)
+            forward = begin(recorded.visual)
+            assert forward.prefill is not None
             recorded.output = self.forward(
                 inputs_embeds=recorded.hidden,
                 position_ids=recorded.position,
-                past_key_values=self.session.cache,
                 use_cache=True,
+                attention_mask=NO_MASK,
+                **forward.arguments(),
             ).last_hidden_state
+            recorded.alive = forward.prefill.alive()
 
         began = time.perf_counter()
         recorded.replay = recording.record(step, self.device)
         self.session.recording_seconds += time.perf_counter() - began
         self.recordings += 1
-        cache = self.session.cache
+        record, cache = self.session.last, self.session.last_cache
         assert cache is not None
-        recorded.record = self.session.snapshot()
+        recorded.record = record.replayed(cache)
         recorded.layers = [copy.copy(layer) for layer in cache.layers]

@@ -1,22 +1,45 @@
-"""The only code that knows a model family: where the layers are, and which tokens are visual.
+"""Where things are in a model: one convention, and what a family that departs from it says.
 
-To add a family, add an `Adapter` to `ADAPTERS`. Everything else works on decoder layers, attention
-functions and token masks alone.
+transformers' families of image-text-to-text models follow one convention: `model.model` merges
+pictures into text, `get_decoder()` has the layers, and the configuration names the ids of the
+placeholders. A family that departs from it has a file of its own in this folder, with an `ADAPTER`;
+all others need nothing. Everything else works on decoder layers, attention functions and masks.
 """
 
 from __future__ import annotations
 
-import sys
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
-DECODERS = ("llama", "mistral", "qwen2")
-"""`model_type` of the text models whose layers our hooks fit."""
+_IDS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+
+def conventional_merger(model: Any) -> nn.Module:
+    """`model.model`, or the model itself if it is that already."""
+    merger: nn.Module = getattr(model, "model", model)
+    return merger
+
+
+def conventional_decoder(model: Any) -> nn.Module | None:
+    """What `get_decoder()` finds, or what lies in it as `model`, whichever has `layers`."""
+    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    for decoder in (found, getattr(found, "model", None)):
+        if isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+            return decoder
+    return None
+
+
+def conventional_ids(config: Any) -> tuple[int, ...]:
+    """The ids of the placeholders of pictures and videos."""
+    found = {getattr(config, name, None) for name in _IDS}
+    return tuple(sorted(number for number in found if isinstance(number, int)))
 
 
 @dataclass(frozen=True)
@@ -25,66 +48,44 @@ class Adapter:
 
     Attributes:
         model_type: the configuration's `model_type`.
-        example: a Hub id of the family, for messages.
         merger: the module whose forward gets `input_ids` and merges pictures into the text.
-        decoder: the text model; it has `layers`, each with `self_attn`.
-        visual_token_id: the id of the placeholder of one visual token.
+        decoder: the text model; it has `layers`.
+        visual_ids: from the configuration, the ids of the placeholders of one visual token.
+        token_arguments: further arguments of a layer that belong to tokens, and how many dimensions
+            each has behind that of the tokens.
+        place_queries: for attention that scales queries by their number in the sequence: attention
+            module, queries [B, heads, n, head size], places int64 [B, n] -> queries as if nothing
+            had been dropped.
     """
 
     model_type: str
-    example: str
-    merger: Callable[[Any], nn.Module]
-    decoder: Callable[[Any], nn.Module]
-    visual_token_id: Callable[[Any], int]
+    merger: Callable[[Any], nn.Module] = conventional_merger
+    decoder: Callable[[Any], nn.Module | None] = conventional_decoder
+    visual_ids: Callable[[Any], tuple[int, ...]] = conventional_ids
+    token_arguments: tuple[tuple[str, int], ...] = ()
+    place_queries: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
 
-ADAPTERS = {
-    adapter.model_type: adapter
-    for adapter in (
-        Adapter(
-            model_type="llava",
-            example="llava-hf/llava-1.5-7b-hf",
-            merger=lambda model: getattr(model, "model", model),
-            decoder=lambda model: getattr(model, "model", model).language_model,
-            visual_token_id=lambda config: config.image_token_id,
-        ),
+@cache
+def departures() -> dict[str, Adapter]:
+    """Model type -> adapter, of the families that have a file of their own."""
+    package = import_module(__package__)
+    modules = (
+        import_module(f"{__package__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)
     )
-}
+    found: list[Adapter] = [module.ADAPTER for module in modules if hasattr(module, "ADAPTER")]
+    return {adapter.model_type: adapter for adapter in found}
 
 
 def find_adapter(config: Any) -> Adapter:
-    """The adapter for a model configuration.
-
-    Raises:
-        ValueError: no adapter for this family or its text model; those that have one are named.
-    """
-    model_type = getattr(config, "model_type", None)
-    adapter = ADAPTERS.get(str(model_type))
-    if adapter is None:
-        known = ", ".join(f"{a.model_type} (e.g. {a.example})" for a in ADAPTERS.values())
-        raise ValueError(f"st3 has no adapter for the model family {model_type!r}; it has: {known}")
-    text = config.get_text_config()
-    if text.model_type not in DECODERS or getattr(text, "sliding_window", None):
-        window = " with a sliding window" if getattr(text, "sliding_window", None) else ""
-        raise ValueError(
-            f"st3 cannot trim a {text.model_type!r} text model{window}; "
-            f"it can trim: {', '.join(DECODERS)}"
-        )
-    return adapter
+    """The adapter of a configuration's family: its own, or the convention."""
+    model_type = str(getattr(config, "model_type", None))
+    return departures().get(model_type) or Adapter(model_type)
 
 
-def attention_function(decoder: nn.Module, name: str) -> Callable[..., Any]:
-    """The function that transformers would call for the attention implementation `name`."""
-    from transformers import AttentionInterface
-
-    if name == "eager":  # not registered: every modelling file has its own
-        module = sys.modules[type(decoder).__module__]
-        eager: Callable[..., Any] = module.eager_attention_forward
-        return eager
-    function: Callable[..., Any] = AttentionInterface()[name]
-    return function
-
-
-def visual_mask(adapter: Adapter, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+def visual_mask(ids: tuple[int, ...], input_ids: torch.Tensor) -> torch.Tensor:
     """bool [B, n]: which tokens of the prompt stand for a piece of a picture."""
-    return input_ids == adapter.visual_token_id(model.config)
+    mask = input_ids == ids[0]
+    for number in ids[1:]:
+        mask = mask | (input_ids == number)
+    return mask

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin, TextStreamer
 
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
+from st3.inference.pictures import check_processed
 from st3.methods import Method
 
 _PLAIN_TEMPLATE = "USER: <image>\n{prompt} ASSISTANT:"
@@ -74,8 +75,8 @@ def prepare(
     """The model's inputs for one question about one picture, in its own chat format.
 
     Raises:
-        ValueError: an empty prompt, one that holds the picture's placeholder, or one that does not
-            fit the model's context.
+        ValueError: an empty prompt, one that holds the picture's placeholder, one that does not
+            fit the model's context, or a picture that the processor would blow up.
     """
     return prepare_batch(model, processor, [picture], [prompt])
 
@@ -92,6 +93,8 @@ def prepare_batch(
         ValueError: see `prepare`.
     """
     texts = [_in_chat_format(processor, prompt) for prompt in prompts]
+    for picture in pictures:
+        check_processed(picture, processor.image_processor)
     inputs = processor(
         images=list(pictures), text=texts, padding=len(texts) > 1, return_tensors="pt"
     )

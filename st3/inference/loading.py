@@ -26,7 +26,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from st3.families.base import find_adapter
+from st3.families.parts import judge
 
 HUB_IDS = {"7b": "llava-hf/llava-1.5-7b-hf", "13b": "llava-hf/llava-1.5-13b-hf"}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -94,7 +94,7 @@ def load_config(source: Source) -> Any:
             f"{source.place} brings code of its own, which st3 does not run: take a checkpoint "
             "of a family that transformers itself has"
         ) from None
-    find_adapter(config)
+    judge(config)
     return config
 
 
@@ -160,7 +160,7 @@ def random_model(
     Raises:
         ValueError: no adapter for the family, or no such device.
     """
-    find_adapter(config)
+    judge(config)
     torch.manual_seed(seed)
     with torch.device(find_device(device)):
         model: Any = AutoModelForImageTextToText.from_config(
@@ -211,7 +211,7 @@ def read_config(path: Path) -> Any:
     """
     path = path / "config.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -223,7 +223,7 @@ def read_config(path: Path) -> Any:
         config = AutoConfig.for_model(family, **found)
     except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
         raise ValueError(f"{path} makes no configuration: {error}") from error
-    find_adapter(config)
+    judge(config)
     return config
 
 
@@ -239,7 +239,7 @@ def in_cache(source: Source) -> bool:
     index = cached("model.safetensors.index.json")
     if index is None:
         return cached("model.safetensors") is not None
-    shards = set(json.loads(Path(index).read_text())["weight_map"].values())
+    shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
     return all(cached(shard) is not None for shard in shards)
 
 

@@ -1,31 +1,26 @@
-"""Opening pictures as a viewer would show them, whatever they are and wherever they come from."""
+"""Opening pictures as a viewer would show them, and bounding what a processor makes of them."""
 
 from __future__ import annotations
 
-import http.client
 import io
-import sys
-import time
-import urllib.error
-import urllib.request
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from st3.inference.sources import PictureError, read_source
+
+__all__ = ["PictureError", "check_processed", "open_picture"]
+
 MAX_PIXELS = 100_000_000
-MAX_BYTES = 50_000_000
-TIMEOUT = 20.0
-"""Seconds, for connecting, for each read, and for a whole download."""
-
-
-class PictureError(ValueError):
-    """A picture cannot be used; the message says why."""
+MAX_PROCESSED_PIXELS = 25_000_000
+"""As many as a processor may make of a picture that has fewer."""
 
 
 def open_picture(source: str | Path) -> Image.Image:
-    """Open a path, an http(s) URL, or `-` (standard input) as an upright RGB picture.
+    """Open a path, a URL (http, https, file, data) or `-` (standard input): upright, in RGB.
 
     EXIF rotation is applied, transparency lies on white, 16-bit and floating-point greys are scaled
     to 8 bits, an animation gives its first frame.
@@ -33,59 +28,36 @@ def open_picture(source: str | Path) -> Image.Image:
     Raises:
         PictureError: there is no usable picture there.
     """
-    name = str(source)
-    if name == "-":
-        data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        name = "standard input"
-    elif name.startswith(("http://", "https://")):
-        data = _fetch(name)
-    else:
-        data = _read(Path(source))
-    if not data:
-        raise PictureError(f"{name} is empty")
-    if len(data) > MAX_BYTES:
-        raise PictureError(f"{name} is larger than {MAX_BYTES // 10**6} MB")
-    return _decode(data, name)
+    return _decode(*read_source(source))
 
 
-def _read(path: Path) -> bytes:
-    try:
-        path = path.expanduser()
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        question = any(mark in str(path) for mark in " ?")
-        hint = ": the picture comes first, then the prompt" if question else ""
-        raise PictureError(f"there is no file {path}{hint}") from None
-    except IsADirectoryError:
-        raise PictureError(f"{path} is a folder: give a picture in it") from None
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PictureError(f"{path} cannot be read: {reason}") from None
+def check_processed(picture: Image.Image, image_processor: Any) -> None:
+    """See that an image processor of transformers will not blow a picture up.
 
+    One that scales the shortest edge to a given length makes the other as much longer as the
+    picture is narrow, and one that pads to a square does the same to the shorter. Where
+    `longest_edge` is given as well, the processor has a bound of its own (of the edge, or in some
+    families of the area).
 
-def _fetch(url: str) -> bytes:
-    deadline = time.monotonic() + TIMEOUT
-    data = bytearray()
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "st3"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            while chunk := response.read1(1 << 16):
-                data += chunk
-                if len(data) > MAX_BYTES:
-                    break
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-    except TimeoutError:
-        raise PictureError(f"{url} did not arrive within {TIMEOUT:g} s") from None
-    except urllib.error.HTTPError as error:
-        raise PictureError(f"{url} answers {error.code} {error.reason}") from None
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, TimeoutError):
-            raise PictureError(f"{url} did not arrive within {TIMEOUT:g} s") from None
-        raise PictureError(f"{url} cannot be fetched: {reason}") from None
-    return bytes(data)
+    Raises:
+        PictureError: it would get many more pixels than it has, or none.
+    """
+    width, height = made = picture.size
+    if getattr(image_processor, "do_pad", False) and hasattr(image_processor, "pad_to_square"):
+        made = (max(made), max(made))
+    size: Any = getattr(getattr(image_processor, "size", None), "get", {}.get)
+    shortest = size("shortest_edge") if getattr(image_processor, "do_resize", True) else None
+    longest = size("longest_edge")
+    if shortest and longest and max(made) > longest * min(made):
+        made = (longest, 0) if width > height else (0, longest)
+    elif shortest and not longest and min(made) < shortest:
+        made = (made[0] * shortest // min(made), made[1] * shortest // min(made))
+    area = made[0] * made[1]
+    if not area or area > max(MAX_PROCESSED_PIXELS, 2 * width * height):
+        raise PictureError(
+            f"the picture has {width} x {height} pixels, of which this model's processor would "
+            f"make {made[0]} x {made[1]}: crop it to a part that is less narrow"
+        )
 
 
 def _decode(data: bytes, name: str) -> Image.Image:

@@ -11,10 +11,13 @@ def attention_rows(
     scaling: float,
     valid: torch.Tensor | None,
     rows: int = 1,
+    allowed: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Attention probabilities of the last `rows` tokens, float32 [B, query heads, rows, n].
 
-    Args are those of `st3.methods.scorers.LayerView`; there may be fewer queries than keys.
+    Args are those of `st3.methods.scorers.LayerView`, `allowed` for these rows: bool
+    [B, 1, rows, n], None for causality. There may be fewer queries than keys.
     """
     batch, heads, _, size = query.shape
     groups, tokens = key.shape[1], key.shape[2]
@@ -22,7 +25,11 @@ def attention_rows(
     with torch.autocast(query.device.type, enabled=False):  # scores are fp32 whatever the model is
         logits = query.float() @ key.float().transpose(2, 3) * scaling
     logits = logits.view(batch, heads, rows, tokens)
-    if rows > 1:
+    if softcap is not None:
+        logits = (logits / softcap).tanh() * softcap
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, torch.finfo(torch.float32).min)
+    elif rows > 1:
         place = torch.arange(tokens, device=logits.device)
         logits = logits.masked_fill(place > place[-rows:, None], float("-inf"))
     if valid is not None:

@@ -7,8 +7,8 @@ tokens it prefers. Layers count from 1 here, as in the paper. Standard library o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 FIRST_PRUNED_LAYER = 4
 """Layers 1-3 keep all visual tokens (paper)."""
@@ -94,13 +94,40 @@ class Schedule:
         """Visual tokens alive in `layer` (from 1) of `visual`, after `generated` tokens."""
         return round(self.keeps[layer - 1] * visual * self.share(generated))
 
-    def groups(self) -> tuple[Group, ...]:
-        """The runs of layers with one keep ratio, in order."""
+    def fitted(self, seeing: Sequence[int], last_cut: int | None = None) -> Schedule:
+        """The same schedule for a model in which not every layer can decide.
+
+        Args:
+            seeing: layers (from 1) whose attention sees every token of the prompt. A cut before
+                the first of them waits for it (ours); where there is none, nothing waits.
+            last_cut: no cut behind this layer, if given.
+        """
+        first = min(seeing, default=0)
+        keeps = [1.0 if n <= first else keep for n, keep in enumerate(self.keeps, 1)]
+        if last_cut is not None:
+            keeps[last_cut:] = [keeps[last_cut - 1]] * (self.layers - last_cut)
+        return self if tuple(keeps) == self.keeps else replace(self, keeps=tuple(keeps))
+
+    def groups(self, seeing: Sequence[int] | None = None) -> tuple[Group, ...]:
+        """The runs of layers with one keep ratio, in order.
+
+        Args:
+            seeing: layers (from 1) whose attention sees every token; each group is scored in the
+                last of them before it, or, where there is none, as if all did. None: all do.
+        """
         starts = [1] + [i + 1 for i in range(1, self.layers) if self.keeps[i] != self.keeps[i - 1]]
         ends = [start - 1 for start in starts[1:]] + [self.layers]
         first_score = min(FIRST_PRUNED_LAYER - 1, ends[0] if len(starts) > 1 else self.layers)
+
+        def decides(layer: int, last: int) -> int:
+            """The last layer up to `layer` that sees everything, or else the first up to `last`."""
+            before = [n for n in seeing or () if n <= last]
+            return max((n for n in before if n <= layer), default=min(before, default=layer))
+
         return tuple(
-            Group(a, b, self.keeps[a - 1], a - 1 if a > 1 else first_score)
+            Group(
+                a, b, self.keeps[a - 1], decides(a - 1, a - 1) if a > 1 else decides(first_score, b)
+            )
             for a, b in zip(starts, ends, strict=True)
         )
 

@@ -8,6 +8,7 @@ fp32, averaged over heads. The others are ours, for comparison and for small mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -32,6 +33,8 @@ class LayerView:
         ordinal: int64 [B, n], for visual tokens their number among the prompt's visual tokens.
         total: visual tokens of the prompt that has most, before anything was dropped.
         trailing: number of tokens behind the last visual token (the longest prompt's), at least 1.
+        allowed: number of rows -> bool [B, 1, rows, n], what the last rows see; None: causality.
+        softcap: logits go through softcap * tanh(logits / softcap), if there is one.
     """
 
     query: torch.Tensor
@@ -42,6 +45,15 @@ class LayerView:
     ordinal: torch.Tensor
     total: int
     trailing: int
+    allowed: Callable[[int], torch.Tensor] | None = None
+    softcap: float | None = None
+
+    def rows(self, count: int) -> torch.Tensor:
+        """Attention of the last `count` tokens, float32 [B, query heads, count, n]."""
+        allowed = None if self.allowed is None else self.allowed(count)
+        return attention_rows(
+            self.query, self.key, self.scaling, self.valid, count, allowed, self.softcap
+        )
 
 
 class Scorer(ABC):
@@ -72,7 +84,7 @@ class AttentionScorer(Scorer):
 
     def score(self, view: LayerView) -> torch.Tensor:
         rows = 1 if self.queries == "last" else view.trailing
-        probabilities = attention_rows(view.query, view.key, view.scaling, view.valid, rows)
+        probabilities = view.rows(rows)
         merged = probabilities.mean(1) if self.heads == "mean" else probabilities.amax(1)
         if rows > 1:  # a shorter prompt's rows begin with its visual tokens or padding: leave those
             asks = ~view.visual[:, -rows:]

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib.backends.backend_agg  # noqa: F401 - here, not while a file is being written
 from matplotlib.figure import Figure
 
 from st3.files import replacing

@@ -18,7 +18,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from transformers import DynamicCache
 
-from st3.families.base import find_adapter
+from st3.families.parts import find_parts
 from st3.methods.schedule import Schedule
 from st3.profiling.shape import Workload
 
@@ -31,10 +31,10 @@ class MacCounter:
     """
 
     def __init__(self, model: Any) -> None:
-        adapter = find_adapter(model.config)
+        parts = find_parts(model)
         self._model = model
-        self._decoder: Any = adapter.decoder(model)
-        self._inner: Any = adapter.merger(model)
+        self._decoder: Any = parts.decoder
+        self._inner: Any = parts.merger
         self._hidden: int = model.config.get_text_config().hidden_size
         self.prefill_layer = cache(self._prefill_layer)
         self.decode_layer = cache(self._decode_layer)

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from st3.engine.trim import trim
-from st3.families.base import find_adapter
+from st3.families.parts import find_parts
 from st3.methods import Method
 from st3.profiling.runs import STOCK, endless, random_inputs
 from st3.profiling.shape import Workload
@@ -73,7 +73,7 @@ def _watch(
     trimmed: Any = nullcontext()
     if method is not None:
         trimmed = trim(model, method, max_new_tokens=new)
-    with trimmed, _around(find_adapter(model.config).decoder(model), passes, model.device):
+    with trimmed, _around(find_parts(model).decoder, passes, model.device):
         model.generate(**inputs, max_new_tokens=new, do_sample=False)
     return passes
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from st3.engine.trim import trim
-from st3.families.base import find_adapter
+from st3.families.parts import find_parts
 from st3.methods import Method
 from st3.profiling.clocks import Clock
 from st3.profiling.shape import Workload, meta_model, shape_of
@@ -116,7 +116,7 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, torch.
             f"{length} tokens of prompt and answer do not fit a context of {shape.context}"
         )
     generator = torch.Generator().manual_seed(seed)
-    visual_id = find_adapter(model.config).visual_token_id(model.config)
+    visual_id = find_parts(model).visual_ids[0]
     text = torch.randint(0, shape.vocabulary - 1, (work.batch, work.text), generator=generator)
     text += text >= visual_id  # never the placeholder
     before = work.text // 2  # LLaVA's system prompt is about so long
@@ -176,10 +176,10 @@ def generate_once(
     With CUDA graphs or a compiler it is a later one inside its `with`, as most are: the first ones
     record decode and prefill.
     """
-    adapter = find_adapter(model.config)
+    parts = find_parts(model)
     marks = _Marks(clock)
-    tower: Any = adapter.merger(model).vision_tower
-    decoder = adapter.decoder(model)
+    tower: Any = parts.merger.vision_tower
+    decoder = parts.decoder
     on_cuda = model.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(model.device)

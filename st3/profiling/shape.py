@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from st3.families.base import find_adapter
+from st3.families.parts import find_parts
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ def meta_model(config: Any) -> Any:
     Raises:
         ValueError: the configuration is of no family that has an adapter, or builds no model.
     """
-    find_adapter(config)
     text = config.get_text_config()
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     for size in sizes:
@@ -116,7 +115,7 @@ def shape_of(model: Any) -> Shape:
         ValueError: heads that do not fit together, a vision tower without square patches, or a
             placeholder of visual tokens that is not in the vocabulary.
     """
-    adapter = find_adapter(model.config)
+    parts = find_parts(model)
     text, vision = model.config.get_text_config(), model.config.vision_config
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -128,12 +127,12 @@ def shape_of(model: Any) -> Shape:
         raise ValueError(
             f"the vision tower has no square patches: image_size {side!r}, patch_size {patch!r}"
         )
-    placeholder = adapter.visual_token_id(model.config)
+    placeholder = parts.visual_ids[0]
     if not isinstance(placeholder, int) or not 0 <= placeholder < text.vocab_size:
         raise ValueError(
             f"image_token_id {placeholder!r} is not in the vocabulary of {text.vocab_size}"
         )
-    decoder: Any = adapter.decoder(model)
+    decoder: Any = parts.decoder
     in_layers = _count(decoder.layers)
     head = int(model.lm_head.weight.numel())
     in_decoder = _count(decoder)
@@ -147,7 +146,7 @@ def shape_of(model: Any) -> Shape:
         kv_heads=kv_heads,
         head_size=head_size,
         vocabulary=text.vocab_size,
-        picture_tokens=_picture_tokens(adapter.merger(model), side),
+        picture_tokens=_picture_tokens(parts.merger, side),
         picture_size=side,
         context=text.max_position_embeddings,
         decoder_parameters=in_layers,

@@ -10,7 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from st3.files import append_rows, drop_half_row, plainly, read_rows, write_text
+from st3.files import (
+    append_rows,
+    drop_half_row,
+    make_folder,
+    plainly,
+    read_rows,
+    write_text,
+)
 
 BASELINE = "untrimmed"
 """The spec of the row that every cell is compared with."""
@@ -36,7 +43,7 @@ def open_folder(folder: Path, settings: dict[str, Any]) -> None:
         ValueError: it cannot be read or written, or its settings are broken.
     """
     with plainly("write into", folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path = folder / _SETTINGS
         if not path.exists():
             # A kill may have left a hidden temporary file behind.
@@ -102,7 +109,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         ValueError: not readable, or broken, with the number of the line.
     """
     with plainly("read", path):
-        text = path.read_text(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:

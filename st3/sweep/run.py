@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from st3.families.base import find_adapter, visual_mask
+from st3.families.base import visual_mask
+from st3.families.parts import find_parts
 from st3.interrupts import noticed
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
@@ -106,12 +107,12 @@ class Sweep:
 
     def _typical(self) -> Workload:
         """A prompt of median length, and an answer of mean length."""
-        adapter = find_adapter(self.model.config)
+        placeholders = find_parts(self.model).visual_ids
         text: list[int] = []
         answers: list[int] = []
         for reference in self.references:
             ids, mask = reference.inputs["input_ids"], reference.inputs["attention_mask"]
-            visual = visual_mask(adapter, self.model, ids)
+            visual = visual_mask(placeholders, ids)
             text += (mask.bool() & ~visual).sum(1).tolist()
             answers += reference.lengths
         new = max(2, round(statistics.fmean(answers)))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from st3_cli import app, method_options, options, profile
+from st3_cli import commands, method_options, options, profile
 
 COMMANDS = ("run", "profile", "attention-map", "sweep", "methods", "env")
 CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, profile.Weights,
@@ -16,7 +16,7 @@ CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, p
 
 
 def parameters(command: str) -> list[Any]:
-    group: Any = typer.main.get_command(app.app)
+    group: Any = typer.main.get_command(commands.app)
     return list(group.commands[command].params)
 
 

@@ -314,7 +314,7 @@ def test_flash_attention_is_asked_for_by_its_own_name(
             causal = attention_mask(mask, query, key, "sdpa")
         return sdpa_attention_forward(module, query, key, value, causal, **kwargs)
 
-    monkeypatch.setattr("st3.engine.trim.attention_function", lambda decoder, name: stand_in)
+    monkeypatch.setattr("st3.engine.forward.stock_attention", lambda module, name: stand_in)
     inputs = prompts("ttItttt", "tItt")
     with st3.trim(llava, "st3", **TRIMMED):
         want = greedy(llava, inputs).sequences
@@ -374,13 +374,13 @@ def test_a_second_picture_in_a_later_turn_is_refused(llava: Any) -> None:
             )
 
 
-def test_families_without_an_adapter_are_named() -> None:
+def test_a_model_without_visual_tokens_is_refused() -> None:
     config = LlamaConfig(
         vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=4,
         num_attention_heads=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    with pytest.raises(ValueError, match=r"family 'llama'; it has: llava"), st3.trim(model):
+    with pytest.raises(ValueError, match="names no placeholder"), st3.trim(model):
         pass
 
 
@@ -462,14 +462,29 @@ def test_autocast_around_the_prefill_alone() -> None:
             assert logits().isfinite().all()
 
 
-def test_a_second_conversation_ends_the_first() -> None:
-    model, inputs = tiny_llava(), prompts("tttItttt")
-    with st3.trim(model, "st3"):
-        first = greedy(model, inputs, 4)
-        greedy(model, inputs, 4)
-        more = {"input_ids": first.sequences, "attention_mask": torch.ones_like(first.sequences)}
-        with pytest.raises(ValueError, match="of an earlier conversation"):
-            model.generate(**more, past_key_values=first.past_key_values, max_new_tokens=2)
+def test_conversations_take_turns() -> None:
+    """Whoever holds a cache may go on with it, whatever was generated in between."""
+    model, inputs = tiny_llava(), [prompts("tttItttt"), prompts("tItIttt", seed=1)]
+
+    def turn(first: Any) -> torch.Tensor:
+        more = torch.cat((first.sequences, torch.tensor([[5, 6, 7]])), dim=1)
+        mask = torch.ones_like(more)
+        said: torch.Tensor = model.generate(
+            input_ids=more, attention_mask=mask, past_key_values=first.past_key_values,
+            max_new_tokens=5, min_new_tokens=5, do_sample=False,
+        )  # fmt: skip
+        return said
+
+    want = []
+    for asked in inputs:
+        with st3.trim(model, "st3", **TRIMMED):
+            want.append(turn(greedy(model, asked, 4)))
+    with st3.trim(model, "st3", **TRIMMED):
+        begun = [greedy(model, asked, 4) for asked in inputs]
+        got = [turn(first) for first in begun]
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    with st3.trim(model, "st3", **TRIMMED), pytest.raises(ValueError, match="that has ended"):
+        turn(begun[0])
 
 
 def test_a_cache_outlives_its_with_only_to_say_so() -> None:

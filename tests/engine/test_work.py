@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import st3
 from st3.engine.cache_layer import TrimmedLayer
-from st3.families.base import find_adapter
+from st3.families.parts import find_parts
 
 ST3 = {"stride": 2, "ratio": 0.15, "tau": 200}
 
@@ -54,7 +54,7 @@ def _tensors(x: Any) -> Iterator[torch.Tensor]:
 
 def _ledger(model: Any, pictures: int, steps: int, method: str | None, **more: Any) -> Ledger:
     """What each forward of the decoder allocates and copies; the first is the prefill."""
-    decoder = find_adapter(model.config).decoder(model)
+    decoder = find_parts(model).decoder
     inputs = prompts("tt" + "I" * pictures + "tttt")
     ledger = Ledger()
 
@@ -185,7 +185,7 @@ def test_the_host_never_waits_for_a_layer(
 ) -> None:
     """Within the decoder and the session's steps nothing is read back from the device."""
     model, inputs = tiny_llava(), prompts(*rows)
-    decoder = find_adapter(model.config).decoder(model)
+    decoder = find_parts(model).decoder
     waits = _Waits()
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,9 +197,7 @@ def test_the_host_never_waits_for_a_layer(
 
         return call
 
-    monkeypatch.setattr(
-        "st3.engine.session.TrimSession.step", watched(st3.engine.session.TrimSession.step)
-    )
+    monkeypatch.setattr("st3.engine.record.Record.step", watched(st3.engine.record.Record.step))
     monkeypatch.setattr(decoder, "forward", watched(decoder.forward))
     with st3.trim(model, method):
         greedy(model, inputs, 8)
@@ -223,10 +221,8 @@ def test_cuda_itself_sees_no_waiting(method: str, monkeypatch: pytest.MonkeyPatc
 
         return call
 
-    decoder = find_adapter(model.config).decoder(model)
-    monkeypatch.setattr(
-        "st3.engine.session.TrimSession.step", strict(st3.engine.session.TrimSession.step)
-    )
+    decoder = find_parts(model).decoder
+    monkeypatch.setattr("st3.engine.record.Record.step", strict(st3.engine.record.Record.step))
     monkeypatch.setattr(decoder, "forward", strict(decoder.forward))
     with st3.trim(model, method):
         greedy(model, inputs, 8)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
 import io
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from st3.inference import pictures
-from st3.inference.pictures import PictureError, open_picture
+from st3.inference.generation import prepare
+from st3.inference.loading import load
+from st3.inference.pictures import PictureError, check_processed, open_picture
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -138,51 +138,64 @@ def test_places_that_are_no_file(tmp_path: Path) -> None:
         open_picture(tmp_path / "missing.png")
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        if self.path == "/missing":
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.end_headers()
-        if self.path == "/slow":
-            for _ in range(40):
-                self.wfile.write(b"x")
-                self.wfile.flush()
-                time.sleep(0.05)
-            return
-        if self.path == "/big":
-            self.wfile.write(b"x" * 30_000)
-            return
-        buffer = io.BytesIO()
-        two_halves().save(buffer, "PNG")
-        self.wfile.write(buffer.getvalue())
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+def processor(size: dict[str, int], **more: object) -> CLIPImageProcessorPil:
+    """CLIP's, with a centre crop."""
+    return CLIPImageProcessorPil(size=size, crop_size={"height": 336, "width": 336}, **more)
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
-        running.daemon_threads = True
-        running.block_on_close = False
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+NARROW = [((30_000, 4), "30000 x 4 .* 2520000 x 336"), ((3, 4000), "3 x 4000 .* 336 x 448000")]
 
 
-def test_urls(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert close(open_picture(f"{server}/picture").getpixel((4, 10)), RED)
-    with pytest.raises(PictureError, match="answers 404"):
-        open_picture(f"{server}/missing")
-    monkeypatch.setattr(pictures, "MAX_BYTES", 20_000)
-    with pytest.raises(PictureError, match="larger than"):
-        open_picture(f"{server}/big")
-    monkeypatch.setattr(pictures, "TIMEOUT", 0.3)
-    with pytest.raises(PictureError, match="did not arrive"):
-        open_picture(f"{server}/slow")
-    with pytest.raises(PictureError, match="cannot be fetched"):
-        open_picture("http://127.0.0.1:9/closed")
-    with pytest.raises(PictureError, match="cannot be fetched"):
-        open_picture("http://[bad/")
+@pytest.mark.parametrize(("shape", "message"), NARROW)
+def test_a_picture_that_a_processor_would_blow_up(shape: tuple[int, int], message: str) -> None:
+    with pytest.raises(PictureError, match=f"{message}: crop it"):
+        check_processed(Image.new("RGB", shape), processor({"shortest_edge": 336}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "more"),
+    [
+        ((30_000, 4), {"height": 336, "width": 336}, {}),
+        ((4000, 4), {"shortest_edge": 336, "longest_edge": 1333}, {}),
+        ((30_000, 4), {"shortest_edge": 336}, {"do_resize": False}),
+        ((1000, 5), {"shortest_edge": 336}, {}),  # 200 times as wide as high: 22 million
+        ((4, 800), {"shortest_edge": 336}, {}),
+        ((9000, 9000), {"shortest_edge": 336}, {}),
+        ((200_000, 400), {"shortest_edge": 336}, {}),
+    ],
+)
+def test_a_picture_that_stays_small(
+    shape: tuple[int, int], size: dict[str, int], more: dict[str, object]
+) -> None:
+    image_processor = processor(size, **more)
+    check_processed(Image.new("RGB", shape), image_processor)
+    if shape[0] * shape[1] < 10_000_000 and image_processor.do_resize:  # and so it does
+        made = image_processor(Image.new("RGB", shape), return_tensors="pt")["pixel_values"]
+        assert made.shape == (1, 3, 336, 336)
+
+
+def test_a_picture_of_which_nothing_would_be_left() -> None:
+    image_processor = processor({"shortest_edge": 800, "longest_edge": 1333})
+    with pytest.raises(PictureError, match="make 1333 x 0: crop it"):
+        check_processed(Image.new("RGB", (30_000, 4)), image_processor)
+
+
+def test_edges_that_are_areas_bound_themselves() -> None:
+    """In Qwen2-VL and its kin, `shortest_edge` and `longest_edge` are numbers of pixels."""
+    image_processor = processor({"shortest_edge": 56 * 56, "longest_edge": 12_845_056})
+    check_processed(Image.new("RGB", (10_000, 50)), image_processor)
+
+
+def test_padding_to_a_square_counts() -> None:
+    image_processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 32})
+    with pytest.raises(PictureError, match="make 30000 x 30000"):
+        check_processed(Image.new("RGB", (30_000, 4)), image_processor)
+    check_processed(Image.new("RGB", (4000, 3000)), image_processor)
+    check_processed(Image.new("RGB", (9000, 6000)), image_processor)  # not twice what it has
+
+
+def test_no_question_is_asked_about_a_picture_that_would_be_blown_up() -> None:
+    model, demo_processor = load("demo")
+    demo_processor.image_processor.size = {"shortest_edge": 192}
+    with pytest.raises(PictureError, match="crop it"):
+        prepare(model, demo_processor, Image.new("RGB", (30_000, 4)), "describe")

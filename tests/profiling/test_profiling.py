@@ -308,9 +308,9 @@ def test_rows_of_a_measured_profile() -> None:
 
 
 def test_the_cache_is_checked_against_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    from st3.engine import session
+    from st3.engine import record
 
-    monkeypatch.setattr(session.TrimSession, "record_bytes", lambda self, new=0: None)
+    monkeypatch.setattr(record.Record, "record_bytes", lambda self, new=0: None)
     with pytest.raises(RuntimeError, match="held other bytes than its schedule says"):
         profile(
             "tiny", tiny_config(), {"none": make_method("none")}, [Workload(visual=64, new=2)],

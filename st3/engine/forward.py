@@ -1,0 +1,157 @@
+"""One forward of a decoder under trimming: a prefill, a decode step or a user's next turn.
+
+It is made before the decoder runs and goes along as an argument to every layer, so nothing about a
+generation is kept in the model: forwards of several threads do not meet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from st3.engine.attention import FORWARD, stand_in, stock_attention
+from st3.engine.cache import TrimmedCache
+from st3.engine.kernels import call_attention
+from st3.engine.masks import CAUSAL, MaskRule, attention_mask, in_form, rule_mask
+from st3.engine.prefill import Prefill
+from st3.engine.record import Record
+from st3.engine.session import TrimSession
+from st3.engine.static_cache import StaticLayer
+
+_FOLLOWING = (("position_embeddings", 1), ("position_ids", 0))
+"""Arguments of layers that belong to tokens, and how many dimensions come behind these."""
+
+
+class Forward:
+    """What the layers of one forward need to know.
+
+    Args:
+        session: of the `with`.
+        record: of the generation.
+        backend: the attention implementation that the model had before.
+        cache: what is filled or read, None without one.
+        prefill: the tokens alive, None for later forwards.
+    """
+
+    def __init__(
+        self,
+        session: TrimSession,
+        record: Record,
+        backend: str,
+        cache: TrimmedCache | None,
+        prefill: Prefill | None = None,
+    ) -> None:
+        self.session, self.record, self.backend = session, record, backend
+        self.cache, self.prefill = cache, prefill
+        self.parts = record.plan.parts
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+
+    def arguments(self) -> dict[str, Any]:
+        """What the decoder is to be called with."""
+        return {"past_key_values": self.cache, FORWARD: self}
+
+    def enter_layer(self, number: int, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a layer, by name, for the tokens that it keeps."""
+        if self.prefill is None:
+            return arguments
+        hidden = self.prefill.enter_layer(number, arguments["hidden_states"])
+        changed: dict[str, Any] = {"hidden_states": hidden}
+        for name, behind in (*_FOLLOWING, *self.parts.adapter.token_arguments):
+            if arguments.get(name) is not None:
+                changed[name] = self.prefill.follow(arguments[name], behind)
+        if number in self.parts.recurrent:
+            changed["attention_mask"] = self.prefill.valid
+        if self.backend.startswith("flash"):
+            # Positions with gaps look like packed sequences to FlashAttention's wrapper.
+            changed["position_ids"] = None
+        return arguments | changed
+
+    def attend(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rule: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """One layer's attention, with our mask and, at prefill, our scoring and cache.
+
+        `rule` is what our mask function made: a `MaskRule`, or None for mere causality.
+        """
+        layer = module.layer_idx + 1
+        backend = self.backend
+        if self.prefill is not None:
+            queries = self.parts.adapter.place_queries
+            if queries is not None:
+                query = queries(module, query, self.prefill.place)
+            if layer in self.parts.lenders:
+                return self._borrow(module, query, key, value, layer, rule, **kwargs)
+            scaling, softcap = kwargs["scaling"], kwargs.get("softcap")
+            self.prefill.observe(layer, query, key, scaling, rule, softcap)
+            valid, places = self.prefill.valid, self.prefill.place
+        else:
+            assert self.cache is not None
+            cached = self.cache.layers[self.parts.lenders.get(layer, layer) - 1]
+            if isinstance(cached, StaticLayer):
+                function, bias = stock_attention(module, backend), cached.slots.bias
+                return call_attention(function, module, query, key, value, bias, **kwargs)
+            valid, places = cached.live_valid(), cached.live_places()
+        if self.session.observer is not None:
+            self.session.observer(layer, query, key, kwargs["scaling"], valid)
+        if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled(
+            query.device.type
+        ):  # a prefill under autocast, and a step without
+            key, value = key.to(query.dtype), value.to(query.dtype)
+        if rule is None or rule.plain:
+            mask = attention_mask(valid, query, key, backend)
+            kwargs["is_causal"] = True  # some modules say otherwise, and rely on their mask
+        else:
+            if backend.startswith("flash"):  # which knows no such masks
+                backend = "sdpa"
+            assert places is not None
+            mask = self._mask(rule, layer, valid, places, query, backend)
+        return self._call(backend, module, query, key, value, mask, **kwargs)
+
+    def _call(
+        self, backend: str, module: Any, query: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        function = stock_attention(module, backend)
+        if backend.startswith("flash"):
+            return function(stand_in(module, backend), query, *args, **kwargs)
+        return call_attention(function, module, query, *args, **kwargs)
+
+    def _mask(
+        self,
+        rule: MaskRule,
+        layer: int,
+        valid: torch.Tensor | None,
+        places: torch.Tensor,
+        query: torch.Tensor,
+        backend: str,
+    ) -> torch.Tensor:
+        """The mask of a rule, made once for the layers of a group."""
+        group = self.record.group(layer)
+        known = self._masks.get((id(rule), group.first))
+        if known is None:
+            known = rule_mask(rule, valid, places, query, backend)
+            self._masks = {key: mask for key, mask in self._masks.items() if key[1] == group.first}
+            self._masks[id(rule), group.first] = known
+        return known
+
+    def _borrow(
+        self, module: Any, query: Any, key: Any, value: Any, layer: int, rule: Any, **kwargs: Any
+    ) -> Any:
+        """A layer at prefill that sees the keys of another, which may keep more tokens than it."""
+        assert self.prefill is not None
+        backend = "sdpa" if self.backend.startswith("flash") else self.backend
+        queries = self.prefill.place[:, -query.shape[2] :]
+        keys = self.prefill.lent[self.parts.lenders[layer]]
+        rule = rule or CAUSAL
+        allowed = rule.allowed(queries, keys)
+        if self.record.padding is not None:
+            allowed = allowed & self.record.padding.gather(1, keys)[:, None, None]
+            allowed = allowed | (queries[:, None, :, None] == keys[:, None, None, :])
+        mask = in_form(allowed, query.dtype, backend)
+        return self._call(backend, module, query, key, value, mask, **kwargs)

@@ -1,0 +1,352 @@
+"""The hooks of a trimmed model: they find out whose call it is, and hand that a `Forward`.
+
+They are on the model while any `trim` of it is open, once, and keep nothing of a generation:
+
+- before pictures are merged into text: which tokens are visual;
+- before the decoder: a prefill gets a `TrimmedCache`, a later forward lets annealing evict;
+- before each layer: hidden states and position embeddings are gathered down to what it keeps;
+- after the decoder: what it returns is put back to the positions of its input.
+
+Each decoder module gets a copy of its configuration that names our attention function; the model's
+own is not touched, and may be another model's too.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from inspect import signature, unwrap
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache, GenerationMixin
+
+from st3.engine.attention import FORWARD, ask_for_rules, backend_of, trimmed_configs
+from st3.engine.cache import TrimmedCache
+from st3.engine.cache_layer import TrimmedLayer
+from st3.engine.decode_graph import DecodeGraph
+from st3.engine.follow import Features
+from st3.engine.forward import Forward
+from st3.engine.positions import spread_output
+from st3.engine.prefill import Prefill
+from st3.engine.prompt import Prompt, layout
+from st3.engine.record import Record
+from st3.engine.scope import Scope, whose_call
+from st3.engine.session import TrimSession
+from st3.families.base import visual_mask
+from st3.families.parts import Parts
+
+_BRINGING = ("pixel", "image_features", "inputs_embeds", "mm_encoder_outputs")
+"""How the names of arguments begin, or go on, that bring what visual tokens stand for."""
+_GRAPH = "st3_graph"
+_GENERATE = unwrap(GenerationMixin.generate).__code__
+
+
+class Trim(Scope):
+    """One open `with st3.trim(...)`."""
+
+    def __init__(self, session: TrimSession) -> None:
+        super().__init__()
+        self.session = session
+        self.graph: DecodeGraph | None = None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the module that merges pictures into text was called with.
+
+    Attributes:
+        visual: bool [B, n], which tokens are visual; None without `input_ids`.
+        mask: [B, tokens so far] or None, the attention mask.
+        pictured: whether pictures came along.
+    """
+
+    visual: torch.Tensor | None
+    mask: torch.Tensor | None
+    pictured: bool
+
+
+_NOTHING = _Seen(None, None, pictured=False)
+
+
+class Hooks:
+    """All that is ours in a live model.
+
+    Args:
+        parts: of the model.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.decoder = parts.decoder
+        self.backend = backend_of(self.decoder.config)
+        self.trims: list[Trim] = []
+        self._numbers = {layer: number for number, layer in enumerate(parts.layers, 1)}
+        self._here = threading.local()
+        self._own_forward = vars(self.decoder).get("forward")
+        self._handles: list[Any] = []
+        self._configured: list[tuple[nn.Module, Any]] = []
+
+    def __deepcopy__(self, memo: Any) -> Hooks:
+        """A copy of the model takes these hooks along, which do nothing in modules not theirs."""
+        return self
+
+    def install(self) -> None:
+        """Put the hooks on, and our attention in place."""
+        merger, decoder = self.parts.merger, self.decoder
+        for module, config in trimmed_configs(merger, decoder, self.backend):
+            self._configured.append((module, module.config))
+            module.config = config
+        self._handles = [
+            merger.register_forward_pre_hook(self.see_tokens, with_kwargs=True),
+            merger.register_forward_hook(self.forget_tokens, always_call=True),
+            decoder.register_forward_pre_hook(self.enter, with_kwargs=True),
+            decoder.register_forward_hook(self.leave, with_kwargs=True, always_call=True),
+        ]
+        for layer in self.parts.layers:
+            self._handles += [layer.register_forward_pre_hook(self.enter_layer, with_kwargs=True)]
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        for handle in self._handles:
+            handle.remove()
+        for module, config in self._configured:
+            module.config = config
+        if isinstance(vars(self.decoder).get("forward"), _Replayed):
+            del self.decoder.forward
+            if self._own_forward is not None:
+                self.decoder.forward = self._own_forward
+
+    def replay(self, trim: Trim, cuda_graphs: bool, compiler: str) -> None:
+        """Let the decode steps of a `trim` be recorded, compiled, or both."""
+        held = vars(self.decoder).get("forward")
+        forward = held.forward if isinstance(held, _Replayed) else self.decoder.forward
+        trim.graph = DecodeGraph(
+            trim.session, self.parts, forward, self.backend,
+            cuda_graphs=cuda_graphs, compiler=compiler,
+        )  # fmt: skip
+        if not isinstance(held, _Replayed):
+            self.decoder.forward = _Replayed(forward)
+
+    def see_tokens(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Before pictures are merged into the text: remember which tokens are visual."""
+        ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
+        # transformers 5.23 encodes pictures beforehand, and hands on an empty dict where are none.
+        brought = (
+            value for name, value in kwargs.items() if any(part in name for part in _BRINGING)
+        )
+        pictured = len(args) > 1 or any(
+            bool(x) if isinstance(x, dict) else x is not None for x in brought
+        )
+        visual = None if ids is None else visual_mask(self.parts.visual_ids, ids)
+        self._here.seen = _Seen(visual, mask, pictured)
+        if module is self.parts.merger:  # some make the masks there
+            ask_for_rules(self._generation(kwargs.get("past_key_values"))[0] is not None)
+
+    def forget_tokens(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After it, also where it failed."""
+        self._here.seen = None
+        ask_for_rules(wanted=False)
+
+    def enter(self, module: Any, args: Any, kwargs: Any) -> Any:
+        """Before the decoder: begin a prefill, go on with a generation, or leave a call alone."""
+        if module is not self.decoder:
+            return None
+        cache = kwargs.get("past_key_values")
+        trim, record = self._generation(cache)
+        ask_for_rules(trim is not None)
+        if trim is None:
+            return None
+        if trim.graph is None:
+            return args, self._enter(trim, record, kwargs)
+        trim.graph.take()
+        try:
+            return args, self._enter(trim, record, kwargs) | {_GRAPH: trim.graph}
+        except BaseException:
+            trim.graph.release()
+            raise
+
+    def enter_layer(self, module: Any, args: Any, kwargs: Any) -> Any:
+        """Before a layer: at prefill, gather what belongs to the tokens that it keeps."""
+        forward: Forward | None = kwargs.get(FORWARD)
+        if forward is None or forward.prefill is None or module not in self._numbers:
+            return None
+        named = dict(zip(_arguments(type(module).forward), args, strict=False)) | kwargs
+        named = forward.enter_layer(self._numbers[module], named)
+        # transformers' recorder of hidden states looks for the first argument.
+        return (named.pop("hidden_states"),), named
+
+    def leave(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        """After the decoder: hidden states go back to the positions of the input."""
+        ask_for_rules(wanted=False)
+        graph: DecodeGraph | None = kwargs.get(_GRAPH)
+        if graph is not None:
+            graph.release()
+        forward: Forward | None = kwargs.get(FORWARD)
+        if module is not self.decoder or output is None:
+            return None
+        if forward is None or forward.prefill is None:
+            return None
+        return spread_output(output, forward.prefill)
+
+    def _generation(self, cache: Any) -> tuple[Trim | None, Record | None]:
+        """Whose forward this is, and which generation goes on, None where one begins."""
+        for trim in self.trims:
+            record = trim.session.record_of(cache)
+            if record is not None and cache.closed is None:
+                return trim, record
+        return whose_call(self.trims), None
+
+    def _enter(self, trim: Trim, record: Record | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The decoder's arguments."""
+        if record is None:
+            return self._begin(trim, kwargs)
+        return kwargs | self._go_on(trim, record, kwargs)
+
+    @property
+    def _seen(self) -> _Seen:
+        return getattr(self._here, "seen", None) or _NOTHING
+
+    def _go_on(self, trim: Trim, record: Record, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A decode step, or a user's next turn; returns the decoder's arguments."""
+        seen, tokens = self._seen, _tokens(kwargs)
+        mask = _two_dimensional(seen.mask)
+        if tokens > 1:
+            if seen.visual is not None and bool(seen.visual.any()):
+                raise ValueError("st3 needs every picture of a conversation in its first forward")
+            if mask is not None and not bool(mask[:, -tokens:].all()):
+                raise ValueError(
+                    "st3 cannot take padding in a later turn: feed the rows one by one"
+                )
+        forward = Forward(trim.session, record, self.backend, kwargs["past_key_values"])
+        if trim.graph is not None:
+            trim.graph.prepare(tokens, kwargs, forward)
+        record.step(tokens)
+        return forward.arguments() | _unpadded(kwargs, record.prompt)
+
+    def _begin(self, trim: Trim, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A prefill; returns the decoder's arguments."""
+        session, graph, seen = trim.session, trim.graph, self._seen
+        cache, mask = kwargs.get("past_key_values"), _two_dimensional(seen.mask)
+        _check_cache(cache)
+        if seen.visual is None:
+            raise ValueError("st3.trim needs input_ids to know which tokens are visual")
+        if _in_chunks():
+            raise ValueError(
+                "st3 needs the whole prompt to choose what to drop: leave prefill_chunk_size unset"
+            )
+        visual = seen.visual if mask is None else seen.visual & mask.bool()
+        prompt = layout(visual, mask)
+        if any(prompt.visual) and not seen.pictured:
+            raise ValueError(
+                f"the prompt has places for {max(prompt.visual)} visual tokens, and nothing to put "
+                "there: give pixel_values"
+            )
+        own = None if prompt.full else mask  # a recording must read no mask of one call
+        use_cache = kwargs.get("use_cache")
+        if use_cache is None:
+            use_cache = self.decoder.config.use_cache
+
+        plan, parts = session.plan.for_prompt(prompt.tokens), self.parts
+        features = _take_features(kwargs)
+
+        def begin(visual: torch.Tensor) -> Forward:
+            new, old = None, session.last_cache
+            if use_cache:
+                fresh = [TrimmedLayer(parts.windows.get(n + 1)) for n in range(plan.layers)]
+                if graph is not None:
+                    graph.reuse(fresh, old.layers if old is not None else [])
+                known = parts.recurrent_layers()
+                layers = [known.get(n, layer) for n, layer in enumerate(fresh, 1)]
+                new = TrimmedCache.in_place_of(cache, layers)
+            if graph is not None:
+                session.retire(new)
+            record = Record(plan, prompt, visual, own, new)
+            session.begin(record, new)
+            prefill = Prefill(record, visual, own, new)
+            if features is not None:
+                prefill.features = Features(*features)
+            return Forward(session, record, self.backend, new, prefill)
+
+        if graph is not None:
+            graph.rest()
+            wanted = use_cache and features is None and graph.takes_prefill(kwargs)
+            if wanted and graph.prefill.prepare(prompt, visual, kwargs, begin):
+                return kwargs
+        return kwargs | begin(visual).arguments() | _unpadded(kwargs, prompt)
+
+
+class _Replayed:
+    """In the place of a decoder's forward, where a `trim` records or compiles."""
+
+    def __init__(self, forward: Any) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        graph: DecodeGraph | None = kwargs.pop(_GRAPH, None)
+        return (self.forward if graph is None else graph)(*args, **kwargs)
+
+
+@lru_cache
+def _arguments(forward: Callable[..., Any]) -> list[str]:
+    """The names of the arguments of a layer's forward, in order."""
+    return list(signature(forward).parameters)[1:]
+
+
+def _tokens(kwargs: dict[str, Any]) -> int:
+    """How many tokens a forward feeds."""
+    fed = kwargs.get("inputs_embeds")
+    return int((kwargs["input_ids"] if fed is None else fed).shape[1])
+
+
+def _two_dimensional(mask: Any) -> torch.Tensor | None:
+    if mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2):
+        return mask
+    kind = f"a {mask.dim()}-D one" if isinstance(mask, torch.Tensor) else type(mask).__name__
+    raise ValueError(f"st3.trim needs a mask [batch, tokens], got {kind}")
+
+
+def _unpadded(kwargs: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
+    """No mask where nothing is padded: what is made of it would be thrown away."""
+    plain = isinstance(kwargs.get("attention_mask"), torch.Tensor) and prompt.full
+    return {"attention_mask": None} if plain else {}
+
+
+def _take_features(kwargs: dict[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
+    """What the decoder would add after its first layers; we do: it does not know who is gone."""
+    features = kwargs.get("deepstack_visual_embeds")
+    if features is None:
+        return None
+    kwargs["deepstack_visual_embeds"] = None
+    return kwargs["visual_pos_masks"], list(features)
+
+
+def _check_cache(cache: Any) -> None:
+    """Refuse a cache that a prefill cannot take the place of."""
+    if cache is None:
+        return
+    empty = isinstance(cache, DynamicCache) and not cache.get_seq_length()
+    if not empty or getattr(cache, "offloading", False):
+        why = cache.closed if isinstance(cache, TrimmedCache) else None
+        raise ValueError(
+            why
+            or f"st3.trim brings its own KV cache and cannot go on from a {type(cache).__name__}: "
+            "start with the whole prompt, a new DynamicCache() or none, and cache_implementation "
+            "unset"
+        )
+
+
+def _in_chunks() -> bool:
+    """Whether the `generate` that calls us feeds the prompt piece by piece.
+
+    It tells no forward so: the setting can only be read where `generate` keeps it.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code is not _GENERATE:
+        frame = frame.f_back
+    setting = frame.f_locals.get("generation_config") if frame.f_code is _GENERATE else None
+    return getattr(setting, "prefill_chunk_size", None) is not None

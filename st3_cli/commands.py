@@ -1,0 +1,49 @@
+"""All commands. Importing this must not import torch; commands do that when they run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from st3 import __version__
+from st3_cli import attention_map, env, methods, profile, run, sweep
+
+app = typer.Typer(
+    name="st3",
+    help="Faster multimodal LLMs: drop the visual tokens that nobody attends to.",
+    epilog="Start with: st3 run  (a bundled picture and the demo model, offline)",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"st3 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(name="run", epilog=run.EXAMPLES)(run.run)
+app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
+app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
+app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(name="methods")(methods.methods)
+app.command(name="env")(env.env)
+
+
+def command_line() -> int | None:
+    """Parse the command line and run what it asks for; the exit code."""
+    code: int | None = typer.main.get_command(app)(prog_name="st3", standalone_mode=False)
+    return code

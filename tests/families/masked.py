@@ -1,0 +1,128 @@
+"""The masked oracle for any family: stock transformers at full length, hiding what is gone.
+
+Nothing is removed. `generate` runs with an attention function of the oracle's own under the masks
+that the model itself makes; what a method drops is hidden there, by choices that are made here from
+this attention. The answer is forced, so that every step can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, DynamicCache, LogitsProcessor
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+_RUNS: list[Hidden] = []
+
+
+@dataclass
+class Hidden:
+    """What is hidden from whom; layers count from 1.
+
+    Attributes:
+        schedule, groups: of the generation to compare with.
+        visual: bool [B, n].
+        lenders: layer -> the layer whose keys it uses.
+        seen: layer -> its last token's attention, mean over heads, [B, n].
+    """
+
+    schedule: Any
+    groups: Any
+    visual: torch.Tensor
+    lenders: dict[int, int]
+    seen: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def everyone(self, row: int) -> list[int]:
+        """Places of a row's visual tokens."""
+        places: list[int] = self.visual[row].nonzero().flatten().tolist()
+        return places
+
+    def alive(self, layer: int, row: int, generated: int = 0) -> list[int]:
+        """Places of those alive in a layer, the least important first."""
+        group = next(g for g in self.groups if g.first <= layer <= g.last)
+        everyone = self.everyone(row)
+        count = self.schedule.count(layer, len(everyone), generated)
+        if count == len(everyone):
+            return everyone
+        pool = everyone if group.first == 1 else self.alive(group.first - 1, row)
+        scores = self.seen[group.scored_in][row]
+        ranked = sorted(pool, key=lambda place: (float(scores[place]), -place))
+        return ranked[len(ranked) - count :]
+
+    def gone(self, layer: int, row: int, generated: int) -> list[int]:
+        """Places of those hidden in a layer."""
+        alive = self.alive(self.lenders.get(layer, layer), row, generated)
+        return sorted({*self.everyone(row)} - {*alive})
+
+
+class Forced(LogitsProcessor):
+    """Makes `generate` say an answer [B, T]."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        self.answer, self.said = answer, 0
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        only = torch.full_like(scores, float("-inf"))
+        only.scatter_(1, self.answer[:, self.said : self.said + 1], 0.0)
+        self.said += 1
+        return only
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden, layer = _RUNS[-1], module.layer_idx + 1
+    rows, heads, queries, _size = query.shape
+    key, value = (x.repeat_interleave(heads // key.shape[1], 1) for x in (key, value))
+    keys, generated = key.shape[2], key.shape[2] - hidden.visual.shape[1]
+    wide = torch.promote_types(query.dtype, torch.float32)
+    logits = query.to(wide) @ key.to(wide).transpose(2, 3) * scaling
+    if softcap:
+        logits = (logits / softcap).tanh() * softcap
+    allowed = torch.ones(rows, 1, queries, keys, dtype=torch.bool)
+    if mask is not None:
+        allowed = allowed & mask
+    for row in range(rows):
+        allowed[row, :, :, hidden.gone(layer, row, generated)] = False
+    own = torch.arange(queries)
+    allowed[:, :, own, keys - queries + own] = True  # a token sees itself
+    weights = logits.masked_fill(~allowed, float("-inf")).softmax(-1)
+    if queries > 1:
+        hidden.seen[layer] = weights[:, :, -1].mean(1)
+    return (weights @ value.to(wide)).to(query.dtype).transpose(1, 2).contiguous(), weights
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+
+
+AttentionInterface.register("oracle", _attention)
+AttentionMaskInterface.register("oracle", _mask)
+
+
+def masked_logits(
+    model: Any, decoder: Any, inputs: dict[str, Any], answer: torch.Tensor, hidden: Hidden
+) -> torch.Tensor:
+    """Logits [B, T, vocabulary] of the answer's tokens [B, T]."""
+    before = decoder.config._attn_implementation
+    _RUNS.append(hidden)
+    decoder.config._attn_implementation = {"": "oracle"}
+    try:
+        said = model.generate(
+            **inputs, past_key_values=DynamicCache(), max_new_tokens=answer.shape[1],
+            min_new_tokens=answer.shape[1], do_sample=False, return_dict_in_generate=True,
+            output_logits=True, logits_processor=[Forced(answer)],
+        )  # fmt: skip
+    finally:
+        decoder.config._attn_implementation = {"": before}
+        _RUNS.pop()
+    return torch.stack(said.logits, 1)
