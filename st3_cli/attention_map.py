@@ -14,6 +14,7 @@ from st3_cli import question as q
 from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
+from st3_cli.models import load_model
 from st3_cli.outputs import check_folder
 
 EXAMPLES = o.examples(
@@ -83,11 +84,11 @@ def attention_map(
     from st3 import demo
     from st3.attention.album import EXPLAINED, TABLE, save_album
     from st3.attention.look import analyse, look, sentences
-    from st3.inference import loading
+    from st3.inference.configs import find_config
 
     method = read_settings(settings, method, "st3", given)
     quiet_transformers()
-    text = loading.load_config(loading.find(model)).get_text_config()
+    text = find_config(model).get_text_config()
     chosen = build_method(method, text.num_hidden_layers, given)
     if compare and chosen.name == "none":
         raise UsageError("--compare sets a method against none: give another --method")
@@ -95,12 +96,10 @@ def attention_map(
     columns = _numbers("--heads", heads, text.num_attention_heads)
     picture = q.open_image(image)
     q.note_foreign(model, [picture])
-    live, processor = loading.load(
-        model,
-        device=device.value,
-        dtype=dtype.value,
-        attn_implementation=attn_implementation.value if attn_implementation else None,
-    )
+    live, processor = load_model(
+        model, device.value, dtype.value,
+        attn_implementation.value if attn_implementation else None,
+    )  # fmt: skip
     torch.manual_seed(seed)
     seen = look(
         model, live, processor, picture, prompt if prompt is not None else demo.PROMPT, chosen,

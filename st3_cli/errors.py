@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -71,9 +70,6 @@ def explain(error: Exception) -> tuple[str, int]:
     memory = _out_of_memory(error)
     if memory:
         return memory, 1
-    network = _not_reachable(error)
-    if network:
-        return network, 1
     if isinstance(error, UnicodeError) and sys.getfilesystemencoding() != "utf-8":
         locale = sys.getfilesystemencoding()
         return (
@@ -93,36 +89,6 @@ def _out_of_memory(error: Exception) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return "out of memory: use a smaller model or --dtype bfloat16, or lower --max-new-tokens"
-    return None
-
-
-def _not_reachable(error: BaseException) -> str | None:
-    """The Hub's many exceptions, by the names in their chain of causes."""
-    names: set[str] = set()
-    text = _line(str(error))
-    link: BaseException | None = error
-    while link is not None:
-        names |= {cls.__name__ for cls in type(link).__mro__}
-        hidden = link.__suppress_context__
-        link = link.__cause__ or (None if hidden else link.__context__)
-    if "GatedRepoError" in names:
-        return f"this model is gated: accept its terms on the Hub and set HF_TOKEN ({text})"
-    if "RevisionNotFoundError" in names:
-        return f"there is no such revision on the Hub ({text})"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    if offline and names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
-        return (
-            "the model is not in the local cache and HF_HUB_OFFLINE is set: unset it, or run "
-            "`hf download MODEL` where there is a network and set HF_HOME to that cache"
-        )
-    if "RepositoryNotFoundError" in names:
-        return "there is no such model on the Hub, or it is private: check its id, or set HF_TOKEN"
-    unreachable = {"LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"}
-    if names & (unreachable | {"OfflineModeIsEnabled", "TransportError", "ProxyError"}):
-        return (
-            "the model is not in the local cache and the Hub cannot be reached: check the network, "
-            "or run `hf download MODEL` where there is one and set HF_HOME to that cache"
-        )
     return None
 
 

@@ -17,6 +17,7 @@ from st3_cli.console import aside, err, print_json_text, print_table, quiet_tran
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_methods, read_settings
+from st3_cli.models import note_set_aside
 from st3_cli.outputs import check_output
 from st3_cli.progress import run_bar
 
@@ -137,10 +138,12 @@ def profile(
     if not latency and weights is not Weights.auto:
         raise UsageError(f"--no-latency times nothing: leave --weights {weights.value} out")
 
-    from st3.inference import loading
+    from st3.families.meta import meta_model
+    from st3.inference import configs, loading, presets
+    from st3.inference.checkpoints import HUB_IDS
     from st3.profiling import Workload
     from st3.profiling import profile as measure
-    from st3.profiling.shape import meta_model, shape_of
+    from st3.profiling.shape import shape_of
     from st3.profiling.subject import choose
 
     methods = read_settings(settings, methods, DEFAULT_METHODS, given)
@@ -148,13 +151,11 @@ def profile(
     name = None if config is not None else model
     shown = model if config is None else f"{config.resolve().parent.name}/{config.name}"
     if config is not None:
-        found = loading.read_config(config)
-    elif model in loading.PRESETS and not (model in loading.HUB_IDS and _trained(model, weights)):
-        found = loading.known_config(model)
-    elif Path(model).is_dir():
-        found = loading.read_config(Path(model))
+        found = configs.read_config(config)
+    elif model in presets.PRESETS and not (model in HUB_IDS and _trained(model, weights)):
+        found = presets.known_config(model)
     else:
-        found = loading.load_config(loading.find(model))
+        found = configs.find_config(model)
     shape = shape_of(meta_model(found))
     chosen = build_methods(methods, shape.layers, given)
     works = [
@@ -171,6 +172,8 @@ def profile(
             name, found, largest, weights=weights.value, device=where, dtype=numbers,
             seed=seed, attn_implementation=backend,
         )  # fmt: skip
+        if kind == "pretrained":
+            note_set_aside(live)
     with run_bar(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
         report = measure(
             shown, found, chosen, works,
@@ -200,10 +203,10 @@ def profile(
 
 def _trained(model: str, weights: Weights) -> bool:
     """Whether the checkpoint's own configuration, and so its dtype, is wanted and at hand."""
-    from st3.inference import loading
+    from st3.inference import checkpoints
 
     return weights is Weights.pretrained or (
-        weights is Weights.auto and loading.in_cache(loading.find(model))
+        weights is Weights.auto and checkpoints.in_cache(checkpoints.find(model))
     )
 
 

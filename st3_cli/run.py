@@ -19,6 +19,7 @@ from st3_cli.console import (
 )
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
+from st3_cli.models import load_model
 from st3_cli.outputs import check_output
 
 if TYPE_CHECKING:
@@ -75,25 +76,23 @@ def run(
         raise UsageError("--compare sets a method against none: give another --method")
 
     from st3 import demo
-    from st3.inference import generation, loading, report
+    from st3.inference import checkpoints, configs, generation, report
     from st3.methods import make_method
 
     method = read_settings(settings, method, "st3", given)
     quiet_transformers()
-    source = loading.find(model)
-    if err.is_terminal and not Path(source.place).is_dir():
+    source = checkpoints.find(model)
+    if err.is_terminal and not source.is_folder:
         aside(f"model: {source.place}, from the Hub or its cache")
-    layers = loading.load_config(source).get_text_config().num_hidden_layers
+    layers = configs.load_config(source).get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
     picture = q.open_image(image)
     q.note_foreign(model, [picture])
     question = prompt if prompt is not None else demo.PROMPT
-    live, processor = loading.load(
-        model,
-        device=device.value,
-        dtype=dtype.value,
-        attn_implementation=attn_implementation.value if attn_implementation else None,
-    )
+    live, processor = load_model(
+        model, device.value, dtype.value,
+        attn_implementation.value if attn_implementation else None,
+    )  # fmt: skip
 
     def ask(how: Any, tokens: int = max_new_tokens, on_text: Any = None) -> Answer:
         return generation.answer(

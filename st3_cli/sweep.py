@@ -18,6 +18,7 @@ from st3_cli import question as q
 from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
+from st3_cli.models import load_model
 from st3_cli.outputs import check_folder
 from st3_cli.progress import cell_bar
 
@@ -88,7 +89,7 @@ def sweep(
         raise UsageError("--ratios and --final-keep both say how much is left: give one of them")
     check_folder("--output", output)
 
-    from st3.inference import loading
+    from st3.inference.configs import find_config
     from st3.machine import describe_machine
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
@@ -97,8 +98,7 @@ def sweep(
     from st3.sweep.run import Sweep, run_cells
 
     quiet_transformers()
-    found = loading.load_config(loading.find(model))
-    layers = found.get_text_config().num_hidden_layers
+    layers = find_config(model).get_text_config().num_hidden_layers
     try:
         bounds = results.parse_budget(budget) if budget is not None else []
         cells = grid.make_grid(
@@ -137,10 +137,9 @@ def sweep(
     }  # fmt: skip
 
     def make() -> Sweep:
-        live, processor = loading.load(
-            model, device=str(where), dtype=dtype.value,
-            attn_implementation=settings["attn_implementation"],
-        )  # fmt: skip
+        live, processor = load_model(
+            model, str(where), dtype.value, settings["attn_implementation"], quiet=ranks.rank > 0
+        )
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 
     try:

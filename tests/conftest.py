@@ -8,6 +8,8 @@ import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers must not fight over the cores
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from st3.demo.packaging import build_processor
 from st3_cli import app
 
 # A GPU's convolutions in TF32 are further from an oracle than any mistake of ours would be.
@@ -85,6 +88,29 @@ def tiny_llava(
     model.model.language_model.set_attn_implementation(backend)
     model.generation_config.pad_token_id = PAD
     return model
+
+
+def tiny_checkpoint(folder: Path, layers: int = 6) -> Path:
+    """Random weights of 64 visual tokens a picture, and a processor with the demo's tokenizer."""
+    model = tiny_llava(layers=layers, vocabulary=128)  # the demo's tokenizer has 111 tokens
+    processor = build_processor()
+    processor.image_processor.size = processor.image_processor.crop_size = {
+        "height": 32, "width": 32,
+    }  # fmt: skip
+    processor.patch_size = 4
+    vocabulary = processor.tokenizer.get_vocab()
+    model.config.image_token_index = model.config.image_token_id = vocabulary["<image>"]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def edit(folder: Path, file: str, *without: str, **keys: Any) -> None:
+    """Change keys of a JSON file of a checkpoint."""
+    path = folder / file
+    found = json.loads(path.read_text()) if path.exists() else {}
+    kept = {key: value for key, value in found.items() if key not in without}
+    path.write_text(json.dumps(kept | keys))
 
 
 def prompts(*rows: str, seed: int = 0) -> dict[str, Any]:

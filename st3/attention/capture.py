@@ -17,6 +17,7 @@ from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
+from st3.inference.decoding import decode
 from st3.methods import Method
 from st3.methods.attention_rows import attention_rows
 
@@ -113,5 +114,5 @@ def capture(
 
     with trim(model, method) as session:
         session.observer = observe
-        output = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+        output = decode(model, inputs, max_new_tokens=new_tokens)
     return Capture(first[0], kinds, torch.stack(found), output[0, length:].tolist(), session)

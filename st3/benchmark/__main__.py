@@ -17,7 +17,8 @@ from st3.benchmark.run import ROWS, run
 from st3.benchmark.suite import cells
 from st3.benchmark.tables import markdown
 from st3.files import read_rows, write_text
-from st3.inference.loading import find_device, find_dtype, known_config
+from st3.inference.loading import find_device, find_dtype
+from st3.inference.presets import known_config
 from st3.machine import describe_machine
 
 

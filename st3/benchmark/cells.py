@@ -17,7 +17,7 @@ from st3.profiling.clocks import clock_for
 from st3.profiling.latency import measure
 from st3.profiling.operators import operators
 from st3.profiling.rows import samples_of
-from st3.profiling.runs import Run, Variant, endless, generate_once, random_inputs
+from st3.profiling.runs import Run, Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
 
 Rows = list[dict[str, Any]]
@@ -88,11 +88,10 @@ def timed(
 def _first(live: Any, work: Workload, variants: Mapping[str, Variant]) -> dict[str, float]:
     """Milliseconds of each variant's first generation of this work in the process."""
     inputs = random_inputs(live, work)
-    with endless(live):
-        return {
-            label: generate_once(live, inputs, work, variant, clock_for(live.device)).total
-            for label, variant in variants.items()
-        }
+    return {
+        label: generate_once(live, inputs, work, variant, clock_for(live.device)).total
+        for label, variant in variants.items()
+    }
 
 
 def equal_memory(
@@ -125,9 +124,8 @@ def equal_memory(
 
         torch.cuda.set_per_process_memory_fraction(budget / total, lab.device)
         try:
-            with endless(live):
-                batch, _ = largest_batch(lambda n: attempt(n).peak or 0, budget)
-                run = attempt(batch)
+            batch, _ = largest_batch(lambda n: attempt(n).peak or 0, budget)
+            run = attempt(batch)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, lab.device)
         work = Workload(visual, 64, new, batch)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from st3.inference.loading import known_config, random_model
+from st3.inference.loading import random_model
+from st3.inference.presets import known_config
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
 from st3.profiling.rows import RowMaker
 

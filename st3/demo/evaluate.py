@@ -22,6 +22,7 @@ import st3
 from st3.demo.held_out import held_out
 from st3.demo.tasks import TASKS, Question
 from st3.files import write_text
+from st3.inference.decoding import decode
 from st3.inference.generation import prepare_batch
 from st3.machine import describe_machine
 from st3.methods import Method, parse_methods
@@ -79,7 +80,7 @@ def _batches(
 @torch.inference_mode()
 def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str]) -> list[str]:
     inputs = prepare_batch(model, processor, pictures, prompts)
-    output = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
+    output = decode(model, inputs, max_new_tokens=_LONGEST)
     new = output[:, inputs["input_ids"].shape[1] :]
     decoded = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
     return [text.strip() for text in decoded]

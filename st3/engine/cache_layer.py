@@ -14,42 +14,16 @@ generation may have; where that is not known, for 64 and then for twice as many 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
+from st3.engine.order import Order, to_device
+
 _STEP = 8  # slots are a multiple of it, which masks of some attention kernels must be
 _ROOM = 64  # generated tokens that a buffer first has room for, where nobody said how many
-_SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
-
-
-def to_device(values: Sequence[int], device: torch.device) -> torch.Tensor:
-    """int64 [n] on `device`, without making the host wait for it."""
-    return torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-
-
-@dataclass(frozen=True)
-class Order:
-    """A layout of n tokens in m slots: `visual` of them first, least important first.
-
-    `index` int64 [B, m] says which token goes into which slot; `valid` bool [B, m] or None as in
-    `TrimmedLayer`.
-    """
-
-    index: torch.Tensor
-    valid: torch.Tensor | None
-    visual: int
-
-    def gather(self, states: torch.Tensor, out: torch.Tensor) -> None:
-        """Lay [B, key heads, n, head size] out in `out` [B, key heads, m, head size]."""
-        index = self.index.to(states.device)
-        if len(index) == 1:  # several times faster than a gather
-            torch.index_select(states, 2, index[0], out=out)
-            return
-        wide = index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
-        torch.gather(states, 2, wide, out=out)
+SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
 
 
 class TrimmedLayer(CacheLayerMixin):
@@ -62,8 +36,8 @@ class TrimmedLayer(CacheLayerMixin):
     positions come out as untrimmed. `places` is None, or int64 [B, slots]: where each token stood
     in that sequence, for masks that ask. Slots are a multiple of `step`. `spare` are buffers that
     may be taken, if they fit, in place of new ones. `room` is how many generated tokens fit.
-    `window` is how many tokens the layer sees at most, if that is limited. `offered` is what
-    `update` got at prefill, which attention may see in another form.
+    `window` is how many tokens the layer sees at most, None where that is not limited. `offered` is
+    what `update` got at prefill, which attention may see in another form.
     """
 
     is_sliding = False
@@ -73,9 +47,10 @@ class TrimmedLayer(CacheLayerMixin):
     places: torch.Tensor | None
     offered: tuple[torch.Tensor, torch.Tensor] | None
 
-    def __init__(self, window: int | None = None) -> None:
+    window: int | None = None
+
+    def __init__(self) -> None:
         super().__init__()
-        self.window = window
         self.spare: tuple[torch.Tensor, torch.Tensor] | None = None
         self.step = _STEP
         self.room = _ROOM
@@ -102,6 +77,7 @@ class TrimmedLayer(CacheLayerMixin):
         valid: torch.Tensor | None,
         order: Order | None,
         places: torch.Tensor | None = None,
+        last_visual: int = -1,
     ) -> None:
         """Fill the layer with what prefill left alive. No gradient flows back through it.
 
@@ -113,6 +89,7 @@ class TrimmedLayer(CacheLayerMixin):
             valid: bool [B, n], or None if every token is one.
             order: how to lay the tokens out; None keeps prompt order.
             places: int64 [B, n], where they stood in the prompt; None if no mask will ask.
+            last_visual: the last place of a visual token, for layers that see a window.
         """
         self.offered = None
         self.lazy_initialization(key_states, value_states)
@@ -121,7 +98,7 @@ class TrimmedLayer(CacheLayerMixin):
         if order is not None:
             count, valid, self.visual = order.index.shape[1], order.valid, order.visual
         # Where nothing leaves, nothing slides, and no slack is needed.
-        slots = min(max(count + _SLACK, self.slots_for(self.room)), count + self.room)
+        slots = min(max(count + SLACK, self.slots_for(self.room)), count + self.room)
         if places is not None and order is not None:
             places = places.gather(1, order.index)
         self._allocate((batch, heads, slots, size), value_states.shape[3], valid, places)
@@ -132,9 +109,13 @@ class TrimmedLayer(CacheLayerMixin):
             else:
                 order.gather(states.detach(), buffer[:, :, :count])
 
+    def expire(self) -> None:
+        """Let go what no later token can see; here that is nothing."""
+
     def evict(self, left: Sequence[int]) -> None:
         """Let the least important visual tokens go until `left` of them are left in each row."""
         self._own()
+        left = [min(count, self.visual) for count in left]
         self.start += self.visual - max(left)
         self.visual = max(left)
         if min(left) < self.visual:
@@ -233,7 +214,7 @@ class TrimmedLayer(CacheLayerMixin):
 
     def slots_for(self, generated: int) -> int:
         """Slots that so many generated tokens need, with slack so that sliding stays rare."""
-        return self._capacity(generated) + _SLACK
+        return self._capacity(generated) + SLACK
 
     def _allocate(
         self,
@@ -285,12 +266,12 @@ class TrimmedLayer(CacheLayerMixin):
     def make_room(self, new: int) -> None:
         """Make free slots: slide back to slot 0, or into a larger buffer if this is outgrown."""
         alive, slots = self.alive, self.keys.shape[2]
-        if self.start >= min(_SLACK // 2, alive) and alive + new <= slots:
+        if self.start >= min(SLACK // 2, alive) and alive + new <= slots:
             self.slide()
             return
         while self._capacity(self.room) < alive + new:
             self.room *= 2
-        self._move(self.slots_for(self.room))
+        self._move(max(self.slots_for(self.room), alive + new))
 
     def refill(
         self,
@@ -310,7 +291,7 @@ class TrimmedLayer(CacheLayerMixin):
         alive, shift = self.alive, self.start
         if not shift:
             return
-        if shift < min(_SLACK // 2, alive):  # too many steps
+        if shift < min(SLACK // 2, alive):  # too many steps
             self._move(self.keys.shape[2])
             return
         for first in range(0, alive, shift):

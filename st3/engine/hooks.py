@@ -13,37 +13,39 @@ own is not touched, and may be another model's too.
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from inspect import signature, unwrap
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationMixin
 
+from st3.engine.asked import (
+    argument_names,
+    brings_pictures,
+    check_cache,
+    fed_tokens,
+    in_chunks,
+    padding_mask,
+    take_features,
+    unpadded,
+)
 from st3.engine.attention import FORWARD, ask_for_rules, backend_of, trimmed_configs
 from st3.engine.cache import TrimmedCache
-from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.decode_graph import DecodeGraph
 from st3.engine.follow import Features
 from st3.engine.forward import Forward
 from st3.engine.positions import spread_output
 from st3.engine.prefill import Prefill
-from st3.engine.prompt import Prompt, layout
+from st3.engine.prompt import layout
 from st3.engine.record import Record
 from st3.engine.scope import Scope, whose_call
 from st3.engine.session import TrimSession
+from st3.engine.window_layer import layer_for
 from st3.families.base import visual_mask
 from st3.families.parts import Parts
 
-_BRINGING = ("pixel", "image_features", "inputs_embeds", "mm_encoder_outputs")
-"""How the names of arguments begin, or go on, that bring what visual tokens stand for."""
 _GRAPH = "st3_graph"
-_GENERATE = unwrap(GenerationMixin.generate).__code__
 
 
 class Trim(Scope):
@@ -135,15 +137,8 @@ class Hooks:
     def see_tokens(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Before pictures are merged into the text: remember which tokens are visual."""
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
-        # transformers 5.23 encodes pictures beforehand, and hands on an empty dict where are none.
-        brought = (
-            value for name, value in kwargs.items() if any(part in name for part in _BRINGING)
-        )
-        pictured = len(args) > 1 or any(
-            bool(x) if isinstance(x, dict) else x is not None for x in brought
-        )
         visual = None if ids is None else visual_mask(self.parts.visual_ids, ids)
-        self._here.seen = _Seen(visual, mask, pictured)
+        self._here.seen = _Seen(visual, mask, brings_pictures(args, kwargs))
         if module is self.parts.merger:  # some make the masks there
             ask_for_rules(self._generation(kwargs.get("past_key_values"))[0] is not None)
 
@@ -175,7 +170,7 @@ class Hooks:
         forward: Forward | None = kwargs.get(FORWARD)
         if forward is None or forward.prefill is None or module not in self._numbers:
             return None
-        named = dict(zip(_arguments(type(module).forward), args, strict=False)) | kwargs
+        named = dict(zip(argument_names(type(module).forward), args, strict=False)) | kwargs
         named = forward.enter_layer(self._numbers[module], named)
         # transformers' recorder of hidden states looks for the first argument.
         return (named.pop("hidden_states"),), named
@@ -213,8 +208,8 @@ class Hooks:
 
     def _go_on(self, trim: Trim, record: Record, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A decode step, or a user's next turn; returns the decoder's arguments."""
-        seen, tokens = self._seen, _tokens(kwargs)
-        mask = _two_dimensional(seen.mask)
+        seen, tokens = self._seen, fed_tokens(kwargs)
+        mask = padding_mask(seen.mask)
         if tokens > 1:
             if seen.visual is not None and bool(seen.visual.any()):
                 raise ValueError("st3 needs every picture of a conversation in its first forward")
@@ -226,16 +221,16 @@ class Hooks:
         if trim.graph is not None:
             trim.graph.prepare(tokens, kwargs, forward)
         record.step(tokens)
-        return forward.arguments() | _unpadded(kwargs, record.prompt)
+        return forward.arguments() | unpadded(kwargs, record.prompt)
 
     def _begin(self, trim: Trim, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A prefill; returns the decoder's arguments."""
         session, graph, seen = trim.session, trim.graph, self._seen
-        cache, mask = kwargs.get("past_key_values"), _two_dimensional(seen.mask)
-        _check_cache(cache)
+        cache, mask = kwargs.get("past_key_values"), padding_mask(seen.mask)
+        check_cache(cache)
         if seen.visual is None:
             raise ValueError("st3.trim needs input_ids to know which tokens are visual")
-        if _in_chunks():
+        if in_chunks():
             raise ValueError(
                 "st3 needs the whole prompt to choose what to drop: leave prefill_chunk_size unset"
             )
@@ -252,16 +247,16 @@ class Hooks:
             use_cache = self.decoder.config.use_cache
 
         plan, parts = session.plan.for_prompt(prompt.tokens), self.parts
-        features = _take_features(kwargs)
+        features = take_features(kwargs)
 
         def begin(visual: torch.Tensor) -> Forward:
             new, old = None, session.last_cache
             if use_cache:
-                fresh = [TrimmedLayer(parts.windows.get(n + 1)) for n in range(plan.layers)]
+                fresh = [layer_for(parts.windows.get(n)) for n in range(1, plan.layers + 1)]
                 if graph is not None:
                     graph.reuse(fresh, old.layers if old is not None else [])
-                known = parts.recurrent_layers()
-                layers = [known.get(n, layer) for n, layer in enumerate(fresh, 1)]
+                known: dict[int, Any] = parts.recurrent_layers()
+                layers = [known.get(number, layer) for number, layer in enumerate(fresh, 1)]
                 new = TrimmedCache.in_place_of(cache, layers)
             if graph is not None:
                 session.retire(new)
@@ -277,7 +272,7 @@ class Hooks:
             wanted = use_cache and features is None and graph.takes_prefill(kwargs)
             if wanted and graph.prefill.prepare(prompt, visual, kwargs, begin):
                 return kwargs
-        return kwargs | begin(visual).arguments() | _unpadded(kwargs, prompt)
+        return kwargs | begin(visual).arguments() | unpadded(kwargs, prompt)
 
 
 class _Replayed:
@@ -289,64 +284,3 @@ class _Replayed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         graph: DecodeGraph | None = kwargs.pop(_GRAPH, None)
         return (self.forward if graph is None else graph)(*args, **kwargs)
-
-
-@lru_cache
-def _arguments(forward: Callable[..., Any]) -> list[str]:
-    """The names of the arguments of a layer's forward, in order."""
-    return list(signature(forward).parameters)[1:]
-
-
-def _tokens(kwargs: dict[str, Any]) -> int:
-    """How many tokens a forward feeds."""
-    fed = kwargs.get("inputs_embeds")
-    return int((kwargs["input_ids"] if fed is None else fed).shape[1])
-
-
-def _two_dimensional(mask: Any) -> torch.Tensor | None:
-    if mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2):
-        return mask
-    kind = f"a {mask.dim()}-D one" if isinstance(mask, torch.Tensor) else type(mask).__name__
-    raise ValueError(f"st3.trim needs a mask [batch, tokens], got {kind}")
-
-
-def _unpadded(kwargs: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """No mask where nothing is padded: what is made of it would be thrown away."""
-    plain = isinstance(kwargs.get("attention_mask"), torch.Tensor) and prompt.full
-    return {"attention_mask": None} if plain else {}
-
-
-def _take_features(kwargs: dict[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-    """What the decoder would add after its first layers; we do: it does not know who is gone."""
-    features = kwargs.get("deepstack_visual_embeds")
-    if features is None:
-        return None
-    kwargs["deepstack_visual_embeds"] = None
-    return kwargs["visual_pos_masks"], list(features)
-
-
-def _check_cache(cache: Any) -> None:
-    """Refuse a cache that a prefill cannot take the place of."""
-    if cache is None:
-        return
-    empty = isinstance(cache, DynamicCache) and not cache.get_seq_length()
-    if not empty or getattr(cache, "offloading", False):
-        why = cache.closed if isinstance(cache, TrimmedCache) else None
-        raise ValueError(
-            why
-            or f"st3.trim brings its own KV cache and cannot go on from a {type(cache).__name__}: "
-            "start with the whole prompt, a new DynamicCache() or none, and cache_implementation "
-            "unset"
-        )
-
-
-def _in_chunks() -> bool:
-    """Whether the `generate` that calls us feeds the prompt piece by piece.
-
-    It tells no forward so: the setting can only be read where `generate` keeps it.
-    """
-    frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code is not _GENERATE:
-        frame = frame.f_back
-    setting = frame.f_locals.get("generation_config") if frame.f_code is _GENERATE else None
-    return getattr(setting, "prefill_chunk_size", None) is not None

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from st3.engine.cache import TrimmedCache
-from st3.engine.cache_layer import Order, to_device
 from st3.engine.follow import Features, Followers
 from st3.engine.masks import MaskRule
+from st3.engine.order import Order, to_device
 from st3.engine.prompt import Prompt
 from st3.engine.record import Record
 from st3.methods.schedule import Group
@@ -158,6 +158,7 @@ class Prefill:
             valid=self.valid,
             order=self.order,
             places=self.place if placed else None,
+            last_visual=self.prompt.last_visual,
         )
 
     def _ranking(self) -> torch.Tensor:

@@ -16,12 +16,14 @@ class Prompt:
         visual: visual tokens in each row.
         text: other tokens in each row, padding not counted.
         trailing: tokens behind the last visual token, in the row that has most; at least 1.
+        last_visual: the last place of a visual token in any row, -1 if there is none.
     """
 
     tokens: int
     visual: tuple[int, ...]
     text: tuple[int, ...]
     trailing: int
+    last_visual: int = -1
 
     @property
     def full(self) -> bool:
@@ -56,4 +58,5 @@ def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
         visual=tuple(here.sum(1).tolist()),
         text=tuple((valid & ~here).sum(1).tolist()),
         trailing=max((tokens - end for end in last if end > 0), default=1),
+        last_visual=max(last) - 1,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from st3.engine.cache import TrimmedCache
+from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.prompt import Prompt
 from st3.families.parts import Parts
 from st3.methods import Method
@@ -152,6 +153,11 @@ class Record:
         visual, text = is_visual.nonzero().flatten(), is_text.nonzero().flatten()
         answer = torch.arange(self.generated, device=visual.device) + len(is_visual)
         group = self.group(layer)
+        cached = None if self.cache is None else self.cache.layers[layer - 1]
+        if self.generated and isinstance(cached, TrimmedLayer) and cached.window is not None:
+            places = cached.live_places()
+            assert places is not None
+            return places[0]
         if self.generated and self.plan.schedule.anneals:  # the cache is sorted
             count = self.plan.schedule.count(layer, len(visual), self.generated)
             return torch.cat((visual[self._best(group, 0, count)], text, answer))
@@ -186,6 +192,8 @@ class Record:
                 left = [schedule.count(group.first, n, self.generated) for n in self.prompt.visual]
                 for layer in cache.trimmed(group.first, group.last):
                     layer.evict(left)
+        for layer in cache.trimmed():
+            layer.expire()
         self.record_bytes(new=tokens)
 
     def record_kept(self, group: Group, visual: torch.Tensor, ordinal: torch.Tensor) -> None:
@@ -202,8 +210,8 @@ class Record:
         live = untrimmed = 0
         for layer in self.cache.trimmed():
             live += layer.token_bytes * (layer.alive + new)
-            stock = layer.seen + new
-            untrimmed += layer.token_bytes * min(stock, layer.window or stock)
+            stock = layer.seen if layer.window is None else min(layer.seen, layer.window - 1)
+            untrimmed += layer.token_bytes * (stock + new)
         self.kv_bytes.append(live)
         self.untrimmed_kv_bytes.append(untrimmed)
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from st3.engine.cache_layer import TrimmedLayer, to_device
+from st3.engine.cache_layer import TrimmedLayer
+from st3.engine.order import to_device
 from st3.methods.schedule import Group, Schedule
 
 

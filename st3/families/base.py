@@ -18,6 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+FAMILIES = (
+    "st3 can trim models that have their pictures in the prompt, such as LLaVA, Qwen-VL, InternVL, "
+    "Gemma, SmolVLM, Mistral and GLM-V (docs/models.md)"
+)
+"""What it is for, in messages."""
 _IDS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
 

@@ -13,11 +13,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, DynamicCache
+from transformers import DynamicCache
 
 from st3.families.base import Adapter, find_adapter
+from st3.families.meta import meta_model
 
 _WHOLE = "full_attention"
 _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
@@ -124,17 +124,7 @@ def judge(config: Any) -> None:
     Raises:
         ValueError: it does not; says which part, and why. Or transformers has no such model.
     """
-    try:
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        raise ValueError(
-            f"the family {config.model_type!r} is none that answers questions about pictures "
-            "(transformers' image-text-to-text)"
-        ) from None
-    find_parts(model)
+    find_parts(meta_model(config))
 
 
 def _kinds(config: Any, count: int) -> list[str]:

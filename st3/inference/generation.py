@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, ProcessorMixin, TextStreamer
 
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
+from st3.inference.chat import in_chat_format
+from st3.inference.decoding import decode
 from st3.inference.pictures import check_processed
 from st3.methods import Method
-
-_PLAIN_TEMPLATE = "USER: <image>\n{prompt} ASSISTANT:"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def prepare(
     """The model's inputs for one question about one picture, in its own chat format.
 
     Raises:
-        ValueError: an empty prompt, one that holds the picture's placeholder, one that does not
-            fit the model's context, or a picture that the processor would blow up.
+        ValueError: see `in_chat_format`; a prompt that does not fit the model's context, or a
+            picture that the processor would blow up.
     """
     return prepare_batch(model, processor, [picture], [prompt])
 
@@ -90,9 +90,14 @@ def prepare_batch(
     """The same for several, one picture each, padded on the left.
 
     Raises:
-        ValueError: see `prepare`.
+        ValueError: see `prepare`; or several, and a tokenizer that cannot pad.
     """
-    texts = [_in_chat_format(processor, prompt) for prompt in prompts]
+    if len(prompts) > 1 and processor.tokenizer.pad_token is None:
+        raise ValueError(
+            "the model's tokenizer has no pad token, so questions make no batch: ask one at a time "
+            "(--batch-size 1), or put a pad_token into tokenizer_config.json"
+        )
+    texts = [in_chat_format(processor, prompt) for prompt in prompts]
     for picture in pictures:
         check_processed(picture, processor.image_processor)
     inputs = processor(
@@ -109,21 +114,6 @@ def prepare_batch(
         key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
         for key, value in inputs.items()
     }
-
-
-def _in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
-    if not prompt.strip():
-        raise ValueError("the prompt is empty: ask something, e.g. 'What do you see?'")
-    placeholder = getattr(processor, "image_token", "<image>")
-    if placeholder in prompt:
-        raise ValueError(f"leave {placeholder} out of the prompt: the picture is put in by itself")
-    if processor.chat_template is None:
-        return _PLAIN_TEMPLATE.format(prompt=prompt)
-    content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
-    text: str = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True
-    )
-    return text
 
 
 def context(model: PreTrainedModel) -> int:
@@ -152,7 +142,7 @@ def answer(
         prompt: the question, without any chat format.
         method: how to trim; None leaves everything to stock transformers.
         max_new_tokens: at most so many, fewer where the context ends.
-        temperature: 0 for greedy.
+        temperature: 0 for greedy; whatever else the checkpoint asks of `generate` is set aside.
         seed: of sampling.
         cuda_graphs: see `st3.trim`.
         on_text: gets the text piece by piece.
@@ -162,8 +152,9 @@ def answer(
     """
     inputs = prepare(model, processor, picture, prompt)
     length = inputs["input_ids"].shape[1]
-    sampling = (
-        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    # Of all that can be sampled from, not of the fifty likeliest that transformers would leave.
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
     )
     streamer = _Streamer(processor.tokenizer, on_text)
     torch.manual_seed(seed)
@@ -173,12 +164,7 @@ def answer(
         trimmed = trim(model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs)
     with trimmed as session:
         started = time.perf_counter()
-        output = model.generate(  # type: ignore[operator]
-            **inputs,
-            streamer=streamer,
-            max_new_tokens=tokens,
-            **sampling,
-        )
+        output = decode(model, inputs, streamer=streamer, max_new_tokens=tokens, **sampling)
     new = output[0, length:]
     times = streamer.times
     steps = len(times) - 1

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from st3.profiling.clocks import LaunchCounter, clock_for
-from st3.profiling.runs import Run, Variant, endless, generate_once, random_inputs
+from st3.profiling.runs import Run, Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
 
 _WARM_UP = 4  # tokens
@@ -68,24 +68,23 @@ def measure(
     inputs = random_inputs(model, work)
     first: dict[str, tuple[Run | None, float | None]] = {}
     runs: dict[str, list[Run]] = {name: [] for name in variants}
-    with endless(model):
-        try:
+    try:
+        for name, variant in variants.items():
+            on_run(name, 0)
+            first[name] = _warm_up(model, inputs, work, variant)
+        started, done = time.perf_counter(), 0
+        while done < repeats or time.perf_counter() - started < min_seconds * len(variants):
+            finished = {}
             for name, variant in variants.items():
-                on_run(name, 0)
-                first[name] = _warm_up(model, inputs, work, variant)
-            started, done = time.perf_counter(), 0
-            while done < repeats or time.perf_counter() - started < min_seconds * len(variants):
-                finished = {}
-                for name, variant in variants.items():
-                    on_run(name, done)
-                    clock = clock_for(model.device)
-                    finished[name] = generate_once(model, inputs, work, variant, clock)
-                done += 1
-                for name, run in finished.items():
-                    runs[name].append(run)
-            interrupted = False
-        except KeyboardInterrupt:
-            interrupted = True
+                on_run(name, done)
+                clock = clock_for(model.device)
+                finished[name] = generate_once(model, inputs, work, variant, clock)
+            done += 1
+            for name, run in finished.items():
+                runs[name].append(run)
+        interrupted = False
+    except KeyboardInterrupt:
+        interrupted = True
     if not all(runs.values()):
         return {}, interrupted
     found = {name: Measured(tuple(runs[name]), *first[name]) for name in variants}

@@ -27,7 +27,7 @@ class MacCounter:
     """MACs of each part of one model, for one prompt; a batch costs so many times more.
 
     Args:
-        model: from `st3.profiling.shape.meta_model`.
+        model: from `st3.families.meta.meta_model`.
     """
 
     def __init__(self, model: Any) -> None:

@@ -16,8 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from st3.engine.trim import trim
 from st3.families.parts import find_parts
+from st3.inference.decoding import decode
 from st3.methods import Method
-from st3.profiling.runs import STOCK, endless, random_inputs
+from st3.profiling.runs import STOCK, random_inputs
 from st3.profiling.shape import Workload
 
 # `copies` are gathers and concatenations, too; `other` is norms and whatever is element-wise;
@@ -49,18 +50,17 @@ def operators(model: Any, work: Workload, methods: Mapping[str, Method]) -> list
     inputs = random_inputs(model, work)
     everyone: dict[str, Method | None] = {STOCK: None, **methods}
     found = []
-    with endless(model):
-        for label, method in everyone.items():
-            for turn in range(2):  # the first warms up
-                passes = _watch(model, inputs, work, method)
-                if turn:
-                    phases = {"prefill": passes[:1], "decode step": passes[2:]}
-                    found += [
-                        {"method": label, "batch_size": work.batch, "phase": phase}
-                        | _summary(some, model.device.type == "cuda")
-                        for phase, some in phases.items()
-                        if some
-                    ]
+    for label, method in everyone.items():
+        for turn in range(2):  # the first warms up
+            passes = _watch(model, inputs, work, method)
+            if turn:
+                phases = {"prefill": passes[:1], "decode step": passes[2:]}
+                found += [
+                    {"method": label, "batch_size": work.batch, "phase": phase}
+                    | _summary(some, model.device.type == "cuda")
+                    for phase, some in phases.items()
+                    if some
+                ]
     return found
 
 
@@ -74,7 +74,7 @@ def _watch(
     if method is not None:
         trimmed = trim(model, method, max_new_tokens=new)
     with trimmed, _around(find_parts(model).decoder, passes, model.device):
-        model.generate(**inputs, max_new_tokens=new, do_sample=False)
+        decode(model, inputs, endless=True, max_new_tokens=new)
     return passes
 
 

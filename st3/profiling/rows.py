@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from st3.families.meta import meta_model
 from st3.methods import make_method
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
@@ -16,7 +17,7 @@ from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
 from st3.profiling.report import Row
 from st3.profiling.runs import STOCK, Run, Variant
-from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.profiling.shape import Workload, shape_of
 
 
 class RowMaker:

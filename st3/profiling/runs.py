@@ -6,20 +6,21 @@ ours is attached but the marks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from st3.engine.trim import trim
+from st3.families.meta import meta_model
 from st3.families.parts import find_parts
+from st3.inference.decoding import decode
 from st3.methods import Method
 from st3.profiling.clocks import Clock
-from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.profiling.shape import Workload, shape_of
 
 STOCK = "stock"
 _PREPARE = 3  # short generations: the first records decode, the third prefill
@@ -171,7 +172,7 @@ class _Marks(BaseStreamer):
 def generate_once(
     model: Any, inputs: dict[str, torch.Tensor], work: Workload, variant: Variant, clock: Clock
 ) -> Run:
-    """One `generate` of a variant by this clock.
+    """One `generate` of a variant by this clock, greedy and as long as the work says.
 
     With CUDA graphs or a compiler it is a later one inside its `with`, as most are: the first ones
     record decode and prefill.
@@ -194,7 +195,7 @@ def generate_once(
         with trimmed as session:
             if variant.prepares and work.new > 1:
                 for _ in range(_PREPARE):
-                    model.generate(**inputs, max_new_tokens=3, do_sample=False)
+                    decode(model, inputs, endless=True, max_new_tokens=3)
             marks.handles += [
                 tower.register_forward_pre_hook(marks.see_vision),
                 tower.register_forward_hook(marks.see_vision),
@@ -203,9 +204,7 @@ def generate_once(
                 decoder.register_forward_hook(marks.leave_decoder),
             ]
             start = clock.mark()
-            model.generate(
-                **inputs, max_new_tokens=work.new, do_sample=False, streamer=marks, **more
-            )
+            decode(model, inputs, endless=True, max_new_tokens=work.new, streamer=marks, **more)
     finally:
         marks.remove()
     if len(marks.tokens) != work.new:
@@ -224,14 +223,3 @@ def generate_once(
         allocated=None if session is None else session.allocated_kv_bytes,
         recording=None if session is None else 1000 * session.recording_seconds or None,
     )
-
-
-@contextmanager
-def endless(model: Any) -> Iterator[None]:
-    """Plain greedy answers without an end, whatever generation the checkpoint asks for."""
-    before = model.generation_config
-    model.generation_config = GenerationConfig(do_sample=False, use_cache=True, pad_token_id=0)
-    try:
-        yield
-    finally:
-        model.generation_config = before

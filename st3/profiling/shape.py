@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
 
 from st3.families.parts import find_parts
 
@@ -66,50 +64,11 @@ class Shape:
     parameters: int
 
 
-_MANY = 8
-# Configuration -> model: counting asks for the same one again and again.
-_BUILT: dict[str, Any] = {}
-
-
-def meta_model(config: Any) -> Any:
-    """The model without its weights, on the meta device, in bfloat16 with SDPA; built once.
-
-    Raises:
-        ValueError: the configuration is of no family that has an adapter, or builds no model.
-    """
-    text = config.get_text_config()
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    for size in sizes:
-        if not isinstance(getattr(text, size), int) or getattr(text, size) < 1:
-            raise ValueError(
-                f"text_config.{size} must be a whole number from 1 on, got {getattr(text, size)!r}"
-            )
-    key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
-    if key in _BUILT:
-        return _BUILT[key]
-    try:
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(
-                copy.deepcopy(config),  # dtype and attention are written into it
-                dtype=torch.bfloat16,
-                attn_implementation="sdpa",
-            )
-    except (
-        ValueError, TypeError, RuntimeError, AttributeError, KeyError, ZeroDivisionError,
-    ) as error:  # fmt: skip
-        what = f"{type(error).__name__} {error}"
-        raise ValueError(f"this configuration builds no model: {what}") from error
-    if len(_BUILT) >= _MANY:
-        _BUILT.clear()
-    _BUILT[key] = model.eval()
-    return _BUILT[key]
-
-
 def shape_of(model: Any) -> Shape:
     """The sizes of a model.
 
     Args:
-        model: from `meta_model`.
+        model: from `st3.families.meta.meta_model`, or a live one.
 
     Raises:
         ValueError: heads that do not fit together, a vision tower without square patches, or a

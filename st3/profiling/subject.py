@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import torch
 
-from st3.inference.loading import find, in_cache, load, random_model
+from st3.families.meta import meta_model
+from st3.inference.checkpoints import find, in_cache
+from st3.inference.loading import load, random_model
 from st3.machine import free_memory
-from st3.profiling.shape import Shape, Workload, meta_model, shape_of
+from st3.profiling.shape import Shape, Workload, shape_of
 from st3.units import si
 
 SLOW = 1_000_000_000

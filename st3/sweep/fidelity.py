@@ -16,6 +16,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from st3.engine.trim import trim
+from st3.inference.decoding import decode
 from st3.inference.generation import prepare_batch
 from st3.methods import Method
 from st3.sweep.questions import Question
@@ -75,8 +76,8 @@ def references(
         inputs = prepare_batch(
             model, processor, [q.picture for q in part], [q.prompt for q in part]
         )
-        output = model.generate(
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False,
+        output = decode(
+            model, inputs, max_new_tokens=max_new_tokens,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
         tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
@@ -95,8 +96,8 @@ def outcomes(
     """How one batch fares under `method`, or again untrimmed if that is None."""
     force = _Force(reference)
     with _trimmed(model, method):
-        model.generate(
-            **reference.inputs, max_new_tokens=reference.tokens.shape[1], do_sample=False,
+        decode(
+            model, reference.inputs, max_new_tokens=reference.tokens.shape[1],
             logits_processor=LogitsProcessorList([force]),
         )  # fmt: skip
     kl = (force.kl * force.counted).sum(0) / force.counted.sum(0)
@@ -110,7 +111,7 @@ def outcomes(
             model, processor, [q.picture for q in some], [q.prompt for q in some]
         )
         with _trimmed(model, method):
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            output = decode(model, inputs, max_new_tokens=max_new_tokens)
         free = _decode(processor, output[:, inputs["input_ids"].shape[1] :])
         for row, text in zip(parted, free, strict=True):
             texts[row] = text

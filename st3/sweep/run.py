@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from st3.families.base import visual_mask
+from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.interrupts import noticed
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.macs import MacCounter
-from st3.profiling.runs import Variant, endless, generate_once, random_inputs
-from st3.profiling.shape import Workload, meta_model, shape_of
+from st3.profiling.runs import Variant, generate_once, random_inputs
+from st3.profiling.shape import Workload, shape_of
 from st3.proportion import interval
 from st3.sweep.fidelity import Outcome, Reference, outcomes, references
 from st3.sweep.folder import BASELINE, append_cell, open_folder, read_cells
@@ -125,11 +126,10 @@ class Sweep:
     def _times(self, method: Any) -> dict[str, float]:
         """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""
         clock = clock_for(self.model.device)
-        with endless(self.model):
-            runs = [
-                generate_once(self.model, self._inputs, self._timed, Variant(method), clock)
-                for _ in range(1 + _TIMED_RUNS)
-            ][1:]
+        runs = [
+            generate_once(self.model, self._inputs, self._timed, Variant(method), clock)
+            for _ in range(1 + _TIMED_RUNS)
+        ][1:]
         return {
             "ttft_ms": statistics.median(run.ttft for run in runs),
             "tpot_ms": statistics.median(step for run in runs for step in run.steps),

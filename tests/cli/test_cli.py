@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KEPT, tiny_llava
+from conftest import KEPT, tiny_checkpoint
 from PIL import Image
 
 import st3
 from st3 import demo
-from st3.demo.packaging import build_processor
 from st3_cli import console
 
 
@@ -260,17 +259,8 @@ def test_offline(st3_: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_a_local_checkpoint(st3_: Any, tmp_path: Path) -> None:
     """Another grid, another depth, no chat template, the same command."""
-    model = tiny_llava(layers=6, vocabulary=128)  # the demo's tokenizer has 111 tokens
-    processor = build_processor()
-    processor.image_processor.size = processor.image_processor.crop_size = {
-        "height": 32,
-        "width": 32,
-    }
-    processor.patch_size, processor.chat_template = 4, None
-    vocabulary = processor.tokenizer.get_vocab()
-    model.config.image_token_index = model.config.image_token_id = vocabulary["<image>"]
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    tiny_checkpoint(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
     result = st3_(
         "run", demo.PICTURE, "hello", "--model", tmp_path, "--json", "--max-new-tokens", 5
     )
@@ -280,7 +270,7 @@ def test_a_local_checkpoint(st3_: Any, tmp_path: Path) -> None:
 
 
 def test_damaged_weights(st3_: Any, tmp_path: Path) -> None:
-    tiny_llava(layers=4).save_pretrained(tmp_path)
+    tiny_checkpoint(tmp_path, layers=4)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 100)
     result = st3_("run", "--model", tmp_path)
     assert result.code == 1

@@ -255,8 +255,10 @@ def test_bad_configurations(st3_: Any, tmp_path: Path) -> None:
     cases = {
         "is no JSON": write(path.with_name("a.json"), "{'a': 1}"),
         "has no model_type": write(path.with_name("b.json"), "[1, 2]"),
-        "makes no configuration": write(path.with_name("d.json"), '{"model_type": "nonsense"}'),
-        "no adapter for the model family 'llama'": write(
+        "'nonsense', which the installed transformers does not know": write(
+            path.with_name("d.json"), '{"model_type": "nonsense"}'
+        ),
+        "the family 'llama' is none that answers questions about pictures": write(
             path.with_name("e.json"), '{"model_type": "llama"}'
         ),
         "hidden_size must be a whole number from 1 on, got -64": changed(

@@ -11,7 +11,7 @@ from oracle import oracle_logits
 from test_oracle import CASES, ROWS
 
 import st3
-from st3.engine.cache_layer import to_device
+from st3.engine.order import to_device
 from st3.inference.loading import random_model
 from st3.machine import describe_machine, free_memory
 from st3.methods import make_method

@@ -117,3 +117,34 @@ def test_a_batch_is_its_rows(name: str, method: str) -> None:
         assert torch.equal(one.sequences[0, -12:], both.sequences[number, -12:])
         for mine, theirs in zip(one.logits, both.logits, strict=True):
             torch.testing.assert_close(mine[0], theirs[number], atol=1e-4, rtol=1e-5)
+
+
+WINDOWED = [name for name in ZOO if find_parts(_model(name)).windows]
+
+
+@pytest.mark.parametrize("method", ["none", "pvtp", "st3", "vta"])
+@pytest.mark.parametrize("name", WINDOWED)
+def test_what_has_left_a_window_is_let_go(name: str, method: str) -> None:
+    """Eighty tokens, several windows: still the oracle, and no more bytes than the windows need."""
+    model, inputs, visual = _asked(name, "padded")
+    parameters = METHODS["st3"][1] if method == "st3" else {"tau": 60} if method == "vta" else {}
+    with st3.trim(model, method, **parameters) as session:
+        ours = any_greedy(model, inputs, 80, suppress_tokens=list(range(93, 100)))
+        record, cache = session.record, session.cache
+        assert cache is not None
+        assert cache.live_bytes == session.kv_bytes[-1]
+        parts = find_parts(model)
+        for number in parts.keyed:
+            layer = cache.layers[number - 1]
+            window = parts.windows.get(number)
+            if window is not None:
+                assert layer.alive <= window
+                assert layer.keys.shape[2] <= max(inputs["input_ids"].shape[1], window) + 72
+        if method == "none":
+            assert session.kv_bytes == session.untrimmed_kv_bytes
+    answer = ours.sequences[:, inputs["input_ids"].shape[1] :]
+    hidden = Hidden(record.plan.schedule, record.plan.groups, visual, parts.lenders)
+    with torch.no_grad():
+        want = masked_logits(model, parts.decoder, inputs, answer, hidden)
+    got = torch.stack(ours.logits, 1)
+    torch.testing.assert_close(got, want.to(got.dtype), atol=1e-4, rtol=1e-5)

@@ -11,7 +11,8 @@ import torch
 from conftest import tiny_config, tiny_llava
 
 import st3
-from st3.inference.loading import known_config
+from st3.families.meta import meta_model
+from st3.inference.presets import known_config
 from st3.methods import METHODS, make_method, parse_methods
 from st3.methods.schedule import Schedule
 from st3.profiling import Workload, profile
@@ -21,7 +22,7 @@ from st3.profiling.latency import measure
 from st3.profiling.macs import MacCounter
 from st3.profiling.operators import kind_of, operators
 from st3.profiling.runs import beside_stock, random_inputs
-from st3.profiling.shape import meta_model, shape_of
+from st3.profiling.shape import shape_of
 
 
 def gqa_config() -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_llava
+from conftest import tiny_checkpoint
 from PIL import Image
 
 import st3
@@ -390,18 +390,7 @@ def test_interval_of_accuracy() -> None:
 
 def test_any_model_may_be_swept(tmp_path: Path, st3_: Any) -> None:
     """Another depth and grid of patches, no labels."""
-    from st3.demo.packaging import build_processor
-
-    model = tiny_llava(layers=6, vocabulary=128)  # the demo's tokenizer has 111 tokens
-    processor = build_processor()
-    processor.image_processor.size = processor.image_processor.crop_size = {
-        "height": 32, "width": 32,
-    }  # fmt: skip
-    processor.patch_size = 4
-    vocabulary = processor.tokenizer.get_vocab()
-    model.config.image_token_index = model.config.image_token_id = vocabulary["<image>"]
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
+    tiny_checkpoint(tmp_path / "model")
     (tmp_path / "images").mkdir()
     picture(tmp_path / "images" / "a.png")
     picture(tmp_path / "images" / "b.png")

@@ -1,0 +1,62 @@
+"""A model without its weights: enough to judge whether it fits, and to count what it computes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_MANY = 8
+# Configuration -> model: several places ask for the same one, again and again.
+_BUILT: dict[str, Any] = {}
+
+
+def meta_model(config: Any) -> Any:
+    """The model on the meta device, in bfloat16 and, where it can, with SDPA; built once.
+
+    Raises:
+        ValueError: the configuration builds no model that answers questions about pictures.
+    """
+    text = config.get_text_config()
+    for name in _SIZES:
+        size = getattr(text, name, 1)
+        if isinstance(size, int) and size < 1:
+            raise ValueError(f"text_config.{name} must be a whole number from 1 on, got {size!r}")
+    key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    if key in _BUILT:
+        return _BUILT[key]
+    try:
+        model = _build(config)
+    except (
+        ValueError, TypeError, RuntimeError, AttributeError, KeyError, ZeroDivisionError,
+        ImportError,
+    ) as error:  # fmt: skip
+        if "Unrecognized configuration class" in str(error):
+            raise ValueError(
+                f"the family {config.model_type!r} is none that answers questions about pictures "
+                "(transformers' image-text-to-text)"
+            ) from None
+        what = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(f"this configuration builds no model: {what}") from error
+    if len(_BUILT) >= _MANY:
+        _BUILT.clear()
+    _BUILT[key] = model.eval()
+    return _BUILT[key]
+
+
+def _build(config: Any, attention: str = "sdpa") -> Any:
+    try:
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(
+                copy.deepcopy(config),  # dtype and attention are written into it
+                dtype=torch.bfloat16,
+                attn_implementation=attention,
+                trust_remote_code=False,
+            )
+    except ValueError as error:
+        if attention == "eager" or "scaled_dot_product_attention" not in str(error):
+            raise
+        return _build(config, "eager")

@@ -1,0 +1,115 @@
+"""Is it for my model? A configuration is read and judged, before anything large is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.utils.hub import cached_file
+
+from st3.families.base import FAMILIES
+from st3.families.parts import judge
+from st3.files import plainly
+from st3.inference.checkpoints import HUB_IDS, Source, fetching, find
+
+_ORIGINAL = ("mm_vision_tower", "mm_projector_type")
+"""Keys of LLaVA's original format: a text model's configuration with the picture's parts in it."""
+
+
+def find_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of what a user calls a model, of a family that has an adapter.
+
+    Raises:
+        ValueError: see `find` and `load_config`.
+        OSError: not found, or not reachable; the line names the families that can be trimmed.
+    """
+    return load_config(find(name, revision))
+
+
+def load_config(source: Source) -> Any:
+    """A checkpoint's configuration, of a family that has an adapter; only `config.json` is read.
+
+    Raises:
+        ValueError: no configuration there, or of no family that we adapt; the families that can be
+            trimmed are named.
+        OSError: not found, or not reachable; they are named as well.
+    """
+    if source.is_folder:
+        path = Path(source.place) / "config.json"
+        if not path.is_file():
+            raise ValueError(f"{source.place} is no checkpoint: it has no config.json")
+    else:
+        with fetching(source, f"; {FAMILIES}"):
+            path = Path(str(cached_file(source.place, "config.json", revision=source.revision)))
+    return _make(path, source)
+
+
+def read_config(path: Path) -> Any:
+    """The configuration in a file, or in a folder's `config.json`.
+
+    Raises:
+        ValueError: see `load_config`.
+    """
+    if path.is_dir():
+        return load_config(Source(str(path)))
+    return _make(path, Source(str(path)))
+
+
+def _make(path: Path, source: Source) -> Any:
+    _judge(_read(path), source.place)
+    try:
+        with fetching(source):
+            config = AutoConfig.from_pretrained(
+                source.place, revision=source.revision, trust_remote_code=False
+            )
+    except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())  # some of these have many lines
+        raise ValueError(f"{path} makes no configuration: {reason}") from error
+    judge(config)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Its keys.
+
+    Raises:
+        ValueError: no such file, no JSON, or no model's configuration.
+    """
+    with plainly("read", path):
+        text = path.read_bytes()
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    keys = found if isinstance(found, dict) else {}
+    if not keys.get("model_type"):
+        raise ValueError(f"{path} is no model's configuration: it has no model_type")
+    return keys
+
+
+def _judge(found: dict[str, Any], name: str) -> None:
+    """See that a configuration's keys are of a family that we adapt.
+
+    Raises:
+        ValueError: they are not; says what to take instead.
+    """
+    family = str(found["model_type"])
+    unknown = family not in CONFIG_MAPPING
+    if any(key in found for key in _ORIGINAL) or (unknown and family.startswith("llava")):
+        raise ValueError(
+            f"{name} is in LLaVA's original format ({family}): take a checkpoint that was "
+            f"converted for transformers, on the Hub as -hf, e.g. {HUB_IDS['7b']}"
+        )
+    if unknown and "auto_map" in found:
+        raise ValueError(
+            f"{name} brings code of its own, which st3 does not run: take a checkpoint of a family "
+            f"that transformers itself has; {FAMILIES}"
+        )
+    if unknown:
+        raise ValueError(
+            f"{name} is of the family {family!r}, which the installed transformers does not know: "
+            f"upgrade it, or take another checkpoint; {FAMILIES}"
+        )

@@ -1,0 +1,90 @@
+"""A checkpoint's processor, with what older checkpoints leave to the model's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoProcessor, ProcessorMixin
+
+from st3.inference.checkpoints import Source
+
+_FILE = "processor_config.json"
+
+
+def load_processor(source: Source, config: Any) -> ProcessorMixin:
+    """The processor, which pads on the left and knows how many tokens a picture becomes.
+
+    Args:
+        source: of the checkpoint.
+        config: the model's.
+
+    Raises:
+        ValueError: no processor of pictures and text, or one that lacks what the configuration
+            does not tell either.
+        OSError: not found, or not reachable.
+    """
+    try:
+        processor: Any = AutoProcessor.from_pretrained(
+            source.place, revision=source.revision, trust_remote_code=False
+        )
+    except OSError:
+        if not source.is_folder:
+            raise
+        processor = None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{source.place}: its processor is code of its own, which st3 does not run: in "
+                f"{_FILE}, name one that transformers itself has"
+            ) from None
+        raise ValueError(f"{source.place}: its processor cannot be read: {error}") from error
+    if any(getattr(processor, part, None) is None for part in ("tokenizer", "image_processor")):
+        raise ValueError(
+            f"{source.place} has no processor of pictures and text: copy {_FILE} (or "
+            "preprocessor_config.json) and the tokenizer's files from the checkpoint it was made of"
+        )
+    complete(processor, config, str(Path(source.place) / _FILE if source.is_folder else _FILE))
+    processor.tokenizer.padding_side = "left"
+    return processor  # type: ignore[no-any-return]
+
+
+def complete(processor: Any, config: Any, file: str = _FILE) -> None:
+    """Fill what a processor needs to count a picture's tokens, where it has a place for it.
+
+    Args:
+        processor: changed in place; what it has stays.
+        config: the model's.
+        file: where it should have been, for messages.
+
+    Raises:
+        ValueError: something is missing, and in the configuration as well.
+    """
+    vision = getattr(config, "vision_config", None)
+    for key, owner in (("patch_size", vision), ("vision_feature_select_strategy", config)):
+        if getattr(processor, key, "") is not None:
+            continue
+        value = getattr(owner, key, None)
+        if value is None:
+            raise ValueError(f"{file} has no {key}, and config.json does not tell it: put it there")
+        setattr(processor, key, value)
+    # A file that does not tell it reads as 0; if it is, the tower says so too.
+    if getattr(processor, "num_additional_image_tokens", None) == 0:
+        processor.num_additional_image_tokens = _beside_patches(vision)
+
+
+def _beside_patches(vision: Any) -> int:
+    """Tokens that a vision tower adds to a picture's patches, such as CLIP's class token.
+
+    They are counted on the meta device; a tower that cannot run there is taken to add none.
+    """
+    try:
+        side, patch = vision.image_size, vision.patch_size
+        with torch.device("meta"), torch.no_grad():
+            tower: Any = AutoModel.from_config(vision, trust_remote_code=False)
+            picture = torch.empty(1, vision.num_channels, side, side, dtype=tower.dtype)
+            features = tower(pixel_values=picture).last_hidden_state
+        return max(0, int(features.shape[1]) - int(side // patch) ** 2)
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError):
+        return 0

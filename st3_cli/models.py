@@ -1,0 +1,33 @@
+"""Loading the model that a command asks, and saying what of its checkpoint is set aside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from st3_cli.console import aside
+
+
+def load_model(
+    name: str, device: str, dtype: str, attn_implementation: str | None, *, quiet: bool = False
+) -> tuple[Any, Any]:
+    """A model and its processor, see `st3.load`; with one note, if there is something to say."""
+    from st3.inference.loading import load
+
+    live, processor = load(
+        name, device=device, dtype=dtype, attn_implementation=attn_implementation
+    )
+    if not quiet:
+        note_set_aside(live)
+    return live, processor
+
+
+def note_set_aside(live: Any) -> None:
+    """One line on stderr, if the checkpoint asks for another way to decode than the commands'."""
+    from st3.inference.decoding import describe, set_aside
+
+    others = set_aside(live)
+    if others:
+        aside(
+            "note: decoding is as the options say; set aside what the checkpoint asks for: "
+            f"{describe(others)}"
+        )

@@ -1,0 +1,134 @@
+"""Does a model fit? What does not is refused with the part that does not, without any weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import greedy, prompts, tiny_config, tiny_llava
+from families.zoo import ZOO
+from transformers import AutoConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+import st3
+from st3.engine.attention import stock_attention
+from st3.engine.masks import attention_mask
+from st3.families.parts import find_parts, judge
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("florence2", "it is an encoder-decoder"),
+        ("mllama", "layer 1 of its decoder takes 'cross_attention_mask'"),
+        ("blip-2", "no decoder with layers"),
+        ("kosmos-2", "names no placeholder"),
+        ("llama", "none that answers questions about pictures"),
+    ],
+)
+def test_families_that_do_not_fit(family: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        judge(AutoConfig.for_model(family))
+
+
+def test_the_convention_needs_no_file() -> None:
+    """A family nobody has heard of, whose model follows the convention, works."""
+    model = tiny_llava()
+    model.config.model_type = "of_tomorrow"
+    inputs = prompts("ttItttt")
+    with st3.trim(model, "st3"):
+        assert greedy(model, inputs, 3).sequences.shape == (1, 73)
+    judge(tiny_config())
+
+
+def _own_config(model: Any) -> None:
+    attention = model.model.language_model.layers[2].self_attn
+    attention.config = copy.copy(attention.config)
+
+
+def _other_kind(model: Any) -> None:
+    model.config.text_config.layer_types = ["full_attention"] * 9 + ["indexed_attention"]
+
+
+def _no_positions(model: Any) -> None:
+    class Layer(type(model.model.language_model.layers[0])):  # type: ignore[misc]
+        def forward(self, hidden_states: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+            return hidden_states
+
+    model.model.language_model.layers[4].__class__ = Layer
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_own_config, "layer 3 of its decoder holds a configuration of its own"),
+        (_other_kind, "layers of the kind 'indexed_attention'"),
+        (_no_positions, "layer 5 of its decoder makes its positions by itself"),
+    ],
+)
+def test_parts_that_do_not_fit(change: Any, message: str) -> None:
+    model = tiny_llava()
+    change(model)
+    with pytest.raises(ValueError, match=message), st3.trim(model, "st3"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_5", "gemma4, shared keys", "llama4"])
+def test_recordings_are_refused_where_they_would_be_wrong(name: str) -> None:
+    model = ZOO[name].build()
+    inputs = ZOO[name].inputs(model, ZOO[name].one)
+    with st3.trim(model, "none"):
+        want = greedy(model, inputs, 4).sequences
+    with (
+        pytest.warns(UserWarning, match="see a window, keep a state or borrow keys"),
+        st3.trim(model, "none", compile="inductor"),
+    ):
+        got = greedy(model, inputs, 4).sequences
+    assert torch.equal(got, want)
+
+
+def test_a_mask_from_elsewhere_is_an_error() -> None:
+    """Were it dropped, the answer would be wrong without a word."""
+    model, inputs = tiny_llava(), prompts("ttItttt")
+    layer = model.model.language_model.layers[1]
+
+    def mask(module: Any, args: Any, kwargs: Any) -> Any:
+        return args, kwargs | {"attention_mask": torch.ones(1, 1, 70, 70, dtype=torch.bool)}
+
+    layer.register_forward_pre_hook(mask, with_kwargs=True)
+    with pytest.raises(RuntimeError, match="mask where st3 does not see it"), st3.trim(model):
+        greedy(model, inputs, 2)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava_next, sliding mistral"])
+def test_windows_under_flash_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no windows over gaps: where one limits, SDPA takes over. A stand-in on the CPU."""
+    model = ZOO[name].build()
+    inputs = ZOO[name].inputs(model, ZOO[name].padded)
+    parameters = {"prune_ratio": 0.5, "stride": 1, "ratio": 0.15, "tau": 9}
+    with st3.trim(model, "st3", **parameters):
+        want = greedy(model, inputs, suppress_tokens=list(range(93, 100)))
+    called: list[str] = []
+
+    def stand_in(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        called.append("flash")
+        assert mask is None or mask.dim() == 2
+        mask = attention_mask(mask, query, key, "sdpa")
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+    def choose(module: Any, backend: str) -> Any:
+        if backend.startswith("flash"):
+            return stand_in
+        called.append(backend)
+        return stock_attention(module, backend)
+
+    monkeypatch.setattr("st3.engine.forward.stock_attention", choose)
+    find_parts(model).decoder.config._attn_implementation = {"": "flash_attention_2"}
+    with st3.trim(model, "st3", **parameters):
+        got = greedy(model, inputs, suppress_tokens=list(range(93, 100)))
+    assert torch.equal(got.sequences, want.sequences)
+    for mine, theirs in zip(got.logits, want.logits, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    assert {*called} == ({"sdpa"} if name.startswith("llava_next") else {"flash", "sdpa"})

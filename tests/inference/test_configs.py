@@ -1,0 +1,114 @@
+"""Is it for my model? Judged from config.json alone, before weights, and the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import st3
+from st3.inference import configs, loading
+from st3.inference.checkpoints import Source
+from st3.inference.configs import find_config, load_config
+
+MM = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_projector_type": "mlp2x_gelu"}
+FLAT = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 111}
+
+
+def checkpoint(folder: Path, config: Any, *files: str) -> str:
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in files:
+        (folder / name).write_bytes(b"not to be read")
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def nothing_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither weights nor a processor may be touched in these tests."""
+    for name in ("load_processor", "check_weights"):
+        monkeypatch.setattr(
+            loading, name, lambda *_: pytest.fail("looked at more than config.json")
+        )
+
+
+@pytest.mark.parametrize("files", [(), ("model.safetensors",), ("pytorch_model.bin",)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llava", **FLAT, **MM},
+        {"model_type": "llava_llama", **FLAT, **MM},
+        {"model_type": "llava_mistral", **FLAT},
+        {"model_type": "llava_qwen", **FLAT, "auto_map": {"AutoConfig": "x.X"}},
+        {"model_type": "llama", **FLAT, "mm_vision_tower": "x"},
+        {"model_type": "tinyllava", **FLAT, "mm_projector_type": "linear"},
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_llavas_original_format(tmp_path: Path, config: Any, files: tuple[str, ...]) -> None:
+    name = checkpoint(tmp_path, config, *files)
+    with pytest.raises(ValueError, match="LLaVA's original format") as caught:
+        st3.load(name)
+    assert "as -hf" in str(caught.value)
+    assert "llava-hf/llava-1.5-7b-hf" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "florence2"}, "family 'florence2': it is an encoder-decoder"),
+        ({"model_type": "mllama"}, "'mllama': layer 1 of its decoder takes 'cross_attention_mask'"),
+        ({"model_type": "llama"}, "family 'llama' is none that answers questions about pictures"),
+        ({"model_type": "of_tomorrow"}, "'of_tomorrow', which the installed .* does not know"),
+        (
+            {"model_type": "mine", "auto_map": {"AutoConfig": "x.X"}},
+            r"brings code of its own.*such as LLaVA",
+        ),
+        (
+            {"model_type": "llava", "text_config": {"model_type": "gpt_neox"}},
+            "'layer_past'",
+        ),
+        ({"model_type": "llava", "text_config": {"model_type": "of_tomorrow"}}, "makes no config"),
+        ({"model_type": "llava", "text_config": {"num_hidden_layers": "x"}}, "makes no config"),
+        ({"hidden_size": 5}, "has no model_type"),
+        ([1], "has no model_type"),
+    ],
+)
+def test_other_families(tmp_path: Path, config: Any, message: str) -> None:
+    """A folder with nothing but a configuration says what it is, not what it lacks."""
+    name = checkpoint(tmp_path, config)
+    for judge in (find_config, st3.load):
+        with pytest.raises(ValueError, match=message) as caught:
+            judge(name)
+        assert "no weights" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for judge in (find_config, st3.load):
+        with pytest.raises(OSError, match=r"^nobody/nothing: .*HF_HUB_OFFLINE is set") as caught:
+            judge("nobody/nothing")
+        assert "st3 can trim models that have their pictures in the prompt" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_from_the_hub_only_the_configuration_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+    checkpoint(tmp_path, {"model_type": "of_tomorrow"})
+
+    def fetch(place: str, file: str, **_: Any) -> str:
+        asked.append((place, file))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(configs, "cached_file", fetch)
+    with pytest.raises(ValueError, match="does not know"):
+        load_config(Source("somebody/something"))
+    assert asked == [("somebody/something", "config.json")]
