@@ -7,6 +7,7 @@ stays. All text is UTF-8, whatever the locale; bytes of names that are none are 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -75,7 +76,8 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     )
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, text)
+        if os.write(handle, text) < len(text):  # a full disk takes a part without a word
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -87,21 +89,43 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line that nobody wrote so.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     rows = []
     for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n"):
+        if not line.endswith(b"\n"):
             break
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise ValueError(f"{path}, line {number}, is no JSON: take that line out") from None
+            rows.append({**json.loads(line)})
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"{path}, line {number}, is no JSON object: take that line out"
+            ) from None
     return rows
 
 
 def drop_half_row(path: Path) -> None:
     """Take away a last line that was cut short, so that more can be appended."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(path, whole)
+    text = path.read_bytes() if path.exists() else b""
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        with replacing(path) as temporary:
+            temporary.write_bytes(text[:whole])
+
+
+@contextmanager
+def plainly(doing: str, path: Path, then: str = "") -> Iterator[None]:
+    """Turn what a disk says into one line: cannot write PATH: No space left on device.
+
+    Args:
+        doing: to the file: "read", "write".
+        path: the file or folder.
+        then: what follows the line: how to mend it, and what is not lost.
+
+    Raises:
+        ValueError: an OSError came, and is its cause.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"cannot {doing} {path}: {reason}{then}") from error

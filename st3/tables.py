@@ -27,8 +27,10 @@ class Table:
         return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def spread(times: Sequence[float]) -> float:
-    """(Largest - smallest) / median of the rounds."""
+def spread(times: Sequence[float]) -> float | None:
+    """(Largest - smallest) / median of the rounds; None of fewer than two: one has no spread."""
+    if len(times) < 2:
+        return None
     return (max(times) - min(times)) / median(times)
 
 

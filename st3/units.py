@@ -12,3 +12,11 @@ def si(value: float, unit: str = "") -> str:
         value /= 1000
         text, prefix = f"{value:.4g}", larger
     return f"{text} {prefix}{unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Roughly, in the unit that suits: 40 s, 4 min, 1.5 h."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{round(minutes)} min" if minutes < 99.5 else f"{minutes / 60:.2g} h"

@@ -2,66 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-
+from st3.files import plainly
+from st3_cli import method_options as m
 from st3_cli import options as o
+from st3_cli import question as q
 from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
 from st3_cli.errors import UsageError
+from st3_cli.method_choice import build_method, read_settings
 from st3_cli.models import load_model
 from st3_cli.outputs import check_folder
 
-EXAMPLES = (
-    "Examples:  st3 attention-map  |  st3 attention-map photo.jpg 'What is this?' --model 7b  |  "
-    "st3 attention-map --compare --layers 1,4,9-12 --heads 1-4 --output look"
+EXAMPLES = o.examples(
+    "st3 attention-map",
+    "st3 attention-map photo.jpg 'What is this?' --model 7b",
+    "st3 attention-map --compare --layers 1,4,9-12 --heads 1-4 --output look",
 )
 _PANELS = 8  # layers or heads in the grid, unless others are asked for
 
 
-@o.takes_method_options
+@m.takes_method_options
 def attention_map(
-    image: o.ImageArgument = None,
-    prompt: o.PromptArgument = None,
+    image: q.ImageArgument = None,
+    prompt: q.PromptArgument = None,
     model: o.ModelOption = "demo",
-    method: o.MethodOption = "st3",
-    given: o.Given = o.NOTHING,
-    settings: o.SettingsOption = None,
+    method: m.MethodOption = "st3",
+    given: m.Given = m.NOTHING,
+    settings: m.SettingsOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     seed: o.SeedOption = 0,
     new_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens to follow.", rich_help_panel=o.MODEL)
+        int, o.option(o.MODEL, min=1, help="Most tokens to follow.", metavar="N")
     ] = 32,
     layers: Annotated[
         str | None,
-        typer.Option(
-            help="Of the grid of heads: 1,4,9-12.", metavar="LAYERS", rich_help_panel=o.OUTPUT,
-            show_default=f"{_PANELS} of them",
+        o.option(
+            o.OUTPUT, metavar="LIST", show_default=f"{_PANELS} of them",
+            help="Which layers the grid of heads shows, such as 1,4,9-12.",
         ),
     ] = None,
     heads: Annotated[
         str | None,
-        typer.Option(
-            help="Of the grid of heads: 1-4.", metavar="HEADS", rich_help_panel=o.OUTPUT,
-            show_default=f"{_PANELS} of them",
+        o.option(
+            o.OUTPUT, metavar="LIST", show_default=f"{_PANELS} of them",
+            help="Which heads it shows, such as 1-4.",
         ),
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option(
-            "--compare", help="The same pictures for an answer with trimming on.",
-            rich_help_panel=o.OUTPUT,
-        ),
+        o.flag(o.OUTPUT, "--compare", help="The same pictures for an answer with trimming on."),
     ] = False,
     output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where to write.", rich_help_panel=o.OUTPUT)
+        Path, o.option(o.OUTPUT, metavar="FOLDER", help="Where to write.")
     ] = Path("st3-attention"),
     force: Annotated[
         bool,
-        typer.Option("--force", help="Write into a folder with files.", rich_help_panel=o.OUTPUT),
+        o.flag(o.OUTPUT, "--force", help="Write into a folder with files."),
     ] = False,
     json: o.JsonOption = False,
     debug: o.DebugOption = False,
@@ -70,8 +72,12 @@ def attention_map(
 
     Writes PNGs, one report.html to mail or print, and attention.json into a folder.
     """
-    _check_folder(output, force)
-    o.check_question(image, prompt)
+    check_folder("--output", output)
+    if output.is_dir() and any(output.iterdir()) and not force:
+        raise UsageError(
+            f"{output} holds other files: give another --output, or --force to write into it"
+        )
+    q.check_question(image, prompt)
 
     import torch
 
@@ -79,21 +85,17 @@ def attention_map(
     from st3.attention.album import EXPLAINED, TABLE, save_album
     from st3.attention.look import analyse, look, sentences
     from st3.inference.configs import find_config
-    from st3.inference.pictures import open_picture
 
-    method = o.read_settings(
-        settings, method, "st3", given,
-    )  # fmt: skip
+    method = read_settings(settings, method, "st3", given)
     quiet_transformers()
     text = find_config(model).get_text_config()
-    chosen = o.build_method(
-        method, text.num_hidden_layers, given,
-    )  # fmt: skip
+    chosen = build_method(method, text.num_hidden_layers, given)
     if compare and chosen.name == "none":
         raise UsageError("--compare sets a method against none: give another --method")
     rows = _numbers("--layers", layers, text.num_hidden_layers)
     columns = _numbers("--heads", heads, text.num_attention_heads)
-    picture = open_picture(image if image is not None else demo.PICTURE)
+    picture = q.open_image(image)
+    q.note_foreign(model, [picture])
     live, processor = load_model(
         model, device.value, dtype.value,
         attn_implementation.value if attn_implementation else None,
@@ -104,14 +106,8 @@ def attention_map(
         new_tokens=new_tokens, compare=compare,
     )  # fmt: skip
     document = analyse(seen)
-    try:
-        if err.is_terminal:
-            with err.status("drawing") as status:
-                save_album(output, seen, document, rows, columns, _shown_in(status))
-        else:
-            save_album(output, seen, document, rows, columns)
-    except OSError as error:
-        raise ValueError(f"cannot write into {output}: {error.strerror}") from error
+    with plainly("write into", output), _drawing() as on_file:
+        save_album(output, seen, document, rows, columns, on_file)
     if json:
         print_json(document)
         return
@@ -127,8 +123,14 @@ def attention_map(
     aside(f"wrote {len(document['files'])} files; open {output / 'report.html'}")
 
 
-def _shown_in(status: Any) -> Any:
-    return lambda name: status.update(f"drawing {name}")
+@contextmanager
+def _drawing() -> Iterator[Callable[[str], None]]:
+    """Yield who is told which file is drawn, and shows it if stderr is a terminal."""
+    if not err.is_terminal:
+        yield lambda name: None
+        return
+    with err.status("drawing") as status:
+        yield lambda name: status.update(f"drawing {name}")
 
 
 def _numbers(option: str, text: str | None, count: int) -> list[int]:
@@ -152,11 +154,3 @@ def _numbers(option: str, text: str | None, count: int) -> list[int]:
             f"{option}: this model has 1 to {count}, not {wrong[0] if wrong else text!r}"
         )
     return list(dict.fromkeys(found))
-
-
-def _check_folder(folder: Path, force: bool) -> None:
-    check_folder("--output", folder)
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise UsageError(
-            f"{folder} holds files: give another --output, or --force to write into it"
-        )

@@ -66,26 +66,52 @@ def say(message: str) -> None:
 def print_table(
     title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False
 ) -> None:
-    """A table on stdout; figures to the right, or with `wrap` text that may take several lines."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold",
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
-        show_header=any(heads),
-    )  # fmt: skip
-    lines = [list(row) for row in rows]
-    cells = [max((len(line[number]) for line in lines), default=0) for number in range(len(heads))]
-    natural = sum(map(max, cells, map(len, heads))) + _GAP * len(heads)
-    for number, head in enumerate(map(str.strip, heads)):
-        table.add_column(
-            # Heads may break, a figure and its unit may not.
-            head if wrap or natural <= out.width else head.replace(" ", "\n"),
-            justify="left" if wrap or number == 0 else "right",
-            overflow="fold",
-            min_width=None if wrap else min(cells[number], _WIDEST),
-        )
-    for line in lines:
-        table.add_row(*line)
-    out.print(table)
+    """A table on stdout; figures to the right, or with `wrap` text that may take several lines.
+
+    Columns of figures that the terminal is too narrow for follow below, beside the first one.
+    """
+    columns = [[printable(cell) for cell in column] for column in zip(heads, *rows, strict=True)]
+    natural = sum(max(map(len, column)) + _GAP for column in columns)
+    least = [_least(column, wrap) for column in columns]
+    fits = sum(least) + _GAP * len(least) <= out.width
+    out.print(title, style="bold")
+    for part in [range(len(heads))] if wrap else _parts(least, out.width):
+        table = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_header=any(heads),
+        )  # fmt: skip
+        for number in part:
+            head = heads[number].strip()
+            table.add_column(
+                # Heads may break, a figure and its unit may not.
+                head if wrap or natural <= out.width else head.replace(" ", "\n"),
+                justify="left" if wrap or number == 0 else "right",
+                overflow="fold",
+                min_width=least[number] if fits or not wrap else None,
+            )
+        for row in zip(*(columns[number][1:] for number in part), strict=True):
+            table.add_row(*row)
+        out.print(table)
+
+
+def _least(column: Sequence[str], wrap: bool) -> int:
+    """Characters that a column needs: for the words of a text, or for whole figures."""
+    words = [len(word) for word in column[0].split()]
+    for cell in column[1:]:
+        words += [len(word) for word in cell.split()] if wrap else [min(len(cell), _WIDEST)]
+    return max(words, default=0)
+
+
+def _parts(least: Sequence[int], width: int) -> list[list[int]]:
+    """Numbers of columns that fit side by side: the first one and some others, in each part."""
+    parts: list[list[int]] = [[]]
+    left = width - least[0] - _GAP
+    for number, characters in enumerate(least[1:], start=1):
+        if parts[-1] and characters + _GAP > left:
+            parts.append([])
+            left = width - least[0] - _GAP
+        parts[-1].append(number)
+        left -= characters + _GAP
+    return [[0, *part] for part in parts]
 
 
 def quiet_transformers() -> None:

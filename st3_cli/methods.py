@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 
 from st3_cli import options as o
-from st3_cli.console import aside, print_json, print_table
+from st3_cli.console import print_json, print_table
 
 
 def methods(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
@@ -40,10 +40,9 @@ def methods(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
         for one in found
     ]  # fmt: skip
     print_table("Methods", ("name", "parameters", "what it does", "source"), rows, wrap=True)
-    aside("st3 profile always measures stock as well: transformers' own generate.")
     print_table(
-        "Every method also takes scorer=NAME, what importance is",
-        ("scorers",),
+        "Scorers: every method takes scorer=NAME, what decides which tokens stay",
+        ("names",),
         [(", ".join(SCORERS),)],
         wrap=True,
     )

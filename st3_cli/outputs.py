@@ -1,8 +1,7 @@
-"""Files that a command will write: refused at once if they cannot be, not after the work."""
+"""Files and folders that a command will write: refused at once if they cannot be."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -28,13 +27,7 @@ def check_output(option: str, path: Path | None, force: bool, *suffixes: str) ->
     if not folder.is_dir():
         shown = folder if path.is_symlink() else path.parent
         raise UsageError(f"{option}: there is no folder {shown}")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"{option}: the folder {folder} is not writable ({error.strerror})"
-        ) from None
+    _check_writable(option, folder)
     if path.exists() and not force:
         raise UsageError(f"{path} exists: give another name, or --force to overwrite it")
 
@@ -49,8 +42,7 @@ def check_folder(option: str, folder: Path) -> None:
     nearest = next(place for place in (target, *target.parents) if place.exists())
     if not nearest.is_dir():
         raise UsageError(f"{option}: {nearest} is a file, give a folder")
-    if not os.access(nearest, os.W_OK):
-        raise UsageError(f"{option}: the folder {nearest} is not writable")
+    _check_writable(option, nearest)
 
 
 def _target(option: str, path: Path) -> Path:
@@ -58,3 +50,13 @@ def _target(option: str, path: Path) -> Path:
         return follow(path)
     except OSError as error:
         raise UsageError(f"{option}: {path} cannot be written ({error.strerror})") from None
+
+
+def _check_writable(option: str, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option}: the folder {folder} is not writable ({error.strerror})"
+        ) from None

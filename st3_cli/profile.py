@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from st3.files import plainly, write_text
+from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli.console import aside, err, print_json_text, print_table, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
+from st3_cli.method_choice import build_methods, read_settings
 from st3_cli.models import note_set_aside
 from st3_cli.outputs import check_output
+from st3_cli.progress import run_bar
 
 if TYPE_CHECKING:
     from st3.profiling import Report
 
-EXAMPLES = (
-    "Examples:  st3 profile --model 13b  |  st3 profile --model small --repeats 3  |  "
-    "st3 profile --methods none,st3,fastv:k=2,r=0.75,vtw:k=6 --output report.md"
+EXAMPLES = o.examples(
+    "st3 profile --model 13b",
+    "st3 profile --model small --repeats 3",
+    "st3 profile --methods none,st3,fastv:k=2,r=0.75,vtw:k=6 --output report.md",
 )
 DEFAULT_METHODS = "none,pvtp,vta,st3,fastv,vtw,pyramiddrop"
 WORK = "Workload"
+_TOKENS: dict[str, Any] = {"min": 1, "callback": o.at_most(10**6)}
 
 
 class Weights(StrEnum):
@@ -46,86 +50,84 @@ def _sizes(text: str) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def _work(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=WORK, **more)
+def _number(help: str, **more: Any) -> Any:
+    return o.option(WORK, help=help, metavar="N", **more)
 
 
-@o.takes_method_options
+@m.takes_method_options
 def profile(
     model: Annotated[
         str,
-        typer.Option(
-            "--model", "-m", help="demo, small, 7b, 13b, a Hub id (or id@revision), or a folder.",
-            rich_help_panel=o.MODEL,
+        o.option(
+            o.MODEL, "--model", "-m", metavar="NAME",
+            help="demo, small, 7b, 13b, a Hub id (or id@revision), or a folder.",
         ),
     ] = "demo",
     config: Annotated[
-        Path | None,
-        typer.Option(help="A config.json in place of --model.", rich_help_panel=o.MODEL),
+        Path | None, o.option(o.MODEL, metavar="FILE", help="A config.json in place of --model.")
     ] = None,
     weights: Annotated[
         Weights,
-        typer.Option(
-            help="What to time. auto: trained ones if they are here, else random ones of the "
-            "true shape, where they fit.",
-            rich_help_panel=o.MODEL,
+        o.option(
+            o.MODEL, metavar="NAME",
+            help=f"What to time: {o.one_of(Weights)}; auto: trained ones if they are here, else "
+            "random ones of the true shape, where they fit.",
         ),
     ] = Weights.auto,
+    latency: Annotated[bool, o.option(o.MODEL, help="Time it, or only count.", metavar="")] = True,
     methods: Annotated[
         str,
-        typer.Option(
-            "--methods", "--method",
-            help="A list; `st3 methods` shows all. The options below go to the ST3 family in it.",
-            rich_help_panel=o.METHOD,
+        o.option(
+            o.METHOD, "--methods", "--method", metavar="LIST",
+            help="Several, of those that `st3 methods` lists; the options below go to the ST3 "
+            "family in it. stock, transformers' own generate, is always measured as well.",
+            show_default=DEFAULT_METHODS.replace(",", ", "),
         ),
     ] = DEFAULT_METHODS,
-    given: o.Given = o.NOTHING,
-    settings: o.SettingsOption = None,
+    given: m.Given = m.NOTHING,
+    settings: m.SettingsOption = None,
     visual_tokens: Annotated[
-        int | None, _work("In a prompt.", min=1, max=10**6, show_default="a picture's")
+        int | None,
+        _number("Visual tokens in a prompt.", **_TOKENS, show_default="a picture's"),
     ] = None,
-    text_tokens: Annotated[int, _work("In a prompt.", min=1, max=10**6)] = 64,
-    new_tokens: Annotated[int, _work("To generate.", min=1)] = 64,
-    batch_size: Annotated[Any, _work("Or several: 1,8.", parser=_sizes, metavar="N")] = "1",
-    latency: Annotated[bool, _work("Time it, or only count.")] = True,
-    repeats: Annotated[int, _work("Timed rounds, at least.", min=1)] = 5,
-    min_seconds: Annotated[float, _work("Time for each method, at least.", min=0)] = 0.0,
+    text_tokens: Annotated[int, _number("Text tokens in a prompt.", **_TOKENS)] = 64,
+    new_tokens: Annotated[int, _number("Tokens to generate.", min=1)] = 64,
+    batch_size: Annotated[
+        Any, _number("Prompts at a time; or several: 1,8.", parser=_sizes)
+    ] = "1",
+    repeats: Annotated[int, _number("Timed rounds, at least.", min=1)] = 5,
+    min_seconds: Annotated[
+        float, _number("Time for each method, at least, in seconds.", min=0)
+    ] = 0.0,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
     compile: o.CompileOption = o.Compiler.off,
     seed: o.SeedOption = 0,
-    detail: Annotated[
-        bool, typer.Option("--detail", help="Also MACs by part.", rich_help_panel=o.OUTPUT)
-    ] = False,
+    detail: Annotated[bool, o.flag(o.OUTPUT, "--detail", help="Also MACs by part.")] = False,
     operators: Annotated[
-        bool,
-        typer.Option(
-            "--operators", help="Also where the decoder's time goes.", rich_help_panel=o.OUTPUT
-        ),
+        bool, o.flag(o.OUTPUT, "--operators", help="Also where the decoder's time goes.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json|.csv|.md", rich_help_panel=o.OUTPUT, help="Save it."),
+        o.option(o.OUTPUT, metavar="FILE", help="Save it as FILE.json, .csv or .md."),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.png", rich_help_panel=o.OUTPUT,
+        o.option(
+            o.OUTPUT, metavar="FILE.png",
             help="Draw visual tokens per layer and over time, MACs and KV cache.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite files.", rich_help_panel=o.OUTPUT)
-    ] = False,
+    force: Annotated[bool, o.flag(o.OUTPUT, "--force", help="Overwrite files.")] = False,
     json: o.JsonOption = False,
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """Compute, memory and time of trimming methods, side by side.
 
-    MACs and KV bytes are counted from the configuration, without weights or a GPU. Time is
-    measured where the model fits, and otherwise said to be not measured.
+    MACs and KV bytes are counted from the configuration, without weights or a GPU.
+    Time is measured where the model fits, and otherwise said to be not measured.
     """
     check_output("--output", output, force, ".json", ".csv", ".md")
     check_output("--plot", plot, force, ".png")
@@ -144,9 +146,7 @@ def profile(
     from st3.profiling.shape import shape_of
     from st3.profiling.subject import choose
 
-    methods = o.read_settings(
-        settings, methods, DEFAULT_METHODS, given,
-    )  # fmt: skip
+    methods = read_settings(settings, methods, DEFAULT_METHODS, given)
     quiet_transformers()
     name = None if config is not None else model
     shown = model if config is None else f"{config.resolve().parent.name}/{config.name}"
@@ -157,9 +157,7 @@ def profile(
     else:
         found = configs.find_config(model)
     shape = shape_of(meta_model(found))
-    chosen = o.build_methods(
-        methods, shape.layers, given,
-    )  # fmt: skip
+    chosen = build_methods(methods, shape.layers, given)
     works = [
         Workload(visual_tokens or shape.picture_tokens, text_tokens, new_tokens, batch)
         for batch in batch_size
@@ -176,7 +174,7 @@ def profile(
         )  # fmt: skip
         if kind == "pretrained":
             note_set_aside(live)
-    with _progress(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
+    with run_bar(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
         report = measure(
             shown, found, chosen, works,
             dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
@@ -193,10 +191,8 @@ def profile(
     if plot is not None:
         from st3.plots.costs import save_profile
 
-        try:
+        with plainly("write", plot):
             save_profile(plot, report)
-        except OSError as error:
-            raise ValueError(f"cannot write {plot}: {error.strerror}") from error
     if not json:
         for path in (output, plot):
             if path is not None:
@@ -215,13 +211,9 @@ def _trained(model: str, weights: Weights) -> bool:
 
 
 def _save(path: Path, report: Report) -> None:
-    from st3.files import write_text
-
     text = {".json": report.json, ".csv": report.csv, ".md": report.markdown}[path.suffix.lower()]()
-    try:
+    with plainly("write", path):
         write_text(path, text)
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _print(report: Report, detail: bool) -> None:
@@ -237,42 +229,10 @@ def _print(report: Report, detail: bool) -> None:
             f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.",
             style="dim",
         )
-    err.print(
-        "1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed. Times are medians; "
-        "spread is largest minus smallest over the median of the rounds; speedup is end to end, "
-        "over stock.",
-        style="dim",
-    )
-
-
-def _progress(total: int, live: Any) -> Any:
-    """A bar on stderr while something is timed, if that is a terminal; yields `on_run`."""
-    if live is None or not err.is_terminal:
-        return nullcontext(lambda name, done: None)
-    return _Bar(total)
-
-
-class _Bar:
-    """One tick a run. Rounds go on past the least number where a minimum time asks for it."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, -1
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(), console=err, transient=True, auto_refresh=False,
-        )  # fmt: skip
-
-    def __enter__(self) -> Any:
-        self.bar.__enter__()
-        self.task = self.bar.add_task("timing", total=self.total)
-        return self
-
-    def __call__(self, name: str, done: int) -> None:
-        self.done += 1
-        # Only between runs: a thread that draws would disturb them.
-        self.bar.update(
-            self.task, completed=min(self.done, self.total), description=name, refresh=True
+    explained = "1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed."
+    if report.weights is not None:
+        explained += (
+            " Times are medians; spread is largest minus smallest over the median of the rounds; "
+            "speedup is end to end, over stock."
         )
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.__exit__(*error)
+    err.print(explained, style="dim")

@@ -5,55 +5,64 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from rich.table import Table
-
+from st3.files import plainly
+from st3_cli import method_options as m
 from st3_cli import options as o
-from st3_cli.console import aside, err, out, print_answer, print_json, quiet_transformers
+from st3_cli import question as q
+from st3_cli.console import (
+    aside,
+    err,
+    print_answer,
+    print_json,
+    print_table,
+    quiet_transformers,
+)
 from st3_cli.errors import UsageError
+from st3_cli.method_choice import build_method, read_settings
 from st3_cli.models import load_model
 from st3_cli.outputs import check_output
 
 if TYPE_CHECKING:
     from st3.inference.generation import Answer
 
-EXAMPLES = (
-    "Examples:  st3 run  |  st3 run photo.jpg 'What do you see?' --model 7b  |  "
-    "st3 run photo.jpg 'How many?' --compare --show-kept kept.png"
+EXAMPLES = o.examples(
+    "st3 run",
+    "st3 run demo 'Is there a purple square?' --compare --show-kept kept.png",
+    "st3 run photo.jpg 'What do you see?' --model 7b",
 )
 
 
-@o.takes_method_options
+@m.takes_method_options
 def run(
-    image: o.ImageArgument = None,
-    prompt: o.PromptArgument = None,
+    image: q.ImageArgument = None,
+    prompt: q.PromptArgument = None,
     model: o.ModelOption = "demo",
-    method: o.MethodOption = "st3",
-    given: o.Given = o.NOTHING,
-    settings: o.SettingsOption = None,
+    method: m.MethodOption = "st3",
+    given: m.Given = m.NOTHING,
+    settings: m.SettingsOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
     seed: o.SeedOption = 0,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens to generate.", rich_help_panel=o.MODEL)
+        int, o.option(o.MODEL, min=1, help="Most tokens to generate.", metavar="N")
     ] = 128,
     temperature: Annotated[
-        float, typer.Option(min=0, help="Of sampling; 0 is greedy.", rich_help_panel=o.MODEL)
+        float, o.option(o.MODEL, min=0, help="Of sampling; 0 is greedy.", metavar="X")
     ] = 0.0,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Also run it untrimmed.", rich_help_panel=o.OUTPUT)
+        bool, o.flag(o.OUTPUT, "--compare", help="Also run it untrimmed.")
     ] = False,
     show_kept: Annotated[
         Path | None,
-        typer.Option(
+        o.option(
+            o.OUTPUT, metavar="FILE.png",
             help="Draw the patches that survive, one panel a group of layers.",
-            metavar="FILE.png", rich_help_panel=o.OUTPUT,
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite FILE.png.", rich_help_panel=o.OUTPUT)
+        bool, o.flag(o.OUTPUT, "--force", help="Overwrite FILE.png.")
     ] = False,
     json: o.JsonOption = False,
     debug: o.DebugOption = False,
@@ -62,27 +71,23 @@ def run(
     check_output("--show-kept", show_kept, force, ".png")
     if force and show_kept is None:
         raise UsageError("--force goes with --show-kept FILE.png")
-    o.check_question(image, prompt)
+    q.check_question(image, prompt)
     if compare and method == "none":
         raise UsageError("--compare sets a method against none: give another --method")
 
     from st3 import demo
     from st3.inference import checkpoints, configs, generation, report
-    from st3.inference.pictures import open_picture
     from st3.methods import make_method
 
-    method = o.read_settings(
-        settings, method, "st3", given,
-    )  # fmt: skip
+    method = read_settings(settings, method, "st3", given)
     quiet_transformers()
     source = checkpoints.find(model)
     if err.is_terminal and not source.is_folder:
         aside(f"model: {source.place}, from the Hub or its cache")
     layers = configs.load_config(source).get_text_config().num_hidden_layers
-    chosen = o.build_method(
-        method, layers, given,
-    )  # fmt: skip
-    picture = open_picture(image if image is not None else demo.PICTURE)
+    chosen = build_method(method, layers, given)
+    picture = q.open_image(image)
+    q.note_foreign(model, [picture])
     question = prompt if prompt is not None else demo.PROMPT
     live, processor = load_model(
         model, device.value, dtype.value,
@@ -123,10 +128,8 @@ def run(
         assert answer.session is not None
         pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
         patches = patches_of(live, processor, pixels, answer.session.visual_tokens[0])
-        try:
+        with plainly("write", show_kept):
             save_kept(show_kept, patches, answer.session, model)
-        except OSError as error:
-            raise ValueError(f"cannot write {show_kept}: {error.strerror}") from error
         if not json:
             aside(f"wrote {show_kept}")
 
@@ -135,10 +138,10 @@ def _print_comparison(answer: Answer, baseline: Answer) -> None:
     from st3.inference import report
 
     assert answer.session is not None
-    table = Table(title="Timed warm, one run each", title_justify="left", title_style="dim")
-    table.add_column("")
-    table.add_column(answer.session.method.name)
-    table.add_column("untrimmed")
-    for label, ours, theirs in report.compare(answer, baseline):
-        table.add_row(label, ours, theirs)
-    out.print(table)
+    heads = ("", answer.session.method.name, "untrimmed")
+    print_table(
+        "One warm run each; st3 profile measures",
+        heads,
+        report.compare(answer, baseline),
+        wrap=True,
+    )

@@ -10,118 +10,67 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from st3.files import plainly
+from st3_cli import grid_options as g
 from st3_cli import options as o
-from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
+from st3_cli import question as q
+from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.models import load_model
 from st3_cli.outputs import check_folder
+from st3_cli.progress import cell_bar
 
-EXAMPLES = (
-    "Examples:  st3 sweep  |  st3 sweep --final-keep 1%,5% --taus 32,64,128,none  |  "
-    "st3 sweep --model 7b --images photos --prompt 'Describe it.' --budget 'fidelity>=0.99'"
+EXAMPLES = o.examples(
+    "st3 sweep",
+    "st3 sweep --final-keep 1%,5% --taus 32,64,128,none",
+    "st3 sweep --model 7b --images photos --prompt 'Describe it.' --budget 'fidelity>=0.99'",
 )
-GRID, DATA = "Grid", "Questions"
-
-
-_FINALS = (0.01, 0.05, 0.1, 0.2)  # of any depth, where a list of R suits only some
-
-
-def _list(what: str, read: Any) -> Any:
-    def parse(text: str) -> list[Any]:
-        return [value for part in text.split(",") for value in read(part.strip())]
-
-    parse.__name__ = what
-    return parse
-
-
-def _whole(text: str) -> list[int]:
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is no whole number from 1 on: give e.g. 1,2,4")
-    return [int(text)]
-
-
-def _shares(text: str) -> list[float]:
-    """0.05, 5% or a range 0.01:0.10:0.01."""
-    parts = text.split(":")
-    values = [o.share(part) for part in parts]
-    if len(values) == 1:
-        return values
-    if len(values) != 3 or values[2] <= 0 or values[1] < values[0]:
-        raise typer.BadParameter(f"{text!r}: write a range as first:last:step, e.g. 0.01:0.10:0.01")
-    count = int((values[1] - values[0]) / values[2] + 1e-9) + 1
-    return [round(values[0] + n * values[2], 9) for n in range(count)]
-
-
-def _taus(text: str) -> list[int]:
-    return [o.tau(text)]
-
-
-def _grid(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=GRID, **more)
+DATA = "Questions"
 
 
 def _data(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=DATA, **more)
+    return o.option(DATA, help=help, **more)
 
 
 def sweep(
     model: o.ModelOption = "demo",
-    strides: Annotated[
-        Any, _grid("S.", parser=_list("strides", _whole), metavar="S,S,...")
-    ] = "1,2,4,8",
-    final_keep: Annotated[
-        Any,
-        _grid(
-            "C, from which R follows.", parser=_list("shares", _shares), metavar="C,...",
-            show_default=",".join(f"{share:.0%}" for share in _FINALS),
-        ),
-    ] = None,
-    ratios: Annotated[
-        Any,
-        _grid(
-            "R in place of C; a range: 0.01:0.10:0.01.", parser=_list("ratios", _shares),
-            metavar="R,...",
-        ),
-    ] = None,
-    taus: Annotated[
-        Any, _grid("tau.", parser=_list("taus", _taus), metavar="TAU,...|none")
-    ] = "128",
-    prune_ratio: Annotated[
-        Any, _grid("P.", parser=o.share, metavar="P")
-    ] = "0.5",
-    methods: Annotated[
-        str | None, _grid("Other methods beside: fastv,vtw:k=6,...", metavar="LIST")
-    ] = None,
+    strides: g.StridesOption = "1,2,4,8",
+    final_keep: g.FinalKeepsOption = None,
+    ratios: g.RatiosOption = None,
+    taus: g.TausOption = "128",
+    prune_ratio: g.PruneRatioOption = "50%",
+    methods: g.PeersOption = None,
     images: Annotated[Path | None, _data("A folder of pictures.", metavar="FOLDER")] = None,
     prompt: Annotated[
-        str | None, _data("The question about each of them.", callback=o.utf8)
+        str | None,
+        _data("The question about each of them.", metavar="TEXT", callback=q.utf8),
     ] = None,
     data: Annotated[
         Path | None,
         _data('Lines {"image": ..., "prompt": ..., "answer": ...?}.', metavar="FILE.jsonl"),
     ] = None,
-    scenes: Annotated[int, _data("Scenes of the demo's own, otherwise.", min=1)] = 12,
-    max_new_tokens: Annotated[int, _data("Longest answer.", min=1)] = 64,
-    batch_size: Annotated[int, _data("Questions at a time.", min=1)] = 16,
+    scenes: Annotated[
+        int, _data("Scenes of the demo's own, otherwise.", min=1, metavar="N")
+    ] = 12,
+    max_new_tokens: Annotated[int, _data("Longest answer.", min=1, metavar="N")] = 64,
+    batch_size: Annotated[int, _data("Questions at a time.", min=1, metavar="N")] = 16,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     seed: o.SeedOption = 0,
     budget: Annotated[
         str | None,
-        typer.Option(
-            help="Name the fastest setting within it: fidelity>=0.99,kv<=45%.", metavar="BOUNDS",
-            rich_help_panel=o.OUTPUT,
+        o.option(
+            o.OUTPUT, metavar="BOUNDS",
+            help="Name the fastest setting within it: fidelity>=0.99,kv<=45%.",
         ),
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
-            metavar="FOLDER", help="A new one, or that of a sweep to go on with.",
-            rich_help_panel=o.OUTPUT,
+        o.option(
+            o.OUTPUT, metavar="FOLDER", help="A new one, or that of a sweep to go on with.",
         ),
     ] = Path("st3-sweep"),
     json: o.JsonOption = False,
@@ -129,8 +78,8 @@ def sweep(
 ) -> None:  # fmt: skip
     """Sweep the settings: compute, memory, time, and fidelity to the untrimmed model.
 
-    Every cell is saved as it ends; the same command goes on where it was stopped. For several
-    processes: accelerate launch --module st3_cli.app sweep ...
+    Every cell is saved as it ends; the same command goes on where it was stopped.
+    For several processes: accelerate launch --module st3_cli.app sweep ...
     """
     if images is not None and data is not None:
         raise UsageError("--images and --data both say what to ask: give one of them")
@@ -144,7 +93,9 @@ def sweep(
     from st3.machine import describe_machine
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
-    from st3.sweep.run import Sweep, device_of, find_ranks, run_cells
+    from st3.sweep.folder import RESUMES, FolderError
+    from st3.sweep.ranks import device_of, find_ranks
+    from st3.sweep.run import Sweep, run_cells
 
     quiet_transformers()
     layers = find_config(model).get_text_config().num_hidden_layers
@@ -152,7 +103,7 @@ def sweep(
         bounds = results.parse_budget(budget) if budget is not None else []
         cells = grid.make_grid(
             layers, strides, ratios or (), [tau or None for tau in taus],
-            finals=() if ratios else final_keep or _FINALS,
+            finals=() if ratios else final_keep or g.FINALS,
             prune_ratio=prune_ratio, peers=parse_methods(methods) if methods is not None else (),
         )  # fmt: skip
     except ValueError as error:
@@ -171,6 +122,8 @@ def sweep(
     if any(key == "accuracy" for key, _, _ in bounds) and not questions.all_labelled(asked):
         lacking = next(question.label for question in asked if question.answer is None)
         raise UsageError(f"--budget asks for accuracy, but {lacking} has no answer")
+    if data is not None or images is not None:
+        q.note_foreign(model, [question.picture for question in asked])
     for line in skipped:
         err.print(f"skipped {line}", style="yellow", soft_wrap=True)
     ranks = find_ranks(device.value)
@@ -189,8 +142,11 @@ def sweep(
         )
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 
-    with _Bar() as on_cell:
-        document = run_cells(output, settings, cells, make, ranks, on_cell)
+    try:
+        with cell_bar() as on_cell:
+            document = run_cells(output, settings, cells, make, ranks, on_cell, _say_how_long)
+    except FolderError as error:
+        raise UsageError(str(error)) from None
     if ranks.rank:
         return
     if document["baseline"] is None:
@@ -207,7 +163,8 @@ def sweep(
         "budget": budget,
         "chosen": results.within(document["cells"], bounds) if bounds else None,
     }
-    album.save_sweep(output, document, layers)
+    with plainly("write into", output, RESUMES):
+        album.save_sweep(output, document, layers)
     if json:
         print_json(document)
     else:
@@ -222,10 +179,12 @@ def sweep(
 
 
 def _print(document: dict[str, Any], folder: Path) -> None:
-    from st3.sweep.results import table
+    from st3.sweep.results import impossible, table
 
     found = table(document)
     print_table(found.title, found.heads, found.rows)
+    for sentence in impossible(document["cells"]):
+        out.print(sentence)
     err.print(
         "Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
         "next-token distributions, thousandths of a nat; right: answers that are right. * best "
@@ -245,6 +204,13 @@ def _print(document: dict[str, Any], folder: Path) -> None:
     aside(f"wrote {len(document['files'])} files into {folder}")
 
 
+def _say_how_long(seconds: float, cells: int) -> None:
+    from st3.units import duration
+
+    many = f"{cells} cells" if cells > 1 else "1 cell"
+    aside(f"about {duration(seconds)} for {many}, as long as the untrimmed answers took for each")
+
+
 def _fingerprint(asked: Any) -> str:
     """Of all pictures, prompts and answers: other ones are another sweep."""
     found = hashlib.sha256()
@@ -252,25 +218,3 @@ def _fingerprint(asked: Any) -> str:
         found.update(question.picture.tobytes())
         found.update(repr((question.picture.size, question.prompt, question.answer)).encode())
     return found.hexdigest()[:16]
-
-
-class _Bar:
-    """Cells done, and the time left, on stderr if that is a terminal."""
-
-    def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
-        )  # fmt: skip
-        self.task: Any = None
-
-    def __enter__(self) -> Any:
-        self.bar.__enter__()
-        self.task = self.bar.add_task("untrimmed answers", total=None)
-        return self
-
-    def __call__(self, done: int, total: int, spec: str) -> None:
-        self.bar.update(self.task, completed=done, total=total, description=spec)
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.__exit__(*error)

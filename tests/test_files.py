@@ -1,13 +1,23 @@
-"""Files are written whole or not at all, through links too."""
+"""Files are written whole or not at all, through links too; logs outlive disks and editors."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from st3.files import append_rows, follow, make_folder, read_rows, replacing, write_text
+from st3.files import (
+    append_rows,
+    drop_half_row,
+    follow,
+    make_folder,
+    plainly,
+    read_rows,
+    replacing,
+    write_text,
+)
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -82,3 +92,46 @@ def test_folders_and_logs_through_links(tmp_path: Path) -> None:
     append_rows(link / "rows", [{"a": 1}])
     append_rows(link / "rows", [{"a": "猫 \udcff"}])
     assert read_rows(tmp_path / "rows.jsonl") == [{"a": 1}, {"a": "猫 \udcff"}]
+
+
+def test_a_line_is_what_ends_with_a_newline_alone(tmp_path: Path) -> None:
+    """Answers may hold what Unicode takes for an end of line."""
+    rows = [{"text": "one\u2028two\x85three"}, {"text": "four"}]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+
+
+@pytest.mark.parametrize("line", [b"what?", b"[1]", b"", b'{"a": "\xff"}'])
+def test_a_broken_line_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n{}\n")
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 2, is no JSON object: take that line"):
+        read_rows(path)
+
+
+def test_half_a_write_is_an_error_and_its_line_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up takes a part, and says so only of the next write."""
+    path, write = tmp_path / "rows.jsonl", os.write
+    append_rows(path, [{"a": 1}])
+
+    def half(handle: int, data: Any) -> int:
+        return write(handle, data[: len(data) // 2])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", half)
+        with pytest.raises(OSError, match="No space left on device"):
+            append_rows(path, [{"b": "x" * 100}])
+    drop_half_row(path)
+    append_rows(path, [{"c": 3}])
+    assert read_rows(path) == [{"a": 1}, {"c": 3}]
+
+
+def test_what_a_disk_says_becomes_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "file"
+    with (
+        pytest.raises(ValueError, match=r"^cannot read .*file: No such file or directory; so what"),
+        plainly("read", path, "; so what"),
+    ):
+        path.read_text()

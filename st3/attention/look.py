@@ -185,13 +185,14 @@ def sentences(document: dict[str, Any]) -> list[str]:
     start = verdict["negligible_from"]
     if start is None:
         first = (
-            f"The last layer still pays the picture {document['layers'][-1]['visual_share']:.1%} "
-            "of its attention: from no layer on could all of it go."
+            "There is no layer from which on the picture could be dropped whole: even the last one "
+            f"gives it {document['layers'][-1]['visual_share']:.1%} of its attention (less than "
+            f"{verdict['threshold']:.0%} would count as none)."
         )
     else:
         first = (
-            f"From layer {start} of {layers} on the picture gets less than "
-            f"{verdict['threshold']:.0%} of the attention in every layer: there it could go."
+            f"From layer {start} of {layers} on every layer gives the picture less than "
+            f"{verdict['threshold']:.0%} of its attention: from there on it could be dropped whole."
         )
     worst = verdict["worst_kept_layer"]
     return [

@@ -62,7 +62,7 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
                 f"{work}, batch {batch}, {_common(rows)}",
             )
         ]
-    rows = [row | {"e2e_spread": _spread(row)} for row in rows]
+    rows = [row | {"e2e_spread": spread(_rounds(row))} for row in rows]
     for row in rows:
         if row.get("within_new", row["new_tokens"]) > row["new_tokens"]:
             row["peak_memory_bytes"] = None  # the longer answer's
@@ -93,8 +93,9 @@ def _common(rows: list[Row]) -> str:
     )
 
 
-def _spread(row: Row) -> float | None:
-    return spread(row["samples"]["e2e_ms"]) if row.get("rounds", 1) > 1 else None
+def _rounds(row: Row) -> list[float]:
+    found: list[float] = row.get("samples", {}).get("e2e_ms", [])
+    return found
 
 
 _KINDS = {

@@ -12,6 +12,7 @@ from transformers.utils.hub import cached_file
 
 from st3.families.base import FAMILIES
 from st3.families.parts import judge
+from st3.files import plainly
 from st3.inference.checkpoints import HUB_IDS, Source, fetching, find
 
 _ORIGINAL = ("mm_vision_tower", "mm_projector_type")
@@ -77,10 +78,10 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: no such file, no JSON, or no model's configuration.
     """
+    with plainly("read", path):
+        text = path.read_bytes()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        found = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     keys = found if isinstance(found, dict) else {}

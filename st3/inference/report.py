@@ -53,13 +53,13 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
 
 
 def summary(answer: Answer) -> str:
-    """One line: tokens, TTFT, tokens per second, the KV cache's share after prefill."""
+    """One line about one cold run: tokens, TTFT, tokens per second, the KV cache's share."""
     parts = [
-        f"{answer.new_tokens} token{'s' if answer.new_tokens != 1 else ''}"
+        f"one cold run: {answer.new_tokens} token{'s' if answer.new_tokens != 1 else ''}"
         f" in {answer.timing.total_ms / 1000:.2f} s",
         f"TTFT {answer.timing.ttft_ms:.0f} ms",
         f"{answer.tokens_per_second:.1f} tok/s",
-        f"KV cache {_kv_ratios(answer)[0]:.0%} of untrimmed",
+        f"KV cache at {_kv_ratios(answer)[0]:.0%}",
     ]
     return " · ".join(parts)
 

@@ -52,6 +52,12 @@ def ratio_for(layers: int, prune_ratio: float, stride: int, final: float) -> flo
     return (1 - prune_ratio - final) / strides
 
 
+def largest_ratio(layers: int, prune_ratio: float, stride: int) -> float:
+    """The largest R with C >= 0, rounded down to four decimals; 1 where S never prunes again."""
+    strides = strides_below(layers, stride)
+    return _floor((1 - prune_ratio) / strides) if strides else 1.0
+
+
 def pvtp_keeps(layers: int, prune_ratio: float, ratio: float, stride: int) -> tuple[float, ...]:
     """Keep ratio of each layer under progressive pruning (paper, eq. 9).
 
@@ -64,8 +70,7 @@ def pvtp_keeps(layers: int, prune_ratio: float, ratio: float, stride: int) -> tu
     _check_share("ratio R", ratio)
     left = final_keep(layers, prune_ratio, ratio, stride)
     if left < 0:
-        strides = strides_below(layers, stride)
-        largest = _floor((1 - prune_ratio) / strides)
+        largest = largest_ratio(layers, prune_ratio, stride)
         fitting = next(
             (s for s in range(stride, layers) if final_keep(layers, prune_ratio, ratio, s) >= 0),
             layers,

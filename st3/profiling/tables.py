@@ -22,7 +22,7 @@ from st3.tables import (
 def tables(document: dict[str, Any], *, detail: bool = False) -> list[Table]:
     """Compute, memory and latency for each batch size; with `detail` also the parts of prefill.
 
-    Where something was measured there is a roofline, too.
+    Where something was measured there are latency and a roofline, too.
     """
     return [
         table
@@ -46,8 +46,8 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
     if detail:
         found["MACs by part"] = _PARTS
     found["KV cache"] = _MEMORY
-    found["Latency in ms"] = _LATENCY if measured else _UNMEASURED
-    if measured:
+    if measured:  # else a note of the report says why not
+        found["Latency in ms"] = _LATENCY
         found["Prefill of the decoder against the roofline, in ms"] = _PREFILL_ROOF
     if any(row["tpot_ideal_ms"] is not None for row in rows):
         found["Decode step against the roofline, in ms"] = _DECODE_ROOF
@@ -123,7 +123,6 @@ _LATENCY: dict[str, Cell] = {
     "vs none": _vs_none,
     "peak memory": count("peak_memory_bytes", "B"),
 }
-_UNMEASURED = {head: _LATENCY[head] for head in ("TTFT", "TPOT", "e2e", "speedup")}
 _PREFILL_ROOF: dict[str, Cell] = {
     "took": milliseconds("prefill_ms"),
     "ideal": milliseconds("prefill_ideal_ms"),

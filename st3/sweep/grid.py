@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from st3.methods import Method, make_method
-from st3.methods.pvtp import final_keep, ratio_for
+from st3.methods.pvtp import final_keep, largest_ratio, ratio_for
 from st3.methods.st3 import DEFAULT_PRUNE_RATIO
 
 
@@ -20,6 +20,7 @@ class Cell:
             nothing is annealed).
         final_keep: C, the share of visual tokens left in the last layer; below 0 it cannot be.
         problem: why it cannot be run, or None.
+        largest_ratio: where C is below 0, the largest R that fits this S.
     """
 
     spec: str
@@ -28,6 +29,7 @@ class Cell:
     tau: int | None
     final_keep: float
     problem: str | None = None
+    largest_ratio: float | None = None
 
     @property
     def method(self) -> Method:
@@ -109,4 +111,5 @@ def _cell(
         left, problem = make_method(spec).schedule(layers).keeps[-1], None
     except ValueError as error:
         left, problem = final_keep(layers, prune, ratio or 0.0, stride), str(error)
-    return Cell(spec, stride, ratio, tau, left, problem)
+    largest = largest_ratio(layers, prune, stride) if left < 0 else None
+    return Cell(spec, stride, ratio, tau, left, problem, largest)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st3.files import plainly
 from st3.inference.pictures import PictureError, open_picture
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -69,10 +70,8 @@ def file_questions(path: Path) -> tuple[list[Question], list[str]]:
         ValueError: not readable, a line that is no such object (with its number), or no picture
             that can be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    with plainly("read", path):
+        text = path.read_bytes()
     found, skipped = [], []
     for number, line in _objects(path, text):
         picture = _read(path.parent / line["image"])
@@ -93,7 +92,7 @@ def _read(path: Path) -> Any:
         return str(error)
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(path: Path, text: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue

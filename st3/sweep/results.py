@@ -98,6 +98,17 @@ def table(document: Row) -> Table:
     return Table(title, ("setting", "C %", *_COLUMNS), tuple(lines))
 
 
+def impossible(rows: Sequence[Row]) -> list[str]:
+    """Why cells cannot be: one sentence for all with C < 0, with the R that would fit; others."""
+    too_much = {row["stride"]: row for row in rows if row["final_keep"] < 0}
+    found = []
+    if too_much:
+        largest = ", ".join(f"{row['largest_ratio']:g} for S={s}" for s, row in too_much.items())
+        found.append(f"C < 0 cannot be: more would go than there is. The largest R is {largest}.")
+    others = (row["problem"] for row in rows if "problem" in row and row["final_keep"] >= 0)
+    return [*found, *dict.fromkeys(f"Cannot be: {problem}." for problem in others)]
+
+
 def _name(row: Row, taus: bool) -> str:
     if row["stride"] is None:
         return str(row["spec"])

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from st3.families.base import visual_mask
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
-from st3.inference.loading import find_device
 from st3.interrupts import noticed
 from st3.methods import make_method
 from st3.profiling.clocks import clock_for
@@ -25,62 +21,32 @@ from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload, shape_of
 from st3.proportion import interval
 from st3.sweep.fidelity import Outcome, Reference, outcomes, references
-from st3.sweep.folder import append_cell, open_folder, read_cells
+from st3.sweep.folder import BASELINE, append_cell, open_folder, read_cells
 from st3.sweep.grid import Cell, signature
 from st3.sweep.questions import Question
+from st3.sweep.ranks import Ranks
 
 _TIMED_RUNS, _TIMED_TOKENS = 3, 8
 _SHOWN = 3  # differences kept for each cell
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Which process this is, of how many, and its number on this machine."""
-
-    rank: int = 0
-    world: int = 1
-    local: int = 0
-    wait: Callable[[], None] = lambda: None
-
-
-def find_ranks(device: str) -> Ranks:
-    """One process, or those that `accelerate launch` or torchrun started."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Ranks()
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device == "cpu")
-    return Ranks(
-        state.process_index,
-        state.num_processes,
-        state.local_process_index,
-        state.wait_for_everyone,
-    )
-
-
-def device_of(device: str, ranks: Ranks) -> torch.device:
-    """Where a process runs: of several on one machine each takes a GPU of its own.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    where = find_device(device)
-    if where.type == "cuda" and ranks.world > 1:
-        return find_device(f"cuda:{ranks.local}")
-    return where
-
-
 class Sweep:
-    """A model, its questions and their untrimmed answers, ready to run cells."""
+    """A model, its questions and their untrimmed answers, ready to run cells.
+
+    Attributes:
+        seconds: what those answers took: about what a cell takes, which asks the same questions.
+    """
 
     def __init__(
         self, model: Any, processor: Any, questions: Sequence[Question], *, batch: int,
         max_new_tokens: int,
     ) -> None:  # fmt: skip
         self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+        began = time.perf_counter()
         self.references: list[Reference] = references(
             model, processor, questions, batch=batch, max_new_tokens=max_new_tokens
         )
+        self.seconds = time.perf_counter() - began
         empty = meta_model(model.config)
         self.shape, self.counter = shape_of(empty), MacCounter(empty)
         self.work = self._typical()
@@ -177,6 +143,7 @@ def run_cells(
     make: Callable[[], Sweep],
     ranks: Ranks,
     on_cell: Callable[[int, int, str], None] = lambda done, total, spec: None,
+    on_estimate: Callable[[float, int], None] = lambda seconds, cells: None,
 ) -> dict[str, Any]:
     """Run what has not been run yet, and put everything together.
 
@@ -187,6 +154,8 @@ def run_cells(
         make: loads the model; called only if something is left to run.
         ranks: which process this is.
         on_cell: told the number of finished cells, of all, and the one that begins.
+        on_estimate: told once, before the first cell, about how many seconds are left and for how
+            many cells of all processes; by the untrimmed answers' time.
 
     Returns:
         `baseline`, and `cells` in the order of the grid: finished ones, those that cannot be, and
@@ -194,7 +163,7 @@ def run_cells(
         whether Ctrl-C ended it.
 
     Raises:
-        ValueError: see `open_folder`.
+        FolderError, ValueError: see `open_folder`, `append_cell` and `read_cells`.
     """
     if ranks.rank == 0:
         open_folder(folder, settings)
@@ -205,7 +174,7 @@ def run_cells(
         if cell.problem is None:
             leaders.setdefault(signature(cell, layers), cell)
     finished = read_cells(folder)
-    wanted = [_BASELINE, *(cell.spec for cell in leaders.values())]
+    wanted = [BASELINE, *(cell.spec for cell in leaders.values())]
     left = [spec for spec in wanted if spec not in finished]
     mine = left[ranks.rank :: ranks.world]
     by_spec = {cell.spec: cell for cell in leaders.values()}
@@ -213,14 +182,17 @@ def run_cells(
     try:
         with noticed(signal.SIGINT) as interrupts:
             sweep = make() if mine else None
+            cells_left = len(left) - (BASELINE in left)
+            if sweep is not None and cells_left:
+                on_estimate(sweep.seconds * sum(spec != BASELINE for spec in mine), cells_left)
             for number, spec in enumerate(mine):
                 if interrupts.came:
                     raise KeyboardInterrupt
                 assert sweep is not None
                 on_cell(len(wanted) - len(left) + number * ranks.world, len(wanted), spec)
                 row = (
-                    {"spec": _BASELINE, **sweep.baseline()}
-                    if spec == _BASELINE
+                    {"spec": BASELINE, **sweep.baseline()}
+                    if spec == BASELINE
                     else sweep.run(by_spec[spec])
                 )
                 with interrupts.held():
@@ -234,19 +206,17 @@ def run_cells(
     rows = []
     for cell in cells:
         if cell.problem is not None:
-            rows.append(describe_cell(cell) | {"problem": cell.problem})
+            why = {"problem": cell.problem, "largest_ratio": cell.largest_ratio}
+            rows.append(describe_cell(cell) | why)
             continue
         leader = leaders[signature(cell, layers)]
         if leader.spec in finished:
             same = {} if leader == cell else {"same_as": leader.spec}
             rows.append(finished[leader.spec] | describe_cell(cell) | same)
     return {
-        "baseline": finished.get(_BASELINE), "cells": rows, "interrupted": interrupted,
+        "baseline": finished.get(BASELINE), "cells": rows, "interrupted": interrupted,
         "total": len(cells),
     }  # fmt: skip
-
-
-_BASELINE = "untrimmed"
 
 
 def describe_cell(cell: Cell) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def test_what_cannot_go_on_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds a dry run: give another"):
         run(tmp_path, [], lab, seconds=9, start={})
     (tmp_path / running.ROWS).write_text('{"start": 0, "tiny": false}\nwhat?\n{}\n')
-    with pytest.raises(ValueError, match=r"rows.jsonl, line 2, is no JSON: take that line out"):
+    with pytest.raises(ValueError, match=r"line 2, is no JSON object: take that line out"):
         run(tmp_path, [], lab, seconds=9, start={})
 
 

@@ -44,6 +44,7 @@ def test_the_bundled_picture(st3_: Any) -> None:
     )
     assert "tok/s" in result.err
     assert "TTFT" in result.err
+    assert "one cold run: " in result.err
     assert len(result.err.splitlines()[-1]) <= 80
 
 
@@ -78,6 +79,7 @@ def test_compare(st3_: Any) -> None:
     result = st3_("run", demo.PICTURE, "describe", "--compare")
     assert result.code == 0
     assert "untrimmed" in result.out
+    assert "One warm run each" in result.out
     assert "KV cache" in result.out
 
 
@@ -101,7 +103,7 @@ def test_settings_arrive(st3_: Any, options: list[str], settings: dict[str, Any]
     assert {key: found[key] for key in settings} == pytest.approx(settings)
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_tables_keep_their_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
@@ -110,10 +112,45 @@ def test_tables_keep_their_figures(
         "setting", "C %", "MACs %", "KV %", "TTFT ms", "TPOT ms", "same %", "KL mnat", "right %",
     ]  # fmt: skip
     figures = ("31.0", "16.5*", "17.3*", "69.2", "13.5*", "99.3", "1.38e+03", "97.8")
-    console.print_table("t", heads, [("random:prune_ratio=0.8,final_keep=0.01", *figures)])
+    title = "A title is as wide as the terminal, whatever its table is"
+    console.print_table(title, heads, [("random:prune_ratio=0.8,final_keep=0.01", *figures)])
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(title[: width - 10])
     assert max(map(len, lines)) <= width
     assert [word for line in lines for word in line.split() if word in figures] == list(figures)
+
+
+@pytest.mark.parametrize("command", ["run", "attention-map"])
+def test_the_picture_demo(
+    st3_: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    """IMAGE `demo` is the bundled picture wherever one is; a file of that name is ./demo."""
+    monkeypatch.chdir(tmp_path)
+    Path("demo").write_bytes(b"no picture")
+    question = "is there a purple square?"
+    result = st3_(command, "demo", question, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["answer"] == "yes"
+    result = st3_(command, "./demo", question, *(["--output", "x"] if command != "run" else []))
+    assert result.code == 1
+    assert "./demo is not a picture" in result.err
+
+
+def photo() -> Path:
+    import matplotlib as mpl
+
+    return Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+def test_the_demo_says_when_a_picture_is_not_of_its_world(st3_: Any, tmp_path: Path) -> None:
+    common = ("--max-new-tokens", 1, "--json")
+    result = st3_("run", photo(), "describe", *common)
+    assert result.code == 0
+    assert len(result.err.splitlines()) == 1
+    assert "this picture does not look like the demo model's world" in result.err
+    assert st3_("run", demo.PICTURE, "describe", *common).err == ""
+    result = st3_("attention-map", photo(), "--new-tokens", 1, "--json", "--output", tmp_path / "x")
+    assert "not look like the demo model's world" in result.err
 
 
 def test_show_kept(st3_: Any, tmp_path: Path) -> None:

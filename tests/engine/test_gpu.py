@@ -20,7 +20,7 @@ from st3.profiling.ceilings import measure_ceilings
 from st3.profiling.clocks import CudaClock
 from st3.profiling.operators import operators
 from st3.profiling.subject import choose
-from st3.sweep.run import Ranks, device_of
+from st3.sweep.ranks import Ranks, device_of
 
 pytestmark = [
     pytest.mark.gpu,

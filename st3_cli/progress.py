@@ -1,0 +1,74 @@
+"""Progress bars on stderr, if that is a terminal."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from st3_cli.console import err
+
+
+def run_bar(total: int, live: Any) -> Any:
+    """A bar on stderr while something is timed, if that is a terminal; yields `on_run`."""
+    if live is None or not err.is_terminal:
+        return nullcontext(lambda name, done: None)
+    return _RunBar(total)
+
+
+class _RunBar:
+    """One tick a run. Rounds go on past the least number where a minimum time asks for it."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, -1
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(), console=err, transient=True, auto_refresh=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> Any:
+        self.bar.__enter__()
+        self.task = self.bar.add_task("timing", total=self.total)
+        return self
+
+    def __call__(self, name: str, done: int) -> None:
+        self.done += 1
+        # Only between runs: a thread that draws would disturb them.
+        self.bar.update(
+            self.task, completed=min(self.done, self.total), description=name, refresh=True
+        )
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
+
+
+def cell_bar() -> Any:
+    """Cells done, and the time left; yields `on_cell` of `st3.sweep.run.run_cells`."""
+    return _CellBar()
+
+
+class _CellBar:
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
+        )  # fmt: skip
+        self.task: Any = None
+
+    def __enter__(self) -> Any:
+        self.bar.__enter__()
+        self.task = self.bar.add_task("untrimmed answers", total=None)
+        return self
+
+    def __call__(self, done: int, total: int, spec: str) -> None:
+        self.bar.update(self.task, completed=done, total=total, description=spec)
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)

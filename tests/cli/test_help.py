@@ -1,0 +1,72 @@
+"""What `--help` says: in words, and readable on a narrow terminal."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import typer
+
+from st3_cli import commands, method_options, options, profile
+
+COMMANDS = ("run", "profile", "attention-map", "sweep", "methods", "env")
+CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, profile.Weights,
+           method_options.Annealing]  # fmt: skip
+
+
+def parameters(command: str) -> list[Any]:
+    group: Any = typer.main.get_command(commands.app)
+    return list(group.commands[command].params)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_word_is_broken(
+    st3_: Any, monkeypatch: pytest.MonkeyPatch, command: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = st3_(command, "--help").out
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    words = set(re.findall(r"[\w-]+", text))
+    for parameter in parameters(command):
+        assert {name for name in parameter.opts if name.startswith("--")} <= words
+        for kind in CHOICES:
+            if options.one_of(kind) in (getattr(parameter, "help", None) or ""):
+                assert {choice.value for choice in kind} <= words
+
+
+def test_every_choice_is_in_a_help_text() -> None:
+    texts = [getattr(p, "help", None) or "" for name in COMMANDS for p in parameters(name)]
+    for kind in CHOICES:
+        assert any(options.one_of(kind) in text for text in texts), kind
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_in_words(command: str) -> None:
+    """No symbol stands for what an option is: each help text has some words, none a lone letter."""
+    for parameter in parameters(command):
+        text = getattr(parameter, "help", None) or ""
+        assert not re.match(r"(S|P|R|C|tau)[.,]", text), parameter.name
+        assert len(text.split()) >= 2, parameter.name
+
+
+def test_scorers_and_methods_can_be_found(st3_: Any) -> None:
+    for command in ("run", "profile", "attention-map", "sweep"):
+        assert "st3 methods" in " ".join(st3_(command, "--help").out.split()), command
+    shown = st3_("methods")
+    assert shown.err == ""
+    from st3.methods.scorers import SCORERS
+
+    assert all(name in shown.out for name in SCORERS)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_lists_break_between_words(st3_: Any, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    from st3_cli import console
+
+    monkeypatch.setattr(console.out, "width", width)
+    words = set(st3_("methods").out.replace(",", " ").split())
+    assert {"prune_ratio=0.5", "final_keep=auto", "annealing=cosine", "withdrawal:"} <= words

@@ -1,0 +1,22 @@
+"""Figures that people read."""
+
+from __future__ import annotations
+
+import pytest
+
+from st3.tables import spread
+from st3.units import duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.1, "1 s"), (42.4, "42 s"), (99.6, "2 min"), (240, "4 min"), (5400, "90 min"),
+     (6000, "1.7 h"), (86400, "24 h")],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_one_run_has_no_spread() -> None:
+    assert spread([5.0]) is spread([]) is None
+    assert spread([4.0, 5.0, 6.0]) == pytest.approx(0.4)
