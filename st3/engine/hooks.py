@@ -188,8 +188,8 @@ class Hooks:
             return None
         if forward.prefill.unseen:
             raise RuntimeError(
-                f"layer {min(forward.prefill.unseen)} of the decoder did not call "
-                "attention through AttentionInterface, and cannot be trimmed: was it copied or wrapped?"
+                f"layer {min(forward.prefill.unseen)} of the decoder did not call attention "
+                "through AttentionInterface, and cannot be trimmed: was it copied or wrapped?"
             )
         return spread_output(output, forward.prefill)
 
