@@ -7,6 +7,7 @@ pictures differ in size, so do these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -70,25 +71,28 @@ def typed(media: Media, *, key: str = "token_type_ids", kind: int = 1) -> Media:
     return make
 
 
-def tiles(model: Any, rows: Sequence[str]) -> dict[str, Any]:
-    """LLaVA-NeXT and its kin: tiles as the aspect asks; the model itself says how many tokens."""
-    pictures, videos = count(rows, "I"), count(rows, "V")
-    inputs: dict[str, Any] = {}
-    seen, shown = [], []
-    with torch.no_grad():
+def tiles(*, film: int = 0) -> Media:
+    """LLaVA-NeXT and its kin: tiles as the aspect asks; the model itself says how many tokens.
+
+    Three frames of a video are `film` tokens.
+    """
+
+    def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+        pictures, videos = count(rows, "I"), count(rows, "V")
+        inputs: dict[str, Any] = {}
+        seen = []
         if pictures:
             sizes = [[[32, 64], [64, 48], [64, 64]][n % 3] for n in range(pictures)]
             inputs["pixel_values"] = noise(pictures, 5, 3, 32, 32)
             inputs["image_sizes"] = torch.tensor(sizes)
-            found = model.model.get_image_features(*inputs.values(), return_dict=True)
+            with torch.no_grad():
+                found = model.model.get_image_features(*inputs.values(), return_dict=True)
             seen = [[IMAGE] * len(features) for features in found.pooler_output]
         if videos:
-            frames = noise(videos, 3, 3, 32, 32, seed=3)
-            inputs["pixel_values_videos"] = frames
-            features = model.model.get_video_features(frames, return_dict=True).pooler_output
-            width = model.config.get_text_config().hidden_size
-            shown = [[VIDEO] * (features.numel() // videos // width)] * videos
-    return assemble(rows, seen, shown) | inputs
+            inputs["pixel_values_videos"] = noise(videos, 3, 3, 32, 32, seed=3)
+        return assemble(rows, seen, [[VIDEO] * film] * videos) | inputs
+
+    return make
 
 
 def grids(*, frames_apart: bool = False, video_id: int = VIDEO) -> Media:
@@ -167,21 +171,35 @@ def video_llava(model: Any, rows: Sequence[str]) -> dict[str, Any]:
 
 def encoded(model: Any, rows: Sequence[str]) -> dict[str, Any]:
     """Features in place of pixels, as `generate` hands them on: eight tokens a picture."""
-    many, tokens = count(rows, "I"), 8
-    features = noise(many, tokens, model.config.get_text_config().hidden_size, seed=9)
-    inputs = assemble(rows, [[START, *[IMAGE] * tokens, END]] * many)
-    inputs["mm_encoder_outputs"] = {
-        "image": BaseModelOutputWithPooling(pooler_output=tuple(features))
-    }
-    return inputs
+    return _encoded(model, rows, tuple)
 
 
 def stacked(model: Any, rows: Sequence[str]) -> dict[str, Any]:
     """The same, features of all pictures in one tensor."""
-    inputs = encoded(model, rows)
-    found = inputs["mm_encoder_outputs"]["image"]
-    found.pooler_output = torch.stack(found.pooler_output)
-    return inputs
+    return _encoded(model, rows, torch.Tensor.contiguous)
+
+
+def _encoded(model: Any, rows: Sequence[str], form: Callable[[torch.Tensor], Any]) -> Any:
+    many, tokens = count(rows, "I"), 8
+    features = noise(many, tokens, model.config.get_text_config().hidden_size, seed=9)
+    inputs = assemble(rows, [[START, *[IMAGE] * tokens, END]] * many)
+    if "mm_encoder_outputs" in signature(model.forward).parameters:
+        found = BaseModelOutputWithPooling(pooler_output=form(features))
+        return inputs | {"mm_encoder_outputs": {"image": found}}
+
+    def pass_on(pixel_values: torch.Tensor, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(pooler_output=form(pixel_values))
+
+    model.model.get_image_features = pass_on  # before 5.23 there is no other way
+    return inputs | {"pixel_values": features}
+
+
+def some_pictures(inputs: dict[str, Any], these: slice) -> dict[str, Any]:
+    """What `encoded` says of some of a prompt's pictures."""
+    if "pixel_values" in inputs:
+        return {"pixel_values": inputs["pixel_values"][these]}
+    features = inputs["mm_encoder_outputs"]["image"].pooler_output[these]
+    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
 
 
 def encoded_grids(model: Any, rows: Sequence[str]) -> dict[str, Any]:

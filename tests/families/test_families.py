@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import greedy as any_greedy
+from families import media
 from families.compacted import compacted_logits
 from families.masked import Hidden, masked_logits
 from families.zoo import ZOO
@@ -27,6 +28,7 @@ PROMPTS = [
     for name, tiny in ZOO.items()
     for kind in ("one", "padded", *(["filmed"] if tiny.video else []))
 ]
+KNOWN = [name for name, tiny in ZOO.items() if tiny.known]
 RECURRENT = [name for name, tiny in ZOO.items() if {*tiny.text.get("layer_types", ())} & {
     "linear_attention", "conv"
 }]  # fmt: skip
@@ -43,6 +45,8 @@ def _model(name: str) -> Any:
 
 
 def _asked(name: str, kind: str) -> tuple[Any, dict[str, Any], torch.Tensor]:
+    if not ZOO[name].known:
+        pytest.skip(f"this transformers has no {ZOO[name].config}")
     model = _model(name)
     inputs = ZOO[name].inputs(model, getattr(ZOO[name], kind))
     visual = visual_mask(find_parts(model).visual_ids, inputs["input_ids"])
@@ -101,17 +105,15 @@ def test_a_batch_is_its_rows(name: str, method: str) -> None:
     known, parameters = METHODS[method]
     with st3.trim(model, known, **parameters):
         both = greedy(model, inputs)
-    features = inputs["mm_encoder_outputs"]["image"].pooler_output
     first = 0
     for number, row in enumerate(ZOO[name].padded):
         here = inputs["attention_mask"][number].bool()
         alone = ZOO[name].inputs(model, (row,))
         alone["input_ids"] = inputs["input_ids"][number : number + 1, here]
         alone["attention_mask"] = torch.ones_like(alone["input_ids"])
-        pictures = row.count("I")
-        own = features[first : first + pictures]
-        alone["mm_encoder_outputs"]["image"].pooler_output = own
-        first += pictures
+        last = first + row.count("I")
+        alone |= media.some_pictures(inputs, slice(first, last))
+        first = last
         with st3.trim(model, known, **parameters):
             one = greedy(model, alone)
         assert torch.equal(one.sequences[0, -12:], both.sequences[number, -12:])
@@ -119,7 +121,7 @@ def test_a_batch_is_its_rows(name: str, method: str) -> None:
             torch.testing.assert_close(mine[0], theirs[number], atol=1e-4, rtol=1e-5)
 
 
-WINDOWED = [name for name in ZOO if find_parts(_model(name)).windows]
+WINDOWED = [name for name in KNOWN if find_parts(_model(name)).windows]
 
 
 @pytest.mark.parametrize("method", ["none", "pvtp", "st3", "vta"])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from families.media import Media
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from st3.families.parts import find_parts
 
@@ -40,6 +41,11 @@ class Tiny:
     embedding: float = 1.0
     sharper: float = 0.8
 
+    @property
+    def known(self) -> bool:
+        """Whether the installed transformers has the family."""
+        return hasattr(transformers, self.config)
+
     def configuration(self) -> Any:
         """A fresh one."""
         made: Callable[..., Any] = getattr(transformers, self.config)
@@ -51,9 +57,9 @@ class Tiny:
         """The model, with attention far from uniform."""
         torch.manual_seed(seed)
         config = self.configuration()
-        name = self.config.removesuffix("Config")
-        kind = "CausalLM" if name == "Phi4Multimodal" else "ConditionalGeneration"
-        model = getattr(transformers, f"{name}For{kind}")(config).eval()
+        flat = self.config == "Phi4MultimodalConfig"
+        kind: Any = AutoModelForCausalLM if flat else AutoModelForImageTextToText
+        model = kind.from_config(config, dtype=torch.float32).eval()
         decoder = find_parts(model).decoder
         with torch.no_grad():
             for name, weight in model.named_parameters():

@@ -1,0 +1,132 @@
+"""Families whose decoders see everything before a token: positions count one, two, three."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from families import media
+from families.media import IMAGE, VIDEO
+from families.tiny import Tiny
+from families.zoo.pieces import (
+    BOTH,
+    CLIP,
+    HEAD,
+    MARKS,
+    OLD,
+    ONE,
+    PIXTRAL,
+    ROUTED,
+    SIGLIP,
+    SIZELESS,
+    TILED,
+    TOWER,
+    text,
+)  # fmt: skip
+
+
+def _ministral() -> dict[str, Any]:
+    scaling = {
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0, "beta_fast": 32.0,
+        "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5, "beta_slow": 1.0,
+        "mscale": 1.0, "mscale_all_dim": 1.0,
+    }  # fmt: skip
+    return text("ministral3", **HEAD, sliding_window=None, rope_parameters=scaling)
+
+
+_INTERN = {
+    "vision_config": TOWER | {"image_size": [32, 32], "patch_size": [8, 8]}, "image_seq_length": 4,
+} | ONE  # fmt: skip
+
+PICTURES: dict[str, Tiny] = {
+    "llava": Tiny(
+        "LlavaConfig", {"vision_config": CLIP} | OLD | ONE, text("llama"), media.squares(16)
+    ),
+    "pixtral-12b": Tiny(
+        "LlavaConfig",
+        {"vision_config": PIXTRAL, "vision_feature_layer": -1,
+         "vision_feature_select_strategy": "full"} | OLD | ONE,
+        text("mistral", **HEAD, sliding_window=None), media.lines,
+    ),
+    "llava_next": Tiny(
+        "LlavaNextConfig", {"vision_config": CLIP, "image_seq_length": 16} | TILED,
+        text("llama"), media.tiles(),
+    ),
+    "llava_next_video": Tiny(
+        "LlavaNextVideoConfig",
+        {"vision_config": CLIP, "image_seq_length": 16, "video_seq_length": 12,
+         "video_token_index": VIDEO} | TILED,
+        text("llama"), media.tiles(film=12), video=True,
+    ),
+    "llava_onevision": Tiny(
+        "LlavaOnevisionConfig",
+        {key: value for key, value in TILED.items() if key != "vision_feature_layer"}
+        | {"vision_config": SIGLIP, "video_token_index": VIDEO},
+        text("qwen2"), media.tiles(film=13), video=True,
+    ),
+    "video_llava": Tiny(
+        "VideoLlavaConfig",
+        {"vision_config": CLIP, "video_token_index": VIDEO, "vision_feature_layer": -1} | OLD,
+        text("llama"), media.video_llava, video=True, filmed=("tVtt",),
+    ),
+    "internvl, qwen2": Tiny(
+        "InternVLConfig", _INTERN, text("qwen2"), media.squares(4, wrapped=True)
+    ),
+    "internvl, qwen3": Tiny(
+        "InternVLConfig", _INTERN, text("qwen3", **HEAD), media.squares(4, wrapped=True)
+    ),
+    "idefics3": Tiny(
+        "Idefics3Config", {"vision_config": TOWER, "scale_factor": 2} | ONE, text("llama"),
+        media.three_tiles,
+    ),
+    "smolvlm": Tiny(
+        "SmolVLMConfig", {"vision_config": TOWER, "scale_factor": 2} | ONE, text("llama"),
+        media.three_tiles,
+    ),
+    "mistral3": Tiny(
+        "Mistral3Config", {"vision_config": PIXTRAL, "spatial_merge_size": 2} | OLD,
+        text("mistral", **HEAD, sliding_window=None), media.lines,
+    ),
+    "mistral3, ministral3": Tiny(
+        "Mistral3Config", {"vision_config": PIXTRAL, "spatial_merge_size": 2} | OLD,
+        _ministral(), media.lines,
+    ),
+    "deepseek_vl": Tiny(
+        "DeepseekVLConfig", {"vision_config": SIGLIP} | ONE, text("llama"), media.squares(16)
+    ),
+    "aria": Tiny(
+        "AriaConfig",
+        {"vision_config": TOWER | {"model_type": "idefics3_vision"},
+         "projector_patch_to_query_dict": {16: 8}} | OLD,
+        text("aria_text", moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1),
+        media.stacked,
+    ),
+    "lighton_ocr": Tiny(
+        "LightOnOcrConfig", {"vision_config": PIXTRAL} | ONE, text("qwen3", **HEAD), media.encoded
+    ),
+    "video_llama_3": Tiny(
+        "VideoLlama3Config",
+        {"vision_config": SIZELESS | {"patch_size": 4}} | BOTH,
+        text("qwen2"), media.encoded,
+    ),
+    "phi4_multimodal": Tiny(
+        "Phi4MultimodalConfig",
+        {"vision_config": TOWER | {
+            "num_hidden_layers": 3, "image_size": 16, "patch_size": 4, "crop_size": 16,
+            "image_token_id": IMAGE,
+        }, "audio_config": {
+            "hidden_size": 32, "intermediate_size": 32, "num_blocks": 1, "num_attention_heads": 2,
+            "input_size": 8, "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32,
+            "nemo_conv_channels": 8, "audio_token_id": 93,
+        }},
+        text(), media.phi4,
+    ),
+    "kimi_k25": Tiny(
+        "Kimi_K25Config",
+        {"vision_config": TOWER | {"patch_size": 4, "pos_emb_height": 8, "pos_emb_width": 8},
+         "projection_hidden_size": 32} | MARKS,
+        text("deepseek_v3", kv_lora_rank=16, q_lora_rank=24, qk_rope_head_dim=8,
+              qk_nope_head_dim=16, v_head_dim=12, num_mtp_layers=0, **ROUTED)
+        | {"num_key_value_heads": 4},
+        media.encoded,
+    ),
+}  # fmt: skip
