@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from conftest import greedy, prompts, tiny_config, tiny_llava
+from families.table import MADE_WITH, table, written
 from families.zoo import ZOO
 from transformers import AutoConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -148,3 +151,11 @@ def test_windows_under_flash_attention(name: str, monkeypatch: pytest.MonkeyPatc
     for mine, theirs in zip(got.logits, want.logits, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
     assert {*called} == ({"sdpa"} if name.startswith("llava_next") else {"flash", "sdpa"})
+
+
+def test_the_table_of_families_is_what_is_found() -> None:
+    if transformers.__version__ != MADE_WITH:
+        pytest.skip(f"the table lists the families of transformers {MADE_WITH}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert table() == written()
