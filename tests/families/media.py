@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from typing import Any
 
+import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -203,6 +204,17 @@ def _encoded(model: Any, rows: Sequence[str], form: Callable[[torch.Tensor], Any
 
     model.model.get_image_features = pass_on  # before 5.23 there is no other way
     return inputs | {"pixel_values": features}
+
+
+def only_encoded(media: Media) -> Media:
+    """The same, where a model takes encoded pictures and no others are easily made."""
+
+    def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+        if "mm_encoder_outputs" not in signature(model.forward).parameters:
+            pytest.skip("this transformers takes no encoded pictures")
+        return media(model, rows)
+
+    return make
 
 
 def _output(features: Any) -> BaseModelOutputWithPooling:

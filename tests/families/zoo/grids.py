@@ -104,7 +104,7 @@ GRIDS: dict[str, Tiny] = {
             "rope_type": "xdrope", "alpha": 10.0, "xdrope_section": [2, 2, 2, 2], "factor": 1.0,
             "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
         }),
-        media.encoded_grids(4, 4),
+        media.only_encoded(media.encoded_grids(4, 4)),
     ),
     "qwen2_5_omni_thinker": Tiny(
         "Qwen2_5OmniThinkerConfig",

@@ -139,14 +139,14 @@ PICTURES: dict[str, Tiny] = {
         text("granite", **GRANITE), media.tiles(),
     ),
     "vipllava": Tiny(
-        "VipLlavaConfig", {"vision_config": CLIP, "vision_feature_layer": [-1, -2]} | OLD,
+        "VipLlavaConfig", {"vision_config": CLIP, "vision_feature_layers": [-1, -2]} | OLD,
         text("llama"), media.squares(16),
     ),
     "deepseek_vl_hybrid": Tiny(
         "DeepseekVLHybridConfig",
         {"vision_config": SIGLIP,
          "high_res_vision_config": _SAM | {"model_type": "sam_vision_model"}} | ONE,
-        text("llama"), media.stacked,
+        text("llama"), media.only_encoded(media.stacked),
     ),
     "janus": Tiny(
         "JanusConfig",
@@ -188,6 +188,6 @@ PICTURES: dict[str, Tiny] = {
     "fuyu": Tiny(
         "FuyuConfig", {"image_size": 32, "patch_size": 8} | ONE,
         {key: value for key, value in text("persimmon").items() if key != "num_key_value_heads"},
-        media.stacked,
+        media.only_encoded(media.stacked),
     ),
 }  # fmt: skip

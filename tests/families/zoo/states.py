@@ -25,13 +25,16 @@ STATES: dict[str, Tiny] = {
         text("lfm2", layer_types=["conv", "full_attention"] * 3, conv_L_cache=3), media.encoded,
     ),
     "minicpmv4_6": Tiny(
-        "MiniCPMV4_6Config", _MINICPM, text("qwen3_5_text", **LINEAR), media.encoded
+        "MiniCPMV4_6Config", _MINICPM, text("qwen3_5_text", **LINEAR),
+        media.only_encoded(media.encoded),
     ),
     "minicpmv4_7": Tiny(
-        "MiniCPMV4_7Config", _MINICPM, text("qwen3_5_text", **LINEAR), media.encoded
+        "MiniCPMV4_7Config", _MINICPM, text("qwen3_5_text", **LINEAR),
+        media.only_encoded(media.encoded),
     ),
     "minicpm_ocr": Tiny(
-        "MiniCPMOcrConfig", _MINICPM, text("qwen3_5_text", **LINEAR), media.encoded
+        "MiniCPMOcrConfig", _MINICPM, text("qwen3_5_text", **LINEAR),
+        media.only_encoded(media.encoded),
     ),
     "lfm3_vl": Tiny(
         "Lfm3VlConfig",

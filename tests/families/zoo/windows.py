@@ -89,7 +89,7 @@ WINDOWS: dict[str, Tiny] = {
             "num_key_value_heads": 1, "resampler_n_latents": 8, "resampler_depth": 1,
             "resampler_n_heads": 2, "resampler_head_dim": 16, "hidden_size": 64,
         }} | ONE,
-        text("mistral", **HEAD, sliding_window=10), media.encoded,
+        text("mistral", **HEAD, sliding_window=10), media.only_encoded(media.encoded),
     ),
     "llama4": Tiny(
         "Llama4Config",
