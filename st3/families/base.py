@@ -27,9 +27,9 @@ _IDS = ("image_token_id", "image_token_index", "video_token_id", "video_token_in
 
 
 def conventional_merger(model: Any) -> nn.Module:
-    """`model.model`, or the model itself if it is that already."""
+    """`model.model`, or the model itself if it is that already or that is a mere text model."""
     merger: nn.Module = getattr(model, "model", model)
-    return merger
+    return model if merger is conventional_decoder(model) else merger
 
 
 def conventional_decoder(model: Any) -> nn.Module | None:

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from st3.families.base import Adapter, find_adapter
 from st3.families.meta import meta_model
+from st3.families.proven import PROVEN
 
 _WHOLE = "full_attention"
 _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
@@ -29,6 +30,12 @@ _KNOWN = {
     "output_router_logits", "shared_kv_states", "kwargs",
 }  # fmt: skip
 """Arguments of layers that we hand on or gather."""
+_DECODERS = {
+    "self", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values",
+    "use_cache", "cache_position", "output_attentions", "output_hidden_states", "return_dict",
+    "logits_to_keep", "visual_pos_masks", "deepstack_visual_embeds", "per_layer_inputs", "kwargs",
+}  # fmt: skip
+"""Arguments of decoders that it hands to its layers, or that we take from it."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +113,13 @@ def find_parts(model: Any) -> Parts:
         why = _misfit(layer, decoder, adapter, number in recurrent)
         if why is not None:
             raise refuse(f"layer {number} of its decoder {why}")
+    merger = adapter.merger(model)
+    strange = _strange(decoder, _DECODERS, adapter)
+    if strange and merger is not decoder:  # which takes pictures, too
+        raise refuse(f"its decoder takes {strange[0]!r}, which may belong to tokens")
     return Parts(
         adapter=adapter,
-        merger=adapter.merger(model),
+        merger=merger,
         decoder=decoder,
         layers=layers,
         visual_ids=ids,
@@ -127,6 +138,22 @@ def judge(config: Any) -> None:
     find_parts(meta_model(config))
 
 
+def unproven(model: Any) -> str | None:
+    """One line for a warning if no oracle has proven a model's family with its text model.
+
+    Args:
+        model: one that fits, or its configuration.
+    """
+    config = getattr(model, "config", model)
+    family, text = config.model_type, config.get_text_config().model_type
+    if text in PROVEN.get(family, ()):
+        return None
+    return (
+        f"the family {family!r} with a {text!r} text model fits, but no oracle has proven it: "
+        "compare `none` with stock first"
+    )
+
+
 def _kinds(config: Any, count: int) -> list[str]:
     """What kind each layer is of."""
     kinds = getattr(config, "layer_types", None)
@@ -143,17 +170,26 @@ def _windows(config: Any, kinds: list[str]) -> dict[int, int]:
 
 
 def _lenders(config: Any, kinds: list[str]) -> dict[int, int]:
-    modes = getattr(config, "kv_sharing_modes", None) or ()
+    modes = getattr(config, "kv_sharing_modes", None)
+    if modes is None:  # older versions give the number of the last layers that borrow
+        borrow = getattr(config, "num_kv_shared_layers", None) or 0
+        own = len(kinds) - borrow if borrow else 0
+        modes = ["store"] * own + ["reuse"] * borrow
     each = list(enumerate(zip(modes, kinds, strict=False), 1))
     lender = {kind: number for number, (mode, kind) in each if mode == "store"}
     return {number: lender[kind] for number, (mode, kind) in each if mode == "reuse"}
 
 
+def _strange(module: nn.Module, known: set[str], adapter: Adapter) -> list[str]:
+    """Arguments of a module that we know nothing of."""
+    ours = {name for name, _ in adapter.token_arguments}
+    return sorted({*inspect.signature(type(module).forward).parameters} - known - ours)
+
+
 def _misfit(layer: nn.Module, decoder: Any, adapter: Adapter, recurrent: bool) -> str | None:
     """Why a layer does not fit, None if it does."""
-    ours = {name for name, _ in adapter.token_arguments}
     arguments = inspect.signature(type(layer).forward).parameters
-    strange = sorted({*arguments} - _KNOWN - ours)
+    strange = _strange(layer, _KNOWN, adapter)
     if strange:
         return f"takes {strange[0]!r}, which may belong to tokens"
     if recurrent:

@@ -1,9 +1,11 @@
-"""Phi-4 multimodal: the placeholder is named in the vision tower's configuration."""
+"""Phi-4 multimodal: the decoder itself merges pictures; the vision tower names the placeholder."""
 
 from __future__ import annotations
 
 from st3.families.base import Adapter
 
 ADAPTER = Adapter(
-    "phi4_multimodal", visual_ids=lambda config: (config.vision_config.image_token_id,)
+    "phi4_multimodal",
+    merger=lambda model: getattr(model, "model", model),
+    visual_ids=lambda config: (config.vision_config.image_token_id,),
 )

@@ -12,24 +12,28 @@ from typing import Any
 import torch
 from families.masked import Forced
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 
 def _watched(model: Any, decoder: Any, inputs: Any, answer: torch.Tensor) -> list[tuple[Any, Any]]:
-    """What stock feeds its decoder in each forward: embeddings, and rotary phases."""
-    fed: list[Any] = []
-    turns: list[Any] = []
+    """What stock feeds its decoder in each forward: embeddings, and rotary phases by kind."""
+    fed: list[tuple[Any, dict[Any, Any]]] = []
+
+    def turn(module: Any, args: Any, kwargs: Any, out: Any) -> None:
+        fed[-1][1][kwargs.get("layer_type")] = out
+
     handles = [
         decoder.register_forward_pre_hook(
-            lambda module, args, kwargs: fed.append(kwargs["inputs_embeds"]), with_kwargs=True
+            lambda module, args, kwargs: fed.append((kwargs["inputs_embeds"], {})), with_kwargs=True
         ),
-        decoder.rotary_emb.register_forward_hook(lambda module, args, out: turns.append(out)),
+        decoder.rotary_emb.register_forward_hook(turn, with_kwargs=True),
     ]
     count = answer.shape[1]
     model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False,
                    logits_processor=[Forced(answer)])  # fmt: skip
     for handle in handles:
         handle.remove()
-    return list(zip(fed, turns, strict=True))
+    return fed
 
 
 def compacted_logits(
@@ -39,7 +43,11 @@ def compacted_logits(
     forwards = _watched(model, decoder, inputs, answer)
     prompt, everyone = inputs["input_ids"].shape[1], visual[0].nonzero().flatten().tolist()
     text = [place for place in range(prompt) if place not in everyone]
+    kinds = decoder.config.layer_types
     cache = DynamicCache(config=decoder.config)
+    for number, kind in enumerate(kinds):
+        if kind == "sliding_attention":  # its own would let go of keys by their count
+            cache.layers[number] = DynamicLayer()
     scores: dict[int, dict[int, float]] = {}
     ranked: dict[int, list[int]] = {}  # by a group's first layer, least important first
     held: dict[int, list[int]] = {}  # places of a layer's keys
@@ -63,24 +71,27 @@ def compacted_logits(
             if step == 0:
                 kept[number] = [x for x in places if x in everyone]
                 held[number] = list(places)
-                phases = tuple(turn[:, places] for turn in turns)
-            else:
-                phases = turns
-                if attends:
-                    order = ranked.get(group.first) or sorted(
-                        everyone, key=lambda x: scores[group.scored_in][x]
-                    )
-                    count = plan.schedule.count(number, len(everyone), step)
-                    gone = {*everyone} - {*order[len(order) - count :]}
-                    index = [n for n, x in enumerate(held[number]) if x not in gone]
-                    mine = cache.layers[number - 1]
-                    mine.keys, mine.values = mine.keys[:, :, index], mine.values[:, :, index]
-                    held[number] = [held[number][n] for n in index] + places
+            phases = turns.get(kinds[number - 1], turns.get(None))
+            if step == 0:
+                phases = phases and tuple(turn[:, places] for turn in phases)
+            elif attends:
+                order = ranked.get(group.first) or sorted(
+                    everyone, key=lambda x: scores[group.scored_in][x]
+                )
+                count = plan.schedule.count(number, len(everyone), step)
+                gone = {*everyone} - {*order[len(order) - count :]}
+                index = [n for n, x in enumerate(held[number]) if x not in gone]
+                mine = cache.layers[number - 1]
+                mine.keys, mine.values = mine.keys[:, :, index], mine.values[:, :, index]
+                held[number] = [held[number][n] for n in index] + places
             mask, weights = None, []
             if attends:
-                keys, queries = len(held[number]), hidden.shape[1]
-                mask = torch.full((1, 1, queries, keys), float("-inf"), dtype=hidden.dtype)
-                mask = mask.triu(1 + keys - queries)
+                behind = torch.tensor(places)[:, None] - torch.tensor(held[number])
+                unseen = behind < 0
+                if kinds[number - 1] == "sliding_attention":
+                    unseen = unseen | (behind >= decoder.config.sliding_window)
+                mask = torch.zeros(behind.shape, dtype=hidden.dtype)
+                mask = mask.masked_fill(unseen, float("-inf"))[None, None]
                 handle = layer.self_attn.register_forward_hook(
                     lambda module, args, out, seen=weights: seen.append(out[1])
                 )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from typing import Any
 
+import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -127,7 +128,12 @@ def grids(*, frames_apart: bool = False, video_id: int = VIDEO) -> Media:
         kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
         if videos and video_id == IMAGE:  # such prompts hold videos alone here
             kinds = 2 * (ids == IMAGE).int()
-        return base | inputs | {"mm_token_type_ids": kinds}
+        known = signature(model.forward).parameters
+        if "mm_token_type_ids" in known:
+            inputs["mm_token_type_ids"] = kinds
+        if videos and "video_second_per_grid" in known:
+            inputs["video_second_per_grid"] = torch.ones(len(videos))
+        return base | inputs
 
     return make
 
@@ -135,12 +141,19 @@ def grids(*, frames_apart: bool = False, video_id: int = VIDEO) -> Media:
 def three_tiles(model: Any, rows: Sequence[str]) -> dict[str, Any]:
     """Idefics3 and its kin: every picture is three tiles, rows filled up with empty ones."""
     vision = model.config.vision_config
-    tokens = (32 // vision.patch_size) ** 2 // model.config.scale_factor**2
+    scale = getattr(model.config, "scale_factor", None) or vision.scale_factor
+    tokens = (32 // vision.patch_size) ** 2 // scale**2
     inputs = assemble(rows, [[START, *[IMAGE] * tokens] * 3 + [END]] * count(rows, "I"))
     pixels = torch.zeros(len(rows), 3 * max(row.count("I") for row in rows), 3, 32, 32)
     for number, row in enumerate(rows):
         pixels[number, : 3 * row.count("I")] = noise(3 * row.count("I"), 3, 32, 32, seed=number + 1)
     return inputs | {"pixel_values": pixels}
+
+
+def marked_tiles(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+    """The same, saying which are empty."""
+    inputs = three_tiles(model, rows)
+    return inputs | {"pixel_attention_mask": inputs["pixel_values"].flatten(2).any(-1)}
 
 
 def lines(model: Any, rows: Sequence[str]) -> dict[str, Any]:
@@ -184,14 +197,28 @@ def _encoded(model: Any, rows: Sequence[str], form: Callable[[torch.Tensor], Any
     features = noise(many, tokens, model.config.get_text_config().hidden_size, seed=9)
     inputs = assemble(rows, [[START, *[IMAGE] * tokens, END]] * many)
     if "mm_encoder_outputs" in signature(model.forward).parameters:
-        found = BaseModelOutputWithPooling(pooler_output=form(features))
-        return inputs | {"mm_encoder_outputs": {"image": found}}
+        return inputs | {"mm_encoder_outputs": {"image": _output(form(features))}}
 
     def pass_on(pixel_values: torch.Tensor, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(pooler_output=form(pixel_values))
+        return _output(form(pixel_values))
 
     model.model.get_image_features = pass_on  # before 5.23 there is no other way
     return inputs | {"pixel_values": features}
+
+
+def only_encoded(media: Media) -> Media:
+    """The same, where a model takes encoded pictures and no others are easily made."""
+
+    def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+        if "mm_encoder_outputs" not in signature(model.forward).parameters:
+            pytest.skip("this transformers takes no encoded pictures")
+        return media(model, rows)
+
+    return make
+
+
+def _output(features: Any) -> BaseModelOutputWithPooling:
+    return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
 
 
 def some_pictures(inputs: dict[str, Any], these: slice) -> dict[str, Any]:
@@ -199,13 +226,17 @@ def some_pictures(inputs: dict[str, Any], these: slice) -> dict[str, Any]:
     if "pixel_values" in inputs:
         return {"pixel_values": inputs["pixel_values"][these]}
     features = inputs["mm_encoder_outputs"]["image"].pooler_output[these]
-    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
+    return {"mm_encoder_outputs": {"image": _output(features)}}
 
 
-def encoded_grids(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+def encoded_grids(high: int = 4, wide: int = 8) -> Media:
     """The same, with the grids from which positions are made."""
-    inputs = typed(encoded, key="mm_token_type_ids")(model, rows)
-    return inputs | {"image_grid_thw": torch.tensor([[1, 4, 8]] * count(rows, "I"))}
+
+    def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+        inputs = typed(encoded, key="mm_token_type_ids")(model, rows)
+        return inputs | {"image_grid_thw": torch.tensor([[1, high, wide]] * count(rows, "I"))}
+
+    return make
 
 
 def ernie(model: Any, rows: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,6 @@ PROMPTS = [
     for name, tiny in ZOO.items()
     for kind in ("one", "padded", *(["filmed"] if tiny.video else []))
 ]
-KNOWN = [name for name, tiny in ZOO.items() if tiny.known]
 RECURRENT = [name for name, tiny in ZOO.items() if {*tiny.text.get("layer_types", ())} & {
     "linear_attention", "conv"
 }]  # fmt: skip
@@ -121,7 +120,12 @@ def test_a_batch_is_its_rows(name: str, method: str) -> None:
             torch.testing.assert_close(mine[0], theirs[number], atol=1e-4, rtol=1e-5)
 
 
-WINDOWED = [name for name in KNOWN if find_parts(_model(name)).windows]
+WINDOWED = [
+    name
+    for name, tiny in ZOO.items()
+    if tiny.text.get("sliding_window") or tiny.text.get("attention_chunk_size")
+    if name not in RECURRENT
+]
 
 
 @pytest.mark.parametrize("method", ["none", "pvtp", "st3", "vta"])

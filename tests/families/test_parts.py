@@ -18,7 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import st3
 from st3.engine.attention import stock_attention
 from st3.engine.masks import attention_mask
-from st3.families.parts import find_parts, judge
+from st3.families.parts import find_parts, judge, unproven
+from st3.families.proven import PROVEN
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,44 @@ def test_windows_under_flash_attention(name: str, monkeypatch: pytest.MonkeyPatc
     for mine, theirs in zip(got.logits, want.logits, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
     assert {*called} == ({"sdpa"} if name.startswith("llava_next") else {"flash", "sdpa"})
+
+
+def test_an_argument_of_the_decoder_that_we_do_not_know() -> None:
+    """Features that a decoder adds to all its tokens would meet those that are left."""
+    model = tiny_llava()
+
+    class Decoder(type(model.model.language_model)):  # type: ignore[misc]
+        def forward(self, deepstack_features: Any = None, **kwargs: Any) -> Any:
+            return super().forward(**kwargs)
+
+    model.model.language_model.__class__ = Decoder
+    with (
+        pytest.raises(ValueError, match="its decoder takes 'deepstack_features'"),
+        st3.trim(model, "st3"),
+    ):
+        pass
+
+
+def test_what_is_proven_is_what_the_zoo_holds() -> None:
+    found: dict[str, set[str]] = {}
+    for tiny in ZOO.values():
+        if tiny.known:
+            config = tiny.configuration()
+            found.setdefault(config.model_type, set()).add(config.get_text_config().model_type)
+    assert {family: {*PROVEN[family]} for family in found} == found
+    if all(tiny.known for tiny in ZOO.values()):
+        assert {*PROVEN} == {*found}
+
+
+def test_what_is_not_proven_is_said() -> None:
+    assert unproven(tiny_config()) is None
+    assert unproven(tiny_llava()) is None
+    config = tiny_config()
+    config.text_config.model_type = "of_tomorrow"
+    line = unproven(config)
+    assert line is not None
+    assert line.startswith("the family 'llava' with a 'of_tomorrow' text model fits")
+    assert "\n" not in line
 
 
 def test_the_table_of_families_is_what_is_found() -> None:

@@ -75,8 +75,10 @@ class Tiny:
         decoder.set_attn_implementation(self.backend)
         model.generation_config.pad_token_id = 0
         model.generation_config.eos_token_id = None
-        # Not a cast to what it is: that would touch complex buffers.
-        return model if self.dtype == torch.float32 else model.to(self.dtype)
+        if self.dtype == torch.float32:  # a cast to what it is would touch complex buffers
+            return model
+        model.set_experts_implementation("eager")  # others know no doubles
+        return model.to(self.dtype)
 
     def inputs(self, model: Any, rows: tuple[str, ...]) -> dict[str, Any]:
         """A prompt in the model's type."""

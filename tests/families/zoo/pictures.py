@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from families import media
-from families.media import IMAGE, VIDEO
+from families.media import END, IMAGE, START, VIDEO
 from families.tiny import Tiny
 from families.zoo.pieces import (
     BOTH,
     CLIP,
+    GRANITE,
     HEAD,
     MARKS,
     OLD,
@@ -36,6 +37,8 @@ def _ministral() -> dict[str, Any]:
 _INTERN = {
     "vision_config": TOWER | {"image_size": [32, 32], "patch_size": [8, 8]}, "image_seq_length": 4,
 } | ONE  # fmt: skip
+
+_SAM = TOWER | {"output_channels": 32, "window_size": 2, "global_attn_indexes": [1], "mlp_dim": 32}
 
 PICTURES: dict[str, Tiny] = {
     "llava": Tiny(
@@ -128,5 +131,63 @@ PICTURES: dict[str, Tiny] = {
               qk_nope_head_dim=16, v_head_dim=12, num_mtp_layers=0, **ROUTED)
         | {"num_key_value_heads": 4},
         media.encoded,
+    ),
+    "llava_next, granite": Tiny(
+        "LlavaNextConfig",
+        {"vision_config": SIGLIP, "image_seq_length": 16,
+         "vision_feature_select_strategy": "full"} | TILED,
+        text("granite", **GRANITE), media.tiles(),
+    ),
+    "vipllava": Tiny(
+        "VipLlavaConfig", {"vision_config": CLIP, "vision_feature_layers": [-1, -2]} | OLD,
+        text("llama"), media.squares(16),
+    ),
+    "deepseek_vl_hybrid": Tiny(
+        "DeepseekVLHybridConfig",
+        {"vision_config": SIGLIP,
+         "high_res_vision_config": _SAM | {"model_type": "sam_vision_model"}} | ONE,
+        text("llama"), media.only_encoded(media.stacked),
+    ),
+    "janus": Tiny(
+        "JanusConfig",
+        {"vision_config": TOWER | {
+            "mlp_ratio": 2.0, "projection_dim": 64, "num_image_tokens": 16,
+        }, "vq_config": {
+            "embed_dim": 8, "num_embeddings": 16, "latent_channels": 16, "base_channels": 32,
+            "channel_multiplier": [1, 1], "num_res_blocks": 1, "num_patches": 4,
+            "projection_dim": 64, "image_token_embed_dim": 64,
+        }} | ONE,
+        text("llama"), media.squares(16, wrapped=True),
+    ),
+    "ovis2": Tiny(
+        "Ovis2Config",
+        {"vision_config": TOWER | {
+            "vocab_size": 20, "hidden_stride": 1, "num_visual_indicator_tokens": 5,
+        }, "visual_indicator_token_ids": [90, 91, 92, START, END], "hidden_size": 64,
+         "vocab_size": 100} | ONE,
+        text("qwen2"), media.squares(16, wrapped=True),
+    ),
+    "got_ocr2": Tiny(
+        "GotOcr2Config", {"vision_config": _SAM, "image_seq_length": 8} | ONE, text("qwen2"),
+        media.stacked,
+    ),
+    "pp_chart2table": Tiny(
+        "PPChart2TableConfig", {"vision_config": _SAM, "image_seq_length": 8} | OLD, text("qwen2"),
+        media.stacked,
+    ),
+    "qianfan_ocr": Tiny(
+        "QianfanOCRConfig", _INTERN, text("qwen3", **HEAD), media.squares(4, wrapped=True)
+    ),
+    "granite_docling": Tiny(
+        "GraniteDoclingConfig",
+        {"vision_config": TOWER | {
+            "out_hidden_size": 64, "scale_factor": 2, "deepstack_visual_indexes": [0, 1],
+        }, "pad_token_id": 0} | ONE,
+        text(**HEAD, **GRANITE), media.marked_tiles,
+    ),
+    "fuyu": Tiny(
+        "FuyuConfig", {"image_size": 32, "patch_size": 8} | ONE,
+        {key: value for key, value in text("persimmon").items() if key != "num_key_value_heads"},
+        media.only_encoded(media.stacked),
     ),
 }  # fmt: skip

@@ -37,10 +37,19 @@ QWEN: dict[str, Any] = {
     "temporal_patch_size": 2, "intermediate_size": 64, "out_hidden_size": 64,
 }  # fmt: skip
 QWEN3 = QWEN | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1, 2]}
+SPARSE = {"fullatt_block_indexes": [1, 3], "window_size": 16}  # towers that look through windows
+GRANITE = {
+    "attention_multiplier": 0.25, "embedding_multiplier": 2.0, "residual_multiplier": 0.7,
+    "logits_scaling": 2.0,
+}  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 ROUTED = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+GEMMA_MARKS = BOTH | {
+    "boi_token_id": START, "eoi_token_id": END, "boa_token_id": 95, "eoa_token_index": 94,
+    "audio_token_id": 93,
 }  # fmt: skip
 TILED = OLD | {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]], "vision_feature_layer": -1}
 LINEAR = HEAD | WHOLE_MROPE | {
