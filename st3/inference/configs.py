@@ -20,7 +20,7 @@ _ORIGINAL = ("mm_vision_tower", "mm_projector_type")
 
 
 def find_config(name: str, revision: str | None = None) -> Any:
-    """The configuration of what a user calls a model, of a family that has an adapter.
+    """The configuration of what a user calls a model, of a family that fits.
 
     Raises:
         ValueError: see `find` and `load_config`.
@@ -30,7 +30,7 @@ def find_config(name: str, revision: str | None = None) -> Any:
 
 
 def load_config(source: Source) -> Any:
-    """A checkpoint's configuration, of a family that has an adapter; only `config.json` is read.
+    """A checkpoint's configuration, of a family that fits; only `config.json` is read.
 
     Raises:
         ValueError: no configuration there, or of no family that we adapt; the families that can be
