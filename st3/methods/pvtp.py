@@ -49,7 +49,7 @@ def ratio_for(layers: int, prune_ratio: float, stride: int, final: float) -> flo
                 f"the largest S that prunes again is {layers - FIRST_PRUNED_LAYER + 1}"
             )
         return 0.0
-    return (1 - prune_ratio - final) / strides
+    return max(0.0, 1 - prune_ratio - final) / strides  # 1 - 0.07 - 0.93 is below nought
 
 
 def largest_ratio(layers: int, prune_ratio: float, stride: int) -> float:

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from st3.methods import METHODS, make_method
@@ -58,6 +58,7 @@ def test_groups_of_7b() -> None:
 
 
 @given(layers, strides, shares, shares)
+@example(depth=4, stride=1, prune=0.07, final=0.93)
 def test_equation_9_both_ways(depth: int, stride: int, prune: float, final: float) -> None:
     strides_taken = math.floor(Fraction(depth - 3, stride))
     if prune + final > 1 or strides_taken == 0:
