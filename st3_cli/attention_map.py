@@ -96,10 +96,7 @@ def attention_map(
     columns = _numbers("--heads", heads, text.num_attention_heads)
     picture = q.open_image(image)
     q.note_foreign(model, [picture])
-    live, processor = load_model(
-        model, device.value, dtype.value,
-        attn_implementation.value if attn_implementation else None,
-    )  # fmt: skip
+    live, processor = load_model(model, device, dtype, attn_implementation)
     torch.manual_seed(seed)
     seen = look(
         model, live, processor, picture, prompt if prompt is not None else demo.PROMPT, chosen,

@@ -13,8 +13,9 @@ def load_model(
     """A model and its processor, see `st3.load`; with one note, if there is something to say."""
     from st3.inference.loading import load
 
+    attention = None if attn_implementation is None else str(attn_implementation)
     live, processor = load(
-        name, device=device, dtype=dtype, attn_implementation=attn_implementation
+        name, device=str(device), dtype=str(dtype), attn_implementation=attention
     )
     if not quiet:
         note_set_aside(live)

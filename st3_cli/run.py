@@ -89,10 +89,7 @@ def run(
     picture = q.open_image(image)
     q.note_foreign(model, [picture])
     question = prompt if prompt is not None else demo.PROMPT
-    live, processor = load_model(
-        model, device.value, dtype.value,
-        attn_implementation.value if attn_implementation else None,
-    )  # fmt: skip
+    live, processor = load_model(model, device, dtype, attn_implementation)
 
     def ask(how: Any, tokens: int = max_new_tokens, on_text: Any = None) -> Answer:
         return generation.answer(

@@ -138,7 +138,7 @@ def sweep(
 
     def make() -> Sweep:
         live, processor = load_model(
-            model, str(where), dtype.value, settings["attn_implementation"], quiet=ranks.rank > 0
+            model, str(where), dtype, attn_implementation, quiet=ranks.rank > 0
         )
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 

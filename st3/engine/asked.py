@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import lru_cache
-from inspect import signature, unwrap
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -24,12 +22,6 @@ def brings_pictures(args: Any, kwargs: dict[str, Any]) -> bool:
     # transformers 5.23 encodes pictures beforehand, and hands on an empty dict where are none.
     brought = (value for name, value in kwargs.items() if any(part in name for part in _BRINGING))
     return len(args) > 1 or any(bool(x) if isinstance(x, dict) else x is not None for x in brought)
-
-
-@lru_cache
-def argument_names(forward: Callable[..., Any]) -> list[str]:
-    """The names of the arguments of a layer's forward, in order."""
-    return list(signature(forward).parameters)[1:]
 
 
 def fed_tokens(kwargs: dict[str, Any]) -> int:

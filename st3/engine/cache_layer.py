@@ -78,7 +78,6 @@ class TrimmedLayer(CacheLayerMixin):
         valid: torch.Tensor | None,
         order: Order | None,
         places: torch.Tensor | None = None,
-        last_visual: int = -1,
     ) -> None:
         """Fill the layer with what prefill left alive. No gradient flows back through it.
 
@@ -90,7 +89,6 @@ class TrimmedLayer(CacheLayerMixin):
             valid: bool [B, n], or None if every token is one.
             order: how to lay the tokens out; None keeps prompt order.
             places: int64 [B, n], where they stood in the prompt; None if no mask will ask.
-            last_visual: the last place of a visual token, for layers that see a window.
         """
         self.offered = None
         self.lazy_initialization(key_states, value_states)
@@ -109,9 +107,6 @@ class TrimmedLayer(CacheLayerMixin):
                 buffer[:, :, :count] = states.detach()
             else:
                 order.gather(states.detach(), buffer[:, :, :count])
-
-    def expire(self) -> None:
-        """Let go what no later token can see; here that is nothing."""
 
     def evict(self, left: Sequence[int]) -> None:
         """Let the least important visual tokens go until `left` of them are left in each row."""

@@ -52,7 +52,7 @@ class Followers:
 
 
 class Features:
-    """Features of pictures that a decoder adds after its first layers (DeepStack of Qwen3-VL).
+    """Features of pictures that a decoder adds after its first layers (DeepStack).
 
     Args:
         mask: bool [B, n], the tokens that get them.

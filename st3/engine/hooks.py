@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from st3.engine.asked import (
-    argument_names,
     brings_pictures,
     check_cache,
     fed_tokens,
@@ -43,7 +42,7 @@ from st3.engine.scope import Scope, whose_call
 from st3.engine.session import TrimSession
 from st3.engine.window_layer import layer_for
 from st3.families.base import visual_mask
-from st3.families.parts import Parts
+from st3.families.parts import Parts, argument_names
 
 _GRAPH = "st3_graph"
 
@@ -257,7 +256,10 @@ class Hooks:
         def begin(visual: torch.Tensor) -> Forward:
             new, old = None, session.last_cache
             if use_cache:
-                fresh = [layer_for(parts.windows.get(n)) for n in range(1, plan.layers + 1)]
+                fresh = [
+                    layer_for(parts.windows.get(number), prompt.last_visual)
+                    for number in range(1, plan.layers + 1)
+                ]
                 if graph is not None:
                     graph.reuse(fresh, old.layers if old is not None else [])
                 known: dict[int, Any] = parts.recurrent_layers()

@@ -161,7 +161,6 @@ class Prefill:
             valid=self.valid,
             order=self.order,
             places=self.place if placed else None,
-            last_visual=self.prompt.last_visual,
         )
 
     def _ranking(self) -> torch.Tensor:

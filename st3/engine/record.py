@@ -93,7 +93,7 @@ class Record:
         self.kv_bytes: list[int] = []
         self.untrimmed_kv_bytes: list[int] = []
         self.padding = None if mask is None else mask.bool()
-        valid = torch.ones_like(visual) if mask is None else mask.bool()
+        valid = torch.ones_like(visual) if self.padding is None else self.padding
         self._places = visual, valid & ~visual
         self._turned = False
         self._kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -42,8 +42,8 @@ def trim(
     """Trim visual tokens of everything that this context makes `model` compute inside the `with`.
 
     What belongs to the context: the thread or asyncio task that runs the `with`, what it starts by
-    `asyncio.to_thread`, and threads born inside the `with` that open none of their own. Threads
-    that ran before, and other contexts, get the model as it was.
+    `asyncio.to_thread`, and threads that it starts and that open none of their own. Other contexts,
+    and threads that ran before or that others started, get the model as it was.
 
     A forward's logits and hidden states lie at the positions of its input. Those of visual tokens
     that were dropped are finite and mean nothing: so does the label of a text token right behind a

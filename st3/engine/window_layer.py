@@ -16,9 +16,9 @@ from st3.engine.cache_layer import SLACK, TrimmedLayer
 from st3.engine.order import Order, to_device
 
 
-def layer_for(window: int | None) -> TrimmedLayer:
-    """A fresh layer that sees so many tokens, or all of them."""
-    return TrimmedLayer() if window is None else WindowLayer(window)
+def layer_for(window: int | None, last_visual: int) -> TrimmedLayer:
+    """A fresh layer that sees so many tokens, or all of them; see `WindowLayer`."""
+    return TrimmedLayer() if window is None else WindowLayer(window, last_visual)
 
 
 class WindowLayer(TrimmedLayer):
@@ -26,14 +26,14 @@ class WindowLayer(TrimmedLayer):
 
     Args:
         window: how many tokens a token sees at most, itself included.
+        last_visual: the last place of a visual token in the prompt.
     """
 
     window: int
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, last_visual: int) -> None:
         super().__init__()
-        self.window = window
-        self.last_visual = -1
+        self.window, self.last_visual = window, last_visual
 
     def store(
         self,
@@ -44,11 +44,10 @@ class WindowLayer(TrimmedLayer):
         valid: torch.Tensor | None,
         order: Order | None,
         places: torch.Tensor | None = None,
-        last_visual: int = -1,
         **more: Any,
     ) -> None:
         """As `TrimmedLayer`, without what no later token can see."""
-        self.seen, self.last_visual = seen, last_visual
+        self.seen = seen
         if order is not None:
             order = self._in_window(order)
         else:

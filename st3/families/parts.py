@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -25,13 +27,13 @@ _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attenti
 """Kinds of layers that see a part of the sequence, and how the configuration calls its length."""
 _RECURRENT = ("linear_attention", "conv")
 _KNOWN = {
-    "self", "hidden_states", "attention_mask", "position_ids", "position_embeddings",
+    "hidden_states", "attention_mask", "position_ids", "position_embeddings",
     "past_key_values", "past_key_value", "use_cache", "cache_position", "output_attentions",
     "output_router_logits", "shared_kv_states", "kwargs",
 }  # fmt: skip
 """Arguments of layers that we hand on or gather."""
 _DECODERS = {
-    "self", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values",
+    "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values",
     "use_cache", "cache_position", "output_attentions", "output_hidden_states", "return_dict",
     "logits_to_keep", "visual_pos_masks", "deepstack_visual_embeds", "per_layer_inputs", "kwargs",
 }  # fmt: skip
@@ -180,15 +182,20 @@ def _lenders(config: Any, kinds: list[str]) -> dict[int, int]:
     return {number: lender[kind] for number, (mode, kind) in each if mode == "reuse"}
 
 
+@lru_cache
+def argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the arguments of a module's forward, in order; layers share their class's."""
+    return tuple(inspect.signature(forward).parameters)[1:]
+
+
 def _strange(module: nn.Module, known: set[str], adapter: Adapter) -> list[str]:
     """Arguments of a module that we know nothing of."""
     ours = {name for name, _ in adapter.token_arguments}
-    return sorted({*inspect.signature(type(module).forward).parameters} - known - ours)
+    return sorted({*argument_names(type(module).forward)} - known - ours)
 
 
 def _misfit(layer: nn.Module, decoder: Any, adapter: Adapter, recurrent: bool) -> str | None:
     """Why a layer does not fit, None if it does."""
-    arguments = inspect.signature(type(layer).forward).parameters
     strange = _strange(layer, _KNOWN, adapter)
     if strange:
         return f"takes {strange[0]!r}, which may belong to tokens"
@@ -201,6 +208,6 @@ def _misfit(layer: nn.Module, decoder: Any, adapter: Adapter, recurrent: bool) -
         return "does not call attention through transformers' AttentionInterface"
     if getattr(attention, "config", None) is not decoder.config:
         return "holds a configuration of its own, as copied or quantised layers may"
-    if "position_embeddings" not in arguments:
+    if "position_embeddings" not in argument_names(type(layer).forward):
         return "makes its positions by itself, which tokens would lose when others are dropped"
     return None

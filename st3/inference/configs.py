@@ -33,8 +33,7 @@ def load_config(source: Source) -> Any:
     """A checkpoint's configuration, of a family that fits; only `config.json` is read.
 
     Raises:
-        ValueError: no configuration there, or of no family that we adapt; the families that can be
-            trimmed are named.
+        ValueError: no configuration there, or of no family that fits; what can be trimmed is said.
         OSError: not found, or not reachable; they are named as well.
     """
     if source.is_folder:
@@ -91,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _judge(found: dict[str, Any], name: str) -> None:
-    """See that a configuration's keys are of a family that we adapt.
+    """See that a configuration's keys are of a family that transformers has, in its format.
 
     Raises:
         ValueError: they are not; says what to take instead.

@@ -17,6 +17,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from st3.families.meta import meta_model
 from st3.families.parts import judge
 from st3.inference.checkpoints import Source, check_weights, fetching, find
 from st3.inference.configs import load_config
@@ -105,7 +106,7 @@ def random_model(
     """A model of this configuration with random weights: it times as a trained one would.
 
     Raises:
-        ValueError: no adapter for the family, or no such device.
+        ValueError: a family that does not fit, or no such device.
     """
     judge(config)
     torch.manual_seed(seed)
@@ -158,8 +159,5 @@ def find_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype:
         if isinstance(own, torch.dtype):
             return own
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    with torch.device("meta"):
-        count = AutoModelForImageTextToText.from_config(
-            config, trust_remote_code=False
-        ).num_parameters()
+    count = meta_model(config).num_parameters()
     return torch.float32 if count < _LARGE else torch.bfloat16
