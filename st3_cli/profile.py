@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 EXAMPLES = o.examples(
     "st3 profile --model 13b",
     "st3 profile --model small --repeats 3",
+    "st3 profile --model qwen2.5-vl-7b --picture 4928x2773",
     "st3 profile --methods none,st3,fastv:k=2,r=0.75,vtw:k=6 --output report.md",
 )
 DEFAULT_METHODS = "none,pvtp,vta,st3,fastv,vtw,pyramiddrop"
 WORK = "Workload"
+MAX_PIXELS = 100_000_000
 _TOKENS: dict[str, Any] = {"min": 1, "callback": o.at_most(10**6)}
 
 
@@ -50,6 +52,17 @@ def _sizes(text: str) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
+def _size(text: str) -> tuple[int, int]:
+    """Pixels: 1344x896."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise typer.BadParameter(f"{text!r}: give width x height in pixels, e.g. 1344x896")
+    width, height = (int(side) for side in sides)
+    if width * height > MAX_PIXELS:
+        raise typer.BadParameter(f"{text!r}: more than {MAX_PIXELS // 10**6} million pixels")
+    return width, height
+
+
 def _number(help: str, **more: Any) -> Any:
     return o.option(WORK, help=help, metavar="N", **more)
 
@@ -60,7 +73,8 @@ def profile(
         str,
         o.option(
             o.MODEL, "--model", "-m", metavar="NAME",
-            help="demo, small, 7b, 13b, a Hub id (or id@revision), or a folder.",
+            help="demo, a built-in shape (small, 7b, 13b, qwen2.5-vl-7b, ...), a Hub id (or "
+            "id@revision), or a folder.",
         ),
     ] = "demo",
     config: Annotated[
@@ -88,8 +102,16 @@ def profile(
     settings: m.SettingsOption = None,
     visual_tokens: Annotated[
         int | None,
-        _number("Visual tokens in a prompt.", **_TOKENS, show_default="a picture's"),
+        _number("Visual tokens in a prompt.", **_TOKENS, show_default="the pictures'"),
     ] = None,
+    picture: Annotated[
+        Any,
+        o.option(
+            WORK, metavar="WxH", parser=_size, show_default="1344x896",
+            help="Pixels of each picture; the family's processor says how many tokens they become.",
+        ),
+    ] = None,
+    pictures: Annotated[int, _number("Pictures in a prompt.", min=1)] = 1,
     text_tokens: Annotated[int, _number("Text tokens in a prompt.", **_TOKENS)] = 64,
     new_tokens: Annotated[int, _number("Tokens to generate.", min=1)] = 64,
     batch_size: Annotated[
@@ -143,6 +165,7 @@ def profile(
     from st3.inference.checkpoints import HUB_IDS
     from st3.profiling import Workload
     from st3.profiling import profile as measure
+    from st3.profiling.picture import STANDARD, picture_of
     from st3.profiling.shape import shape_of
     from st3.profiling.subject import choose
 
@@ -157,11 +180,11 @@ def profile(
     else:
         found = configs.find_config(model)
     shape = shape_of(meta_model(found))
+    size = picture or STANDARD
+    if visual_tokens is None:
+        visual_tokens = pictures * picture_of(found, size).tokens
     chosen = build_methods(methods, shape.layers, given)
-    works = [
-        Workload(visual_tokens or shape.picture_tokens, text_tokens, new_tokens, batch)
-        for batch in batch_size
-    ]
+    works = [Workload(visual_tokens, text_tokens, new_tokens, batch, size) for batch in batch_size]
     where = loading.find_device(device.value)
     numbers = loading.find_dtype(dtype.value, where, found)
     backend = attn_implementation.value if attn_implementation else None

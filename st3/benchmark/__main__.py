@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32")
     parser.add_argument(
-        "--cells", default="", help="only cells whose names begin so, e.g. table/7b"
+        "--cells", default="", help="only cells whose names begin so, e.g. table/7b,family"
     )
     parser.add_argument("--commit", help="of the code, where git does not tell")
     parser.add_argument("--command", help="to note, of a script that calls this")
@@ -52,7 +52,9 @@ def main() -> int:
         },
     }
     suite = cells(tiny=asked.tiny)
-    wanted = [cell for cell in suite if cell.name.startswith(asked.cells)]
+    wanted = [
+        cell for part in asked.cells.split(",") for cell in suite if cell.name.startswith(part)
+    ]
     if not wanted:
         names = ", ".join(cell.name for cell in suite)
         parser.error(f"no cell's name begins with {asked.cells!r}; there are: {names}")

@@ -16,6 +16,7 @@ from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.latency import measure
 from st3.profiling.operators import operators
+from st3.profiling.picture import STANDARD
 from st3.profiling.rows import samples_of
 from st3.profiling.runs import Run, Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
@@ -38,6 +39,7 @@ def timed(
     variants: Mapping[str, Variant],
     *,
     pictures: int = 1,
+    picture: tuple[int, int] = STANDARD,
     batch: int = 1,
     new: Sequence[int] = (64,),
     rounds: int,
@@ -50,7 +52,7 @@ def timed(
     Args:
         lab, model: where and what.
         variants: label -> variant.
-        pictures, batch, new, rounds: the work.
+        pictures, batch, new, rounds: the work; `picture` is their size in pixels.
         cudnn: whether torch may take cuDNN's attention. On Hopper it builds a plan for every length
             that a process has not seen, tens of milliseconds in each step of stock's: without it
             stock is at its best, but for long prompts. With it every variant first runs once in
@@ -60,7 +62,7 @@ def timed(
         KeyboardInterrupt: before one round had ended.
     """
     maker, longest = lab.maker(model), max(new)
-    work = Workload(lab.pictures(model, pictures), 64, longest, batch)
+    work = Workload(lab.pictures(model, pictures, picture), 64, longest, batch, picture)
     best = lab.ceilings()
     live = lab.model(model)
     with nullcontext() if cudnn else without_plans():

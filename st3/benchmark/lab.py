@@ -10,10 +10,21 @@ import torch
 from st3.inference.loading import random_model
 from st3.inference.presets import known_config
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
+from st3.profiling.picture import STANDARD, picture_of
 from st3.profiling.rows import RowMaker
 
 _CONTEXT = 32768
-"""Longer than the shapes' own, so that many pictures fit; random weights care for no length."""
+"""At least: so that many pictures fit; random weights care for no length."""
+_TINY_TEXT = {
+    "hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "num_hidden_layers": 6,
+    "num_attention_heads": 4, "num_key_value_heads": 4,
+}  # fmt: skip
+_TINY_SECTIONS = [2, 1, 1]  # of half a head
+_TINY_TOWER = {
+    "image_size": 112, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "depth": 2, "num_heads": 4, "out_hidden_size": 32,
+    "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0],
+}  # fmt: skip
 
 
 class Lab:
@@ -70,20 +81,19 @@ class Lab:
         if self.on_cuda:
             torch.cuda.empty_cache()
 
-    def pictures(self, name: str, count: int) -> int:
-        """Visual tokens of so many pictures."""
-        return count * self.maker(name).shape.picture_tokens
+    def pictures(self, name: str, count: int, size: tuple[int, int] = STANDARD) -> int:
+        """Visual tokens of so many pictures of a size."""
+        return count * picture_of(self._config(name), size).tokens
 
     def _config(self, name: str) -> Any:
-        config = known_config("small" if self.tiny else name)
+        config = known_config(name)
+        text, vision = config.get_text_config(), config.vision_config
+        text.max_position_embeddings = max(text.max_position_embeddings, _CONTEXT)
         if self.tiny:
-            config.vision_config.update(
-                {"image_size": 112, "hidden_size": 32, "intermediate_size": 64,
-                 "num_hidden_layers": 2}
-            )  # fmt: skip
-            config.text_config.update(
-                {"vocab_size": 32064, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8,
-                 "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4}
-            )  # fmt: skip
-        config.text_config.max_position_embeddings = _CONTEXT
+            text.update(_TINY_TEXT)
+            vision.update(
+                {key: value for key, value in _TINY_TOWER.items() if hasattr(vision, key)}
+            )
+            if "mrope_section" in text.rope_parameters:
+                text.rope_parameters["mrope_section"] = _TINY_SECTIONS
         return config

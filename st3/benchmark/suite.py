@@ -13,6 +13,11 @@ from st3.methods import make_method
 from st3.profiling.runs import STOCK, Variant
 
 STATIC = "stock, static + compiled"
+FAMILIES = {
+    "qwen2.5-vl-7b": [(2240, 1400), (4928, 2773)],
+    "qwen3-vl-8b": [(2560, 1600), (5440, 3072)],
+}
+"""Shapes, and pictures that become 4,000 and 16,320 visual tokens."""
 GRAPHS, COMPILED = " + graphs", " + compiled"
 
 
@@ -50,6 +55,16 @@ def cells(*, tiny: bool = False) -> list[Cell]:
     add(f"static/7b/{one}", timed, "7b", against, batch=one, new=short, rounds=rounds)
     for batch in (some, most):
         table("7b", batch, "stock", "none+", "st3+", "fastv+")
+    for name, sizes in FAMILIES.items():
+        for size in [(112, 84)] if tiny else sizes:
+            add(f"family/{name}/{size[0]}x{size[1]}", timed, name,
+                variants("stock", "none", "st3", "fastv"), picture=size, new=short, rounds=rounds,
+                cudnn=True)  # fmt: skip
+    for name, sizes in FAMILIES.items():
+        size = (112, 84) if tiny else sizes[0]
+        add(f"recorded/{name}/{size[0]}x{size[1]}", timed, name,
+            variants("stock", "none+", "st3+"), picture=size, new=short,
+            rounds=rounds)  # fmt: skip
     for batch in batches:
         table("13b", batch, "stock", "none+", "st3+")
     for gigabytes in (1, 2) if tiny else (80, 24, 40):

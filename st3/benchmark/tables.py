@@ -70,7 +70,7 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
     if kind == "memory":
         return [table(f"{title}: {what}", rows, _BATCH | _FITS)]
     found = [table(f"{title}: {what}", rows, _BATCH | _TIMES)]
-    if kind == "table":
+    if kind in ("table", "family"):
         found += [
             table(f"Prefill: {what}", rows, _BATCH | _PREFILL),
             table(f"Decode step: {what}", rows, _BATCH | _STEP),
@@ -81,7 +81,8 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
 
 def _work(row: Row, kind: str) -> str:
     """What the rows of one table have in common."""
-    pictures = f", {row['visual_tokens']} visual tokens" if kind == "long" else ""
+    sizes = ("long", "family", "recorded")
+    pictures = f", {row['visual_tokens']} visual tokens" if kind in sizes else ""
     return f"{row['model']}{pictures}, {row['new_tokens']} new"
 
 
@@ -101,6 +102,8 @@ def _rounds(row: Row) -> list[float]:
 _KINDS = {
     "table": "End to end",
     "static": "Against stock's compiled static cache",
+    "family": "Families",
+    "recorded": "Families, steps recorded",
     "memory": "Throughput in so much memory",
     "long": "Long prompts",
     "methods": "Other methods",

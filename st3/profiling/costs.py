@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from st3.methods.schedule import Schedule
 from st3.profiling.macs import MacCounter, tokens_alive
+from st3.profiling.picture import Picture
 from st3.profiling.shape import Shape, Workload
 
 
@@ -31,19 +32,21 @@ class Costs:
 
 
 def costs_of(
-    counter: MacCounter, shape: Shape, schedule: Schedule, work: Workload, element: int
-) -> Costs:
+    counter: MacCounter, shape: Shape, picture: Picture, schedule: Schedule, work: Workload,
+    element: int,
+) -> Costs:  # fmt: skip
     """Count one method.
 
     Args:
+        picture: one of those that the visual tokens come from.
         element: bytes of one cached number.
     """
-    pictures = math.ceil(work.visual / shape.picture_tokens)
+    pictures = math.ceil(work.visual / picture.tokens)
     return Costs(
         prefill_macs=work.batch * counter.prefill(schedule, work),
         decode_macs=work.batch * counter.decode(schedule, work),
-        vision_macs=work.batch * pictures * counter.vision(),
-        projector_macs=work.batch * counter.projector(work.visual),
+        vision_macs=work.batch * pictures * picture.vision_macs,
+        projector_macs=work.batch * pictures * picture.projector_macs,
         head_macs=work.batch * work.new * counter.head(),
         kv_bytes=kv_bytes(shape, schedule, work, element),
     )

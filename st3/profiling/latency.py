@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from st3.profiling.clocks import LaunchCounter, clock_for
 from st3.profiling.runs import Run, Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
@@ -92,7 +90,7 @@ def measure(
 
 
 def _warm_up(
-    model: Any, inputs: dict[str, torch.Tensor], work: Workload, variant: Variant
+    model: Any, inputs: dict[str, Any], work: Workload, variant: Variant
 ) -> tuple[Run | None, float | None]:
     """Run a variant for the first time: what a few of its tokens launch, and, where something is
     compiled, which takes a run of full length, the seconds that it took.

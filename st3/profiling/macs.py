@@ -8,9 +8,8 @@ not, as the papers do.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from st3.profiling.shape import Workload
 
 
 class MacCounter:
-    """MACs of each part of one model, for one prompt; a batch costs so many times more.
+    """MACs of a model's decoder, for one prompt; a batch costs so many times more.
 
     Args:
         model: from `st3.families.meta.meta_model`.
@@ -34,11 +33,9 @@ class MacCounter:
         parts = find_parts(model)
         self._model = model
         self._decoder: Any = parts.decoder
-        self._inner: Any = parts.merger
         self._hidden: int = model.config.get_text_config().hidden_size
         self.prefill_layer = cache(self._prefill_layer)
         self.decode_layer = cache(self._decode_layer)
-        self.vision = cache(self._vision)
 
     def _prefill_layer(self, tokens: int) -> int:
         """One decoder layer over `tokens` tokens."""
@@ -58,24 +55,6 @@ class MacCounter:
     def head(self) -> int:
         """The LM head, for one token."""
         return _count(self._model.lm_head, self._states(1))
-
-    def _vision(self) -> int:
-        """The vision tower, for one picture, all its layers: transformers runs them all."""
-        tower = self._inner.vision_tower
-        side = self._model.config.vision_config.image_size
-        picture = self._states(1).new_empty(1, 3, side, side)
-        convolutions = _Convolutions(tower)
-        with convolutions:
-            others = _count(tower, picture)
-        return others + convolutions.macs()
-
-    def projector(self, tokens: int) -> int:
-        """The projector, over `tokens` visual tokens."""
-        projector = self._inner.multi_modal_projector
-        width = self._model.config.vision_config.hidden_size
-        layers = self._model.config.vision_feature_layer
-        width *= 1 if isinstance(layers, int) else len(layers)
-        return _count(projector, self._states(1).new_empty(1, tokens, width))
 
     def prefill(self, schedule: Schedule, work: Workload) -> int:
         """The decoder layers over one prompt, each at the tokens that it has."""
@@ -132,46 +111,6 @@ class _Layer(nn.Module):
         return self.decoder.layers[0](
             hidden, attention_mask=None, position_embeddings=turns, past_key_values=past
         )
-
-
-class _Convolutions:
-    """Counts a module's convolutions, which do not trace on the meta device, by themselves.
-
-    Inside the `with` each only makes room for its output; `macs` then counts it on real zeros.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.found = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
-        self.seen: list[tuple[nn.Conv2d, list[int]]] = []
-
-    def __enter__(self) -> None:
-        for convolution in self.found:
-            convolution.forward = partial(self._make_room, convolution)  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        for convolution in self.found:
-            del convolution.forward
-
-    def macs(self) -> int:
-        total = 0
-        for convolution, shape in self.seen:
-            real = copy.copy(convolution)
-            weight = torch.zeros(convolution.weight.shape)
-            real._parameters = {"weight": nn.Parameter(weight), "bias": None}
-            total += _count(real, torch.zeros(shape))
-        return total
-
-    def _make_room(self, convolution: nn.Conv2d, states: torch.Tensor) -> torch.Tensor:
-        shape = [int(size) for size in states.shape]
-        self.seen.append((convolution, shape))
-        padding = convolution.padding
-        if padding == "same":
-            sides = shape[2:]  # torch allows it with a stride of 1 only
-        else:
-            pads = (0, 0) if isinstance(padding, str) else padding
-            steps = zip(shape[2:], pads, convolution.kernel_size, convolution.stride, strict=True)
-            sides = [(size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in steps]
-        return states.new_empty(shape[0], convolution.out_channels, *sides)
 
 
 def _count(module: nn.Module, *inputs: torch.Tensor) -> int:

@@ -65,7 +65,7 @@ def operators(model: Any, work: Workload, methods: Mapping[str, Method]) -> list
 
 
 def _watch(
-    model: Any, inputs: dict[str, torch.Tensor], work: Workload, method: Method | None
+    model: Any, inputs: dict[str, Any], work: Workload, method: Method | None
 ) -> list[tuple[float, Any]]:
     """Seconds and profile of each pass of the decoder."""
     new = min(work.new, _STEPS + 2)

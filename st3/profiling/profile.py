@@ -15,6 +15,7 @@ from st3.methods import Method
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
 from st3.profiling.latency import Measured, measure
 from st3.profiling.operators import operators
+from st3.profiling.picture import picture_of
 from st3.profiling.report import Report, Row
 from st3.profiling.rows import RowMaker, samples_of
 from st3.profiling.runs import Variant, beside_stock
@@ -61,7 +62,7 @@ def profile(
         command, notes: for the report.
 
     Raises:
-        ValueError: a configuration that is no LLaVA's, a method that does not fit its depth, a
+        ValueError: a configuration that does not fit, a method that does not fit its depth, a
             workload that does not fit the live model.
         RuntimeError: the live cache held other bytes than the schedule says.
     """
@@ -90,6 +91,7 @@ def profile(
     if best is not None:
         machine["ceilings"] = asdict(best)
     work = works[0]
+    picture = picture_of(config, work.picture)
     length = work.visual + work.text + work.new
     if length > maker.shape.context:
         notes = [*notes, f"{length} tokens exceed the model's context of {maker.shape.context}."]
@@ -97,7 +99,8 @@ def profile(
         model=name,
         weights=weights if samples else None,
         rows=tuple(rows),
-        shape=asdict(maker.shape),
+        shape=asdict(maker.shape)
+        | {"picture_tokens": picture.tokens, "picture_size": list(picture.size)},
         settings={
             "visual_tokens": work.visual, "text_tokens": work.text, "new_tokens": work.new,
             **options, "cuda_graphs": cuda_graphs, "compile": compile, "command": command,

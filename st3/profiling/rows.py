@@ -15,6 +15,7 @@ from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
+from st3.profiling.picture import picture_of
 from st3.profiling.report import Row
 from st3.profiling.runs import STOCK, Run, Variant
 from st3.profiling.shape import Workload, shape_of
@@ -31,10 +32,11 @@ class RowMaker:
         shape: sizes of the model.
 
     Raises:
-        ValueError: a configuration that is no LLaVA's.
+        ValueError: a configuration that does not fit.
     """
 
     def __init__(self, config: Any, dtype: torch.dtype) -> None:
+        self._config = config
         model = meta_model(config)
         self.shape = shape_of(model)
         self._counter = MacCounter(model)
@@ -92,7 +94,9 @@ class RowMaker:
         return rows
 
     def _costs(self, variant: Variant, work: Workload) -> Costs:
-        return costs_of(self._counter, self.shape, self.schedule(variant), work, self._element)
+        picture = picture_of(self._config, work.picture)
+        schedule = self.schedule(variant)
+        return costs_of(self._counter, self.shape, picture, schedule, work, self._element)
 
     def _ideal_prefill(self, ceilings: Ceilings, variant: Variant, work: Workload) -> Ideal:
         schedule = self.schedule(variant)

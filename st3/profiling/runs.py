@@ -16,13 +16,15 @@ from transformers.generation.streamers import BaseStreamer
 
 from st3.engine.trim import trim
 from st3.families.meta import meta_model
-from st3.families.parts import find_parts
+from st3.families.parts import argument_names, find_parts
 from st3.inference.decoding import decode
 from st3.methods import Method
 from st3.profiling.clocks import Clock
+from st3.profiling.picture import encode, picture_of, tower_of
 from st3.profiling.shape import Workload, shape_of
 
 STOCK = "stock"
+_KINDS = ("mm_token_type_ids", "token_type_ids")  # 0 text, 1 picture
 _PREPARE = 3  # short generations: the first records decode, the third prefill
 
 
@@ -96,7 +98,7 @@ class Run:
         return replace(self, steps=steps, total=self.ttft + sum(steps), kv_bytes=held)
 
 
-def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
     """Prompts of random text behind and before pictures of noise, all rows different.
 
     Raises:
@@ -104,12 +106,12 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, torch.
             the model's context.
     """
     shape = shape_of(meta_model(model.config))
-    pictures, rest = divmod(work.visual, shape.picture_tokens)
+    each = picture_of(model.config, work.picture).tokens
+    pictures, rest = divmod(work.visual, each)
     if rest:
         raise ValueError(
-            f"{work.visual} visual tokens are no whole number of pictures of "
-            f"{shape.picture_tokens}: the nearest that are: "
-            f"{max(1, round(work.visual / shape.picture_tokens)) * shape.picture_tokens}"
+            f"{work.visual} visual tokens are no whole number of pictures of {each}: the nearest "
+            f"that are: {max(1, round(work.visual / each)) * each}"
         )
     length = work.visual + work.text + work.new
     if length > shape.context:
@@ -117,19 +119,21 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, torch.
             f"{length} tokens of prompt and answer do not fit a context of {shape.context}"
         )
     generator = torch.Generator().manual_seed(seed)
-    visual_id = find_parts(model).visual_ids[0]
-    text = torch.randint(0, shape.vocabulary - 1, (work.batch, work.text), generator=generator)
-    text += text >= visual_id  # never the placeholder
+    special = find_parts(model).visual_ids
+    words = shape.vocabulary - len(special)
+    text = torch.randint(0, words, (work.batch, work.text), generator=generator)
+    for number in special:  # which go up: never a placeholder
+        text += text >= number
     before = work.text // 2  # LLaVA's system prompt is about so long
-    visual = torch.full((work.batch, work.visual), visual_id)
-    size = shape.picture_size
-    pixels = torch.randn(work.batch * pictures, 3, size, size, generator=generator)
-    ids = torch.cat((text[:, :before], visual, text[:, before:]), dim=1).to(model.device)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": pixels.to(model.device, model.dtype),
-    }
+    visual = torch.full((work.batch, work.visual), special[0])
+    ids = torch.cat((text[:, :before], visual, text[:, before:]), dim=1)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    taken = argument_names(type(model).forward)
+    inputs |= {name: (ids == special[0]).long() for name in _KINDS if name in taken}
+    for name, value in encode(model.config, work.picture, work.batch, pictures, seed).items():
+        if name in taken:
+            inputs[name] = value.to(model.dtype) if torch.is_floating_point(value) else value
+    return {name: value.to(model.device) for name, value in inputs.items()}
 
 
 class _Marks(BaseStreamer):
@@ -170,7 +174,7 @@ class _Marks(BaseStreamer):
 
 
 def generate_once(
-    model: Any, inputs: dict[str, torch.Tensor], work: Workload, variant: Variant, clock: Clock
+    model: Any, inputs: dict[str, Any], work: Workload, variant: Variant, clock: Clock
 ) -> Run:
     """One `generate` of a variant by this clock, greedy and as long as the work says.
 
@@ -179,7 +183,7 @@ def generate_once(
     """
     parts = find_parts(model)
     marks = _Marks(clock)
-    tower: Any = parts.merger.vision_tower
+    tower = tower_of(model)
     decoder = parts.decoder
     on_cuda = model.device.type == "cuda"
     if on_cuda:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from st3.families.parts import find_parts
+from st3.profiling.picture import STANDARD
 
 
 @dataclass(frozen=True)
@@ -18,6 +17,7 @@ class Workload:
         visual, text: tokens of either kind in one prompt.
         new: tokens to generate; the first one comes from the prefill, so new - 1 decode steps.
         batch: prompts at a time, all alike.
+        picture: width and height in pixels of the pictures that the visual tokens come from.
 
     Raises:
         ValueError: a number that cannot be.
@@ -27,21 +27,20 @@ class Workload:
     text: int = 64
     new: int = 64
     batch: int = 1
+    picture: tuple[int, int] = STANDARD
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} tokens must be at least 1, got {value}")
+        for name in ("visual", "text", "new", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} tokens must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a LLaVA.
+    """Sizes of a model.
 
     Attributes:
         layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary: the decoder's.
-        picture_tokens: visual tokens that one picture makes.
-        picture_size: side in pixels of what the vision tower sees.
         context: longest sequence in tokens.
         decoder_parameters: in the decoder layers; `head_parameters` in the LM head and
             `vision_parameters` in tower and projector.
@@ -55,8 +54,6 @@ class Shape:
     kv_heads: int
     head_size: int
     vocabulary: int
-    picture_tokens: int
-    picture_size: int
     context: int
     decoder_parameters: int
     head_parameters: int
@@ -71,21 +68,16 @@ def shape_of(model: Any) -> Shape:
         model: from `st3.families.meta.meta_model`, or a live one.
 
     Raises:
-        ValueError: heads that do not fit together, a vision tower without square patches, or a
-            placeholder of visual tokens that is not in the vocabulary.
+        ValueError: heads that do not fit together, or a placeholder of visual tokens that is not in
+            the vocabulary.
     """
     parts = find_parts(model)
-    text, vision = model.config.get_text_config(), model.config.vision_config
+    text = model.config.get_text_config()
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     if heads % kv_heads:
         raise ValueError(f"{heads} attention heads cannot share {kv_heads} key-value heads")
-    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
-    if not isinstance(side, int) or not isinstance(patch, int) or side < patch:
-        raise ValueError(
-            f"the vision tower has no square patches: image_size {side!r}, patch_size {patch!r}"
-        )
     placeholder = parts.visual_ids[0]
     if not isinstance(placeholder, int) or not 0 <= placeholder < text.vocab_size:
         raise ValueError(
@@ -105,28 +97,12 @@ def shape_of(model: Any) -> Shape:
         kv_heads=kv_heads,
         head_size=head_size,
         vocabulary=text.vocab_size,
-        picture_tokens=_picture_tokens(parts.merger, side),
-        picture_size=side,
         context=text.max_position_embeddings,
         decoder_parameters=in_layers,
         head_parameters=head,
         vision_parameters=total - in_decoder - (0 if tied else head),
         parameters=total,
     )
-
-
-def _picture_tokens(inner: Any, side: int) -> int:
-    """Visual tokens of one picture, by making them on the meta device."""
-    dtype = next(inner.vision_tower.parameters()).dtype
-    picture = torch.empty(1, 3, side, side, device="meta", dtype=dtype)
-    try:
-        with torch.no_grad():
-            features = inner.get_image_features(pixel_values=picture, return_dict=True)
-        return int(features.pooler_output[0].shape[0])
-    except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"cannot tell how many visual tokens a picture of {side} x {side} pixels makes: {error}"
-        ) from error
 
 
 def _count(module: Any) -> int:

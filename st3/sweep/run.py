@@ -17,6 +17,7 @@ from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.macs import MacCounter
+from st3.profiling.picture import picture_of
 from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload, shape_of
 from st3.proportion import interval
@@ -49,6 +50,7 @@ class Sweep:
         self.seconds = time.perf_counter() - began
         empty = meta_model(model.config)
         self.shape, self.counter = shape_of(empty), MacCounter(empty)
+        self.picture = picture_of(model.config)
         self.work = self._typical()
         self.full = self._costs(make_method("none").schedule(self.shape.layers))
         timed = Workload(self.work.visual, self.work.text, _TIMED_TOKENS)
@@ -117,11 +119,11 @@ class Sweep:
             text += (mask.bool() & ~visual).sum(1).tolist()
             answers += reference.lengths
         new = max(2, round(statistics.fmean(answers)))
-        return Workload(self.shape.picture_tokens, round(statistics.median(text)), new)
+        return Workload(self.picture.tokens, round(statistics.median(text)), new)
 
     def _costs(self, schedule: Any) -> Costs:
         element = self.model.dtype.itemsize
-        return costs_of(self.counter, self.shape, schedule, self.work, element)
+        return costs_of(self.counter, self.shape, self.picture, schedule, self.work, element)
 
     def _times(self, method: Any) -> dict[str, float]:
         """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""

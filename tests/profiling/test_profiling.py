@@ -21,6 +21,7 @@ from st3.profiling.costs import costs_of, kv_bytes
 from st3.profiling.latency import measure
 from st3.profiling.macs import MacCounter
 from st3.profiling.operators import kind_of, operators
+from st3.profiling.picture import picture_of
 from st3.profiling.runs import beside_stock, random_inputs
 from st3.profiling.shape import shape_of
 
@@ -65,10 +66,11 @@ def test_fvcore_equals_the_closed_form(shape: str) -> None:
     text = config.get_text_config()
     model = meta_model(config)
     counter, sizes = MacCounter(model), shape_of(model)
-    work = Workload(visual=sizes.picture_tokens, text=36, new=40, batch=3)
+    picture = picture_of(config)
+    work = Workload(visual=picture.tokens, text=36, new=40, batch=3)
     for name in METHODS:
         schedule = make_method(name).schedule(sizes.layers)
-        cost = costs_of(counter, sizes, schedule, work, 2)
+        cost = costs_of(counter, sizes, picture, schedule, work, 2)
         alive = [[schedule.count(n + 1, work.visual, t) + 36 + t for n in range(sizes.layers)]
                  for t in range(40)]  # fmt: skip
         prefill = sum(prefill_layer(text, n) for n in alive[0])
@@ -88,11 +90,11 @@ def test_a_line_is_only_used_where_it_is_one() -> None:
 
 
 def test_vision_tower_and_projector_of_llava() -> None:
-    counter = MacCounter(meta_model(known_config("7b")))
+    picture = picture_of(known_config("7b"))
     n, d, m = 577, 1024, 4096  # patches and the class token
     layers = 24 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
-    assert counter.vision() == 576 * 3 * 14 * 14 * d + layers
-    assert counter.projector(576) == 576 * (d * 4096 + 4096 * 4096)
+    assert picture.vision_macs == 576 * 3 * 14 * 14 * d + layers
+    assert picture.projector_macs == 576 * (d * 4096 + 4096 * 4096)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_shapes(config: str, counts: tuple[int, int | None]) -> None:
     shape = shape_of(meta_model(known_config(config)))
     assert shape.decoder_parameters == counts[0]
     assert shape.parameters == (counts[1] or shape.parameters)
-    assert shape.picture_tokens == 576
+    assert picture_of(known_config(config)).tokens == 576
     if config == "7b":
         embeddings = 2 * 32064 * 4096 + 4096  # and the last norm
         assert shape.vision_parameters + embeddings + shape.decoder_parameters == shape.parameters
@@ -385,12 +387,12 @@ def test_visual_tokens_are_those_that_the_tower_makes(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
             image_size=32, patch_size=4,
         )  # fmt: skip
-    model = meta_model(config)
-    assert shape_of(model).picture_tokens == tokens
+    picture = picture_of(config)
+    assert picture.tokens == tokens
     # Patches, then each layer's projections, attention and MLP; SigLIP has a pooling head besides.
     n = 65 if tower == "clip" else 64
     layers = 2 * (4 * n * 32 * 32 + 2 * n * n * 32 + 2 * n * 32 * 64)
-    counted = MacCounter(model).vision() - 64 * 3 * 4 * 4 * 32 - layers
+    counted = picture.vision_macs - 64 * 3 * 4 * 4 * 32 - layers
     assert counted == 0 if tower == "clip" else counted >= 0
 
 
