@@ -7,6 +7,7 @@ device, where operations have shapes but no numbers; torch's counter counts them
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from st3.inference.image_processors import image_processor_for
 STANDARD = (1344, 896)
 """Pixels of a photo, where nobody says."""
 _NUMBERS = 100_000  # of a tensor that tells inputs apart
+_DIFFERENT = 7
 _OWN_NUMBER = ("layer_idx", "layer_id", "index")
 _FOUND: dict[tuple[str, tuple[int, int]], Picture] = {}
 
@@ -66,6 +68,8 @@ def encode(
 ) -> dict[str, Any]:
     """So many pictures of noise in each of so many prompts, as the image processor hands them on.
 
+    A few are different, and take turns.
+
     Raises:
         ValueError: no such size, or no image processor.
     """
@@ -73,13 +77,12 @@ def encode(
     if min(size) < 1:
         raise ValueError(f"a picture of {width} x {height} pixels has none")
     noise = np.random.default_rng(seed)
-    images = [
-        [
-            Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
-            for _ in range(pictures)
-        ]
-        for _ in range(rows)
+    few = [
+        Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for _ in range(min(rows * pictures, _DIFFERENT))
     ]
+    turns = itertools.cycle(few)
+    images = [[next(turns) for _ in range(pictures)] for _ in range(rows)]
     try:
         return dict(image_processor_for(config)(images=images, return_tensors="pt"))
     except (TypeError, RuntimeError, AttributeError, ValueError) as error:
