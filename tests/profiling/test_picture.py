@@ -1,0 +1,134 @@
+"""Pictures become as many tokens as the live model makes of them, and towers cost what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
+
+from st3.benchmark.lab import Lab
+from st3.families.meta import meta_model
+from st3.inference.image_processors import image_processor_for
+from st3.inference.presets import PRESETS, known_config
+from st3.profiling.macs import MacCounter
+from st3.profiling.picture import encode, picture_of, tower_of
+from st3.profiling.runs import random_inputs
+from st3.profiling.shape import Workload, shape_of
+
+FAMILIES = [name for name in PRESETS if "-" in name]
+PHOTO, LARGE = (1344, 896), (4928, 2773)
+# By hand, from what the processors document. Qwen: a token is 28 or 32 pixels square, and what is
+# beyond 16,384 of them is made smaller. InternVL: tiles of 448 and a small one of all, 256 each.
+TOKENS = {
+    ("7b", PHOTO): 24 * 24,
+    ("qwen2.5-vl-7b", PHOTO): 48 * 32,
+    ("qwen2.5-vl-7b", (2240, 1400)): 80 * 50,
+    ("qwen2.5-vl-7b", LARGE): 170 * 96,
+    ("qwen3-vl-8b", PHOTO): 42 * 28,
+    ("qwen3-vl-8b", (5440, 3072)): 170 * 96,
+    ("internvl3-8b", PHOTO): (3 * 2 + 1) * 256,
+    # Four tiles of 24 x 24 that a 3:2 picture fills but for rows of padding, a mark at each row's
+    # end, and the small one.
+    ("llava-next-7b", PHOTO): 24 * 24 + (48 - 2 * 8) * (48 + 1),
+    ("gemma3-12b", PHOTO): 256,
+    ("gemma3-12b", LARGE): 256,
+}
+
+
+@pytest.mark.parametrize(("name", "size"), TOKENS)
+def test_visual_tokens_by_hand(name: str, size: tuple[int, int]) -> None:
+    assert picture_of(known_config(name), size).tokens == TOKENS[name, size]
+
+
+PARAMETERS = {
+    "llava-next-7b": 7.06e9, "llava-onevision-7b": 8.03e9, "qwen2.5-vl-7b": 8.29e9,
+    "qwen3-vl-8b": 8.77e9, "internvl3-8b": 7.94e9, "gemma3-12b": 12.19e9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_built_in_shapes_have_as_many_parameters_as_the_published_models(name: str) -> None:
+    assert shape_of(meta_model(known_config(name))).parameters == pytest.approx(
+        PARAMETERS[name], rel=2e-3
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fvcore_equals_the_closed_form_of_each_family(name: str) -> None:
+    """A layer: projections of queries, keys, values and output; attention; three of the MLP."""
+    config = known_config(name)
+    text, tokens = config.get_text_config(), 700
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads, keys = text.num_attention_heads, text.num_key_value_heads
+    weights = text.hidden_size * (2 * heads + 2 * keys) * size
+    weights += 3 * text.hidden_size * text.intermediate_size
+    expected = tokens * weights + 2 * tokens * tokens * heads * size
+    assert MacCounter(meta_model(config)).prefill_layer(tokens) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["7b", "llava-next-7b", "gemma3-12b"])
+def test_a_tower_costs_what_fvcore_counts(name: str) -> None:
+    """Where fvcore can follow: towers that take squares. Convolutions it cannot do here."""
+    config = known_config(name)
+    tower = tower_of(meta_model(config))
+    side = config.vision_config.image_size
+    squares = encode(config, PHOTO, 1, 1)["pixel_values"].flatten(0, -4).shape[0]
+    patches = (side // config.vision_config.patch_size) ** 2
+    width, layers = config.vision_config.hidden_size, tower.encoder.layers
+    tokens = patches + (1 if "clip" in config.vision_config.model_type else 0)
+    states = torch.empty(1, tokens, width, device="meta", dtype=torch.bfloat16)
+    one = FlopCountAnalysis(layers[0].mlp, states).unsupported_ops_warnings(False).total()
+    each = one + 4 * tokens * width**2 + 2 * tokens**2 * width
+    patch = patches * width * 3 * config.vision_config.patch_size**2
+    found = picture_of(config, PHOTO).vision_macs
+    assert found == pytest.approx(squares * (len(layers) * each + patch), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["7b", *FAMILIES])
+def test_a_live_model_takes_what_was_counted(name: str) -> None:
+    """It raises where placeholders and features differ in number; two rows, two pictures each."""
+    lab = Lab(torch.device("cpu"), torch.float32, tiny=True)
+    model = lab.model(name)
+    size = (150, 90)
+    each = lab.pictures(name, 1, size)
+    work = Workload(2 * each, text=8, new=2, batch=2, picture=size)
+    inputs: dict[str, Any] = random_inputs(model, work)
+    assert inputs["input_ids"].shape == (2, 2 * each + 8)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    assert logits.shape[:2] == inputs["input_ids"].shape
+    assert bool(logits.isfinite().all())
+
+
+def test_blocks_that_get_the_same_are_counted_as_if_each_had_run() -> None:
+    """Windows and full attention apart: Qwen2.5's tower, whose depth is 32 with 4 that see all."""
+    few, many = known_config("qwen2.5-vl-7b"), known_config("qwen2.5-vl-7b")
+    few.vision_config.update({"depth": 2, "fullatt_block_indexes": [1]})
+    many.vision_config.update({"depth": 6, "fullatt_block_indexes": [1, 4]})
+    plain = known_config("qwen2.5-vl-7b")
+    plain.vision_config.update({"depth": 1, "fullatt_block_indexes": []})
+    size = (560, 448)
+    costs = [picture_of(config, size).vision_macs for config in (plain, few, many)]
+    window, tokens, width = costs[0], 40 * 32, 1280
+    whole = costs[1] - window  # one block that sees all
+    assert whole > 2 * tokens**2 * width
+    rest = picture_of(_without_blocks(plain), size).vision_macs
+    assert costs[2] == rest + 4 * (window - rest) + 2 * whole
+
+
+def _without_blocks(config: Any) -> Any:
+    config.vision_config.update({"depth": 0})
+    return config
+
+
+def test_what_no_processor_takes() -> None:
+    config = known_config("qwen2.5-vl-7b")
+    with pytest.raises(ValueError, match="takes no picture of 9000 x 3 pixels"):
+        picture_of(config, (9000, 3))
+    with pytest.raises(ValueError, match="0 x 5 pixels has none"):
+        picture_of(config, (0, 5))
+    config.model_type = "unheard_of"
+    with pytest.raises(ValueError, match="no image processor for the family 'unheard_of'"):
+        image_processor_for(config)
