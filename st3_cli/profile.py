@@ -155,6 +155,8 @@ def profile(
     check_output("--plot", plot, force, ".png")
     if config is not None and model != "demo":
         raise UsageError("--config takes the place of --model: give one of them")
+    if visual_tokens is not None and pictures != 1:
+        raise UsageError("--visual-tokens says how many all pictures make: leave --pictures out")
     if not latency and operators:
         raise UsageError("--no-latency runs nothing: leave --operators out")
     if not latency and weights is not Weights.auto:

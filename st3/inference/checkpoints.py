@@ -11,7 +11,17 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-HUB_IDS = {"7b": "llava-hf/llava-1.5-7b-hf", "13b": "llava-hf/llava-1.5-13b-hf"}
+HUB_IDS = {
+    "7b": "llava-hf/llava-1.5-7b-hf",
+    "13b": "llava-hf/llava-1.5-13b-hf",
+    "llava-next-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
+    "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
+    "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
+    "gemma3-12b": "google/gemma-3-12b-it",
+}
+"""Short names."""
 _DEMO = Path(__file__).parent.parent / "demo" / "model"
 
 

@@ -63,10 +63,8 @@ def picture_of(config: Any, size: tuple[int, int] = STANDARD) -> Picture:
     return _FOUND[key]
 
 
-def encode(
-    config: Any, size: tuple[int, int], rows: int, pictures: int, seed: int = 0
-) -> dict[str, Any]:
-    """So many pictures of noise in each of so many prompts, as the image processor hands them on.
+def encode(config: Any, size: tuple[int, int], count: int, seed: int = 0) -> dict[str, Any]:
+    """So many pictures of noise, each by itself, as the image processor hands them on.
 
     A few are different, and take turns.
 
@@ -79,10 +77,9 @@ def encode(
     noise = np.random.default_rng(seed)
     few = [
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        for _ in range(min(rows * pictures, _DIFFERENT))
+        for _ in range(min(count, _DIFFERENT))
     ]
-    turns = itertools.cycle(few)
-    images = [[next(turns) for _ in range(pictures)] for _ in range(rows)]
+    images = list(itertools.islice(itertools.cycle(few), count))
     try:
         return dict(image_processor_for(config)(images=images, return_tensors="pt"))
     except (TypeError, RuntimeError, AttributeError, ValueError) as error:
@@ -97,7 +94,7 @@ def _count(config: Any, size: tuple[int, int]) -> Picture:
     taken = inspect.signature(merger.get_image_features).parameters
     inputs = {
         name: value.to(model.dtype) if torch.is_floating_point(value) else value
-        for name, value in encode(config, size, 1, 1).items()
+        for name, value in encode(config, size, 1).items()
         if name in taken and isinstance(value, torch.Tensor)
     }
     tower = tower_of(model)

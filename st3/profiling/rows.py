@@ -66,8 +66,15 @@ class RowMaker:
             ceilings: of the device, None where nothing was measured.
 
         Raises:
-            RuntimeError: the live cache held other bytes than the schedule says.
+            ValueError: a sequence longer than some layers see.
+        RuntimeError: the live cache held other bytes than the schedule says.
         """
+        length = work.visual + work.text + work.new
+        if self.shape.window is not None and length > self.shape.window:
+            raise ValueError(
+                f"{length} tokens are more than some layers see, {self.shape.window}: st3 does not "
+                "count yet what leaves a window; ask for fewer visual, text or new tokens"
+            )
         rows = []
         full, full_ms = self._costs(variants[STOCK], work), 0.0
         if ceilings is not None:

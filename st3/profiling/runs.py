@@ -125,12 +125,16 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
     for number in special:  # which go up: never a placeholder
         text += text >= number
     before = work.text // 2  # LLaVA's system prompt is about so long
-    visual = torch.full((work.batch, work.visual), special[0])
-    ids = torch.cat((text[:, :before], visual, text[:, before:]), dim=1)
+    visual = torch.full((work.batch, each), special[0])
+    parts, rest_of_text = [text[:, :before]], text[:, before:]
+    for _ in range(pictures):  # a word between two of them, where there are words enough
+        parts += [visual, rest_of_text[:, :1] if rest_of_text.shape[1] > 1 else text[:, :0]]
+        rest_of_text = rest_of_text[:, parts[-1].shape[1] :]
+    ids = torch.cat((*parts, rest_of_text), dim=1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     taken = argument_names(type(model).forward)
     inputs |= {name: (ids == special[0]).long() for name in _KINDS if name in taken}
-    for name, value in encode(model.config, work.picture, work.batch, pictures, seed).items():
+    for name, value in encode(model.config, work.picture, work.batch * pictures, seed).items():
         if name in taken:
             inputs[name] = value.to(model.dtype) if torch.is_floating_point(value) else value
     return {name: value.to(model.device) for name, value in inputs.items()}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from st3.families.parts import find_parts
+from st3.families.parts import Parts, find_parts
 from st3.profiling.picture import STANDARD
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Shape:
 
     Attributes:
         layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary: the decoder's.
+        window: tokens that the narrowest layers see at most; None where all see everything.
         context: longest sequence in tokens.
         decoder_parameters: in the decoder layers; `head_parameters` in the LM head and
             `vision_parameters` in tower and projector.
@@ -54,6 +57,7 @@ class Shape:
     kv_heads: int
     head_size: int
     vocabulary: int
+    window: int | None
     context: int
     decoder_parameters: int
     head_parameters: int
@@ -68,8 +72,8 @@ def shape_of(model: Any) -> Shape:
         model: from `st3.families.meta.meta_model`, or a live one.
 
     Raises:
-        ValueError: heads that do not fit together, or a placeholder of visual tokens that is not in
-            the vocabulary.
+        ValueError: heads that do not fit together, layers that cost different amounts, or a
+            placeholder of visual tokens that is not in the vocabulary.
     """
     parts = find_parts(model)
     text = model.config.get_text_config()
@@ -84,6 +88,7 @@ def shape_of(model: Any) -> Shape:
             f"image_token_id {placeholder!r} is not in the vocabulary of {text.vocab_size}"
         )
     decoder: Any = parts.decoder
+    _check_countable(parts, text)
     in_layers = _count(decoder.layers)
     head = int(model.lm_head.weight.numel())
     in_decoder = _count(decoder)
@@ -97,12 +102,32 @@ def shape_of(model: Any) -> Shape:
         kv_heads=kv_heads,
         head_size=head_size,
         vocabulary=text.vocab_size,
+        window=min(parts.windows.values(), default=None),
         context=text.max_position_embeddings,
         decoder_parameters=in_layers,
         head_parameters=head,
         vision_parameters=total - in_decoder - (0 if tied else head),
         parameters=total,
     )
+
+
+def _check_countable(parts: Parts, text: Any) -> None:
+    """See that all layers cost what the first one does, as the counts take for granted.
+
+    Raises:
+        ValueError: they do not.
+    """
+    why = None
+    if parts.recurrent:
+        why = "recurrent layers"
+    elif parts.lenders:
+        why = "layers that borrow the keys of others"
+    elif any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
+        why = "experts, of which a token meets a few"
+    elif getattr(text, "kv_lora_rank", None):
+        why = "latent attention"
+    if why:
+        raise ValueError(f"st3 does not count a decoder yet that has {why}")
 
 
 def _count(module: Any) -> int:

@@ -379,3 +379,45 @@ def test_run_takes_a_peer(st3_: Any) -> None:
     document = json.loads(result.out)
     assert document["method"] == "fastv"
     assert document["visual_tokens"]["kept_per_layer"] == [576] * 3 + [432] * 29
+
+
+def test_a_large_picture_of_another_family(st3_: Any) -> None:
+    """Without weights; the counts are in test_picture and test_profiling."""
+    done = st3_(
+        "profile", "--model", "qwen3-vl-8b", "--picture", "640X480", "--methods", "none,st3",
+        "--pictures", "2", "--json", "--no-latency",
+    )  # fmt: skip
+    assert done.code == 0
+    document = json.loads(done.out)
+    assert document["settings"]["visual_tokens"] == 2 * 20 * 15
+    assert document["shape"]["picture_tokens"] == 20 * 15
+    assert document["shape"]["picture_size"] == [640, 480]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--picture", "0x0"), "give width x height in pixels, e.g. 1344x896"),
+        (("--picture", "big"), "give width x height in pixels"),
+        (("--picture", "90000x90000"), "more than 100 million pixels"),
+        (("--picture", "9000x3", "--model", "qwen3-vl-8b"), "takes no picture of 9000 x 3 pixels"),
+        (("--pictures", "2", "--visual-tokens", "576"), "leave --pictures out"),
+        (("--model", "gemma3-12b", "--pictures", "4"), "are more than some layers see, 1024"),
+    ],
+)
+def test_pictures_that_cannot_be(st3_: Any, arguments: tuple[str, ...], words: str) -> None:
+    done = st3_("profile", "--no-latency", *arguments)
+    assert done.code != 0
+    assert words in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+
+
+def test_what_is_not_counted_yet_is_said(st3_: Any, tmp_path: Path) -> None:
+    from families.zoo import ZOO
+
+    for name, words in {"qwen3_5": "recurrent layers", "qwen3_vl_moe": "experts"}.items():
+        config = ZOO[name].configuration()
+        (tmp_path / "config.json").write_text(config.to_json_string())
+        done = st3_("profile", "--config", str(tmp_path / "config.json"))
+        assert done.code != 0
+        assert f"st3 does not count a decoder yet that has {words}" in " ".join(done.err.split())
