@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from inspect import unwrap
 from typing import Any
 
@@ -14,6 +15,8 @@ from st3.engine.prompt import Prompt
 
 _BRINGING = ("pixel", "image_features", "inputs_embeds", "mm_encoder_outputs")
 """What is in the names of arguments that bring what visual tokens stand for."""
+_FEATURES = {"deepstack_visual_embeds": "visual_pos_masks", "deepstack_features": "vision_mask"}
+"""Arguments of decoders with features to add, and those that say to which tokens."""
 _GENERATE = unwrap(GenerationMixin.generate).__code__
 
 
@@ -48,13 +51,22 @@ def unpadded(kwargs: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
     return {"attention_mask": None} if plain else {}
 
 
-def take_features(kwargs: dict[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-    """What the decoder would add after its first layers; we do: it does not know who is gone."""
-    features = kwargs.get("deepstack_visual_embeds")
-    if features is None:
-        return None
-    kwargs["deepstack_visual_embeds"] = None
-    return kwargs["visual_pos_masks"], list(features)
+def take_features(
+    kwargs: dict[str, Any],
+) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]] | None:
+    """What the decoder would add between its layers; we do: it does not know who is gone.
+
+    Returns:
+        Arguments of `Features`; None where there are none.
+    """
+    for name, mask in _FEATURES.items():
+        features = kwargs.get(name)
+        if features is not None:
+            kwargs[name] = None
+            where = kwargs[mask]
+            layers = features if isinstance(features, Mapping) else dict(enumerate(features, 1))
+            return where[..., 0] if where.dim() == 3 else where, layers
+    return None
 
 
 def check_cache(cache: Any) -> None:

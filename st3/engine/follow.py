@@ -6,6 +6,7 @@ features that a model adds to its tokens after early layers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,14 +53,15 @@ class Followers:
 
 
 class Features:
-    """Features of pictures that a decoder adds after its first layers (DeepStack).
+    """Features of pictures that a decoder adds between its layers (DeepStack).
 
     Args:
         mask: bool [B, n], the tokens that get them.
-        layers: for layers 1, 2, ... float [tokens of `mask`, d], in row order.
+        layers: layer behind which they are added, 0 for the embeddings -> float [tokens of `mask`,
+            d], in row order.
     """
 
-    def __init__(self, mask: torch.Tensor, layers: list[torch.Tensor]) -> None:
+    def __init__(self, mask: torch.Tensor, layers: Mapping[int, torch.Tensor]) -> None:
         self.mask, self.layers = mask, layers
         self.number = (mask.flatten().long().cumsum(0) - 1).clamp_min(0).view(mask.shape)
 
@@ -70,10 +72,10 @@ class Features:
 
         `place` int64 [B, m] and `valid` bool [B, m] or None say which tokens these are.
         """
-        if not 1 <= layer <= len(self.layers):
+        if layer not in self.layers:
             return hidden
         mask, number = (x.to(place.device).gather(1, place) for x in (self.mask, self.number))
         if valid is not None:
             mask = mask & valid
-        extra = self.layers[layer - 1].to(hidden.device, hidden.dtype)[number]
+        extra = self.layers[layer].to(hidden.device, hidden.dtype)[number]
         return hidden + extra.masked_fill(~mask[..., None], 0)

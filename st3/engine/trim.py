@@ -7,6 +7,7 @@ the hooks (`st3.engine.hooks`), which a model has while any scope of it is open.
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from st3.engine.hooks import Hooks, Trim
 from st3.engine.record import Plan
 from st3.engine.scope import opened_here
 from st3.engine.session import TrimSession
-from st3.families.parts import find_parts
+from st3.families.parts import find_parts, unproven
 from st3.methods import Method, make_method
 
 _LOCK = threading.RLock()
@@ -52,7 +53,8 @@ def trim(
 
     Args:
         model: a model that `st3.load` or transformers made, of a family that fits (docs/models.md);
-            or one in PEFT's wrapper.
+            or one in PEFT's wrapper. A family that fits without an oracle's proof is trimmed with
+            a warning.
         method: a name in `st3.methods.METHODS`, or a `Method`.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
             allocated once, for that many. Longer answers are no error.
@@ -83,6 +85,9 @@ def trim(
     elif parameters:
         raise ValueError("give parameters with the name of a method, not with a Method")
     hooks = Hooks(find_parts(model))
+    doubt = unproven(model)
+    if doubt is not None:
+        warnings.warn(doubt, stacklevel=3)
     _check(model, hooks)
     opened = Trim(TrimSession(Plan.of(method, hooks.parts, max_new_tokens)))
     with _LOCK:

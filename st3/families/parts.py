@@ -35,7 +35,8 @@ _KNOWN = {
 _DECODERS = {
     "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values",
     "use_cache", "cache_position", "output_attentions", "output_hidden_states", "return_dict",
-    "logits_to_keep", "visual_pos_masks", "deepstack_visual_embeds", "per_layer_inputs", "kwargs",
+    "logits_to_keep", "visual_pos_masks", "deepstack_visual_embeds", "vision_mask",
+    "deepstack_features", "per_layer_inputs", "kwargs",
 }  # fmt: skip
 """Arguments of decoders that it hands to its layers, or that we take from it."""
 
@@ -197,6 +198,8 @@ def _strange(module: nn.Module, known: set[str], adapter: Adapter) -> list[str]:
 def _misfit(layer: nn.Module, decoder: Any, adapter: Adapter, recurrent: bool) -> str | None:
     """Why a layer does not fit, None if it does."""
     strange = _strange(layer, _KNOWN, adapter)
+    if strange and strange[0].startswith("cross_attention"):
+        return f"takes {strange[0]!r}: it looks at pictures that are no tokens of the prompt"
     if strange:
         return f"takes {strange[0]!r}, which may belong to tokens"
     if recurrent:

@@ -88,7 +88,9 @@ def tiles(*, film: int = 0) -> Media:
             inputs["image_sizes"] = torch.tensor(sizes)
             with torch.no_grad():
                 found = model.model.get_image_features(*inputs.values(), return_dict=True)
-            seen = [[IMAGE] * len(features) for features in found.pooler_output]
+            deep = getattr(found, "deepstack_features", None)  # as (layer, features of pictures)
+            packed = deep[0][1] if deep else found.pooler_output
+            seen = [[IMAGE] * len(features) for features in packed]
         if videos:
             inputs["pixel_values_videos"] = noise(videos, 3, 3, 32, 32, seed=3)
         return assemble(rows, seen, [[VIDEO] * film] * videos) | inputs

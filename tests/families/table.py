@@ -23,17 +23,20 @@ from st3.families.parts import judge
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 MADE_WITH = "5.23.0"
 """The version of transformers whose families are listed."""
+_LONG = 120
 _BEGIN, _END = "<!-- table of families -->\n", "<!-- end of table -->"
 
 
-def _proven() -> dict[str, tuple[set[str], bool]]:
-    """Family -> text models that an oracle has proven, and whether with videos."""
-    found: dict[str, tuple[set[str], bool]] = {}
+def _proven() -> dict[str, tuple[set[str], bool, str]]:
+    """Family -> text models that an oracle has proven, whether with videos, and which oracle."""
+    found: dict[str, tuple[set[str], bool, str]] = {}
     for tiny in ZOO.values():
         config = tiny.configuration()
-        texts, video = found.get(config.model_type, (set(), False))
+        texts, video, _ = found.get(config.model_type, (set(), False, ""))
+        states = {*tiny.text.get("layer_types", ())} & {"linear_attention", "conv"}
         text = config.get_text_config().model_type
-        found[config.model_type] = texts | {text}, video or tiny.video
+        oracle = "compaction" if states else "masked"
+        found[config.model_type] = texts | {text}, video or tiny.video, oracle
     return found
 
 
@@ -49,24 +52,30 @@ def _judged(family: str) -> tuple[str, str]:
         reason = str(error)
         if reason.startswith("st3 cannot trim"):
             return "refused", reason.partition(": ")[2]
-        return "not tried", "its default configuration builds no model"
-    except Exception:  # a configuration may fail in many ways
-        return "not tried", "its default configuration builds no model"
+        return "not tried", _in_a_line(reason)
+    except Exception as error:  # a configuration may fail in many ways
+        return "not tried", _in_a_line(f"this configuration cannot be made: {error}")
     return "fits", "not proven by an oracle"
+
+
+def _in_a_line(reason: str) -> str:
+    """The beginning of an error, as a cell of the table."""
+    line = " ".join(reason.split()).replace("|", "/").replace("`", "'")
+    return line if len(line) <= _LONG else line[:_LONG].rsplit(" ", 1)[0] + " ..."
 
 
 def table() -> str:
     """Markdown."""
     proven = _proven()
-    lines = ["| family | status | text models, or why |", "| --- | --- | --- |"]
+    lines = ["| family | status | oracle | text models, or why |", "| --- | --- | --- | --- |"]
     for family in sorted({*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, *proven}):
         if family in proven:
-            texts, video = proven[family]
+            texts, video, oracle = proven[family]
             what = "works, pictures and video" if video else "works, pictures"
-            lines.append(f"| `{family}` | {what} | {', '.join(sorted(texts))} |")
+            lines.append(f"| `{family}` | {what} | {oracle} | {', '.join(sorted(texts))} |")
         else:
             status, why = _judged(family)
-            lines.append(f"| `{family}` | {status} | {why} |")
+            lines.append(f"| `{family}` | {status} | - | {why} |")
     return "\n".join(lines) + "\n"
 
 

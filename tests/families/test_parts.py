@@ -38,12 +38,16 @@ def test_families_that_do_not_fit(family: str, message: str) -> None:
 
 
 def test_the_convention_needs_no_file() -> None:
-    """A family nobody has heard of, whose model follows the convention, works."""
+    """A family nobody has heard of, whose model follows the convention, works, with a warning."""
     model = tiny_llava()
     model.config.model_type = "of_tomorrow"
     inputs = prompts("ttItttt")
-    with st3.trim(model, "st3"):
-        assert greedy(model, inputs, 3).sequences.shape == (1, 73)
+    with pytest.warns(
+        UserWarning, match="'of_tomorrow' .* fits, but no oracle has proven it"
+    ) as seen:
+        with st3.trim(model, "st3"):
+            assert greedy(model, inputs, 3).sequences.shape == (1, 73)
+    assert seen[0].filename == __file__
     judge(tiny_config())
 
 
@@ -159,12 +163,12 @@ def test_an_argument_of_the_decoder_that_we_do_not_know() -> None:
     model = tiny_llava()
 
     class Decoder(type(model.model.language_model)):  # type: ignore[misc]
-        def forward(self, deepstack_features: Any = None, **kwargs: Any) -> Any:
+        def forward(self, unheard_of_features: Any = None, **kwargs: Any) -> Any:
             return super().forward(**kwargs)
 
     model.model.language_model.__class__ = Decoder
     with (
-        pytest.raises(ValueError, match="its decoder takes 'deepstack_features'"),
+        pytest.raises(ValueError, match="its decoder takes 'unheard_of_features'"),
         st3.trim(model, "st3"),
     ):
         pass

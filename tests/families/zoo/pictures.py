@@ -44,6 +44,9 @@ PICTURES: dict[str, Tiny] = {
     "llava": Tiny(
         "LlavaConfig", {"vision_config": CLIP} | OLD | ONE, text("llama"), media.squares(16)
     ),
+    "llava, qwen2": Tiny(
+        "LlavaConfig", {"vision_config": CLIP} | OLD | ONE, text("qwen2"), media.squares(16)
+    ),
     "pixtral-12b": Tiny(
         "LlavaConfig",
         {"vision_config": PIXTRAL, "vision_feature_layer": -1,
@@ -137,6 +140,29 @@ PICTURES: dict[str, Tiny] = {
         {"vision_config": SIGLIP, "image_seq_length": 16,
          "vision_feature_select_strategy": "full"} | TILED,
         text("granite", **GRANITE), media.tiles(),
+    ),
+    "granite4_vision": Tiny(
+        "Granite4VisionConfig",
+        {
+            "vision_config": SIGLIP | {"hidden_size": 64},
+            "qformer_config": {
+                "model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 64,
+                "cross_attention_frequency": 1, "max_position_embeddings": 64,
+                "use_qformer_text_input": False,
+            },
+            "downsample_rate": "1/2", "deepstack_layer_map": [[1, 0], [2, 3]],
+            "spatial_target_layers": [1, 2, 4, 5], "image_seq_length": 4,
+            "vision_feature_select_strategy": "full",
+        } | TILED,
+        text("granite4_vision_text", **GRANITE), media.tiles(),
+    ),
+    "perception_lm": Tiny(
+        # Its own tower wants timm; features come encoded here.
+        "PerceptionLMConfig", {"vision_config": CLIP | {"model_args": {"embed_dim": 32}}} | ONE,
+        text("llama"), media.stacked,
+    ),
+    "fast_vlm": Tiny(
+        "FastVlmConfig", {"vision_config": CLIP} | OLD, text("qwen2"), media.stacked,  # so here
     ),
     "vipllava": Tiny(
         "VipLlavaConfig", {"vision_config": CLIP, "vision_feature_layers": [-1, -2]} | OLD,
