@@ -42,11 +42,13 @@ def test_the_convention_needs_no_file() -> None:
     model = tiny_llava()
     model.config.model_type = "of_tomorrow"
     inputs = prompts("ttItttt")
-    with pytest.warns(
-        UserWarning, match="'of_tomorrow' .* fits, but no oracle has proven it"
-    ) as seen:
-        with st3.trim(model, "st3"):
-            assert greedy(model, inputs, 3).sequences.shape == (1, 73)
+    with (
+        pytest.warns(
+            UserWarning, match="'of_tomorrow' .* fits, but no oracle has proven it"
+        ) as seen,
+        st3.trim(model, "st3"),
+    ):
+        assert greedy(model, inputs, 3).sequences.shape == (1, 73)
     assert seen[0].filename == __file__
     judge(tiny_config())
 
