@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoImageProcessor
 from transformers.models.auto import image_processing_auto as known
 
-from st3.inference.checkpoints import find
+from st3.inference.checkpoints import Source, find
 from st3.inference.presets import PICTURES
 
+_FILE = "preprocessor_config.json"
 _BACKENDS = ("pil", "torchvision")
 _OF_TOWER = {
     "patch_size": "patch_size", "temporal_patch_size": "temporal_patch_size",
@@ -26,19 +28,31 @@ def image_processor_for(config: Any) -> Any:
     Where nothing else says so, sizes are those that the vision tower was made for.
 
     Raises:
-        ValueError: the family has none, or none that runs here.
+        ValueError: the family has none, or none that runs here; or the checkpoint's makes no sense.
     """
     name = str(getattr(config, "name_or_path", "") or "")
-    if name and name not in PICTURES:
+    place = _place(name) if name and name not in PICTURES else None
+    if place is not None:
         try:
-            source = find(name)
             return AutoImageProcessor.from_pretrained(
-                source.place, revision=source.revision, trust_remote_code=False,
+                place.place, revision=place.revision, trust_remote_code=False,
                 local_files_only=True,
             )  # fmt: skip
-        except (OSError, ValueError, ImportError):
-            pass  # a bare configuration, or one whose files are elsewhere
+        except ImportError:
+            pass  # it wants torchvision
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            file = Path(place.place) / _FILE
+            if file.is_file():
+                raise ValueError(f"{file} makes no image processor: {error}") from error
     return _of_family(config, PICTURES.get(name, {}))
+
+
+def _place(name: str) -> Source | None:
+    """Where a configuration says that it came from, if that is anywhere."""
+    try:
+        return find(name)
+    except ValueError:
+        return None
 
 
 def _of_family(config: Any, settings: Mapping[str, Any]) -> Any:

@@ -80,8 +80,9 @@ def encode(config: Any, size: tuple[int, int], count: int, seed: int = 0) -> dic
         for _ in range(min(count, _DIFFERENT))
     ]
     images = list(itertools.islice(itertools.cycle(few), count))
+    processor = image_processor_for(config)
     try:
-        return dict(image_processor_for(config)(images=images, return_tensors="pt"))
+        return dict(processor(images=images, return_tensors="pt"))
     except (TypeError, RuntimeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"the image processor takes no picture of {width} x {height} pixels: {error}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
+from transformers import AutoConfig
 
 from st3.families.meta import meta_model
 from st3.inference.image_processors import image_processor_for
@@ -138,6 +140,17 @@ def test_blocks_that_get_the_same_are_counted_as_if_each_had_run() -> None:
 def _without_blocks(config: Any) -> Any:
     config.vision_config.update({"depth": 0})
     return config
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"image_processor_type": "Nobody"}'])
+def test_a_broken_file_of_settings_is_named(tmp_path: Path, text: str) -> None:
+    config = known_config("qwen2.5-vl-7b")
+    config.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert picture_of(config, PHOTO).tokens == 43 * 29  # the family's own: at most 1,280
+    (tmp_path / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"preprocessor_config.json makes no image processor: "):
+        encode(config, PHOTO, 1)
 
 
 def test_what_no_processor_takes() -> None:
