@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ import typer
 
 from st3_cli import commands, method_options, options, profile
 
-COMMANDS = ("run", "profile", "attention-map", "sweep", "methods", "env")
+COMMANDS = ("run", "profile", "attention-map", "sweep", "methods", "models", "env")
 CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, profile.Weights,
            method_options.Annealing]  # fmt: skip
 
@@ -70,3 +71,26 @@ def test_lists_break_between_words(st3_: Any, monkeypatch: pytest.MonkeyPatch, w
     monkeypatch.setattr(console.out, "width", width)
     words = set(st3_("methods").out.replace(",", " ").split())
     assert {"prune_ratio=0.5", "final_keep=auto", "annealing=cosine", "withdrawal:"} <= words
+
+
+def test_models_are_those_that_are_proven(st3_: Any) -> None:
+    from st3.families.examples import EXAMPLES
+    from st3.families.proven import PROVEN
+    from st3.inference.presets import PRESETS
+
+    assert {*EXAMPLES} <= {*PROVEN}
+    done = st3_("models", "--json")
+    document = json.loads(done.out)
+    assert {one["family"]: tuple(one["text_models"]) for one in document["families"]} == PROVEN
+    assert {*document["names"]} == {*PRESETS} - {"demo", "small"}
+    shown = st3_("models")
+    assert all(name in shown.out for name in ("qwen3_vl_moe", "qwen2.5-vl-7b"))
+    assert "docs/models.md" in shown.err
+
+
+def test_models_fit_a_terminal(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from st3_cli import console
+
+    monkeypatch.setattr(console.out, "width", 80)
+    words = set(st3_("models").out.split())
+    assert {"qwen2_5_omni_thinker", "mistralai/Mistral-Small-3.1-24B-Instruct-2503"} <= words

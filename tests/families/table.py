@@ -18,12 +18,14 @@ from families.zoo import ZOO
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from st3.families.examples import EXAMPLES
 from st3.families.parts import judge
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 MADE_WITH = "5.23.0"
 """The version of transformers whose families are listed."""
 _LONG = 120
+_HEAD = "| family | status | oracle | text models, or why | for example |"
 _BEGIN, _END = "<!-- table of families -->\n", "<!-- end of table -->"
 
 
@@ -67,15 +69,18 @@ def _in_a_line(reason: str) -> str:
 def table() -> str:
     """Markdown."""
     proven = _proven()
-    lines = ["| family | status | oracle | text models, or why |", "| --- | --- | --- | --- |"]
+    lines = [_HEAD, "| --- | --- | --- | --- | --- |"]
     for family in sorted({*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, *proven}):
         if family in proven:
             texts, video, oracle = proven[family]
+            example = EXAMPLES.get(family, "-")
             what = "works, pictures and video" if video else "works, pictures"
-            lines.append(f"| `{family}` | {what} | {oracle} | {', '.join(sorted(texts))} |")
+            lines.append(
+                f"| `{family}` | {what} | {oracle} | {', '.join(sorted(texts))} | {example} |"
+            )
         else:
             status, why = _judged(family)
-            lines.append(f"| `{family}` | {status} | - | {why} |")
+            lines.append(f"| `{family}` | {status} | - | {why} | - |")
     return "\n".join(lines) + "\n"
 
 
