@@ -32,7 +32,6 @@ EXAMPLES = o.examples(
 )
 DEFAULT_METHODS = "none,pvtp,vta,st3,fastv,vtw,pyramiddrop"
 WORK = "Workload"
-MAX_PIXELS = 100_000_000
 _TOKENS: dict[str, Any] = {"min": 1, "callback": o.at_most(10**6)}
 
 
@@ -54,6 +53,8 @@ def _sizes(text: str) -> list[int]:
 
 def _size(text: str) -> tuple[int, int]:
     """Pixels: 1344x896."""
+    from st3.inference.pictures import MAX_PIXELS
+
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
         raise typer.BadParameter(f"{text!r}: give width x height in pixels, e.g. 1344x896")

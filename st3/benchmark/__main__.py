@@ -52,9 +52,8 @@ def main() -> int:
         },
     }
     suite = cells(tiny=asked.tiny)
-    wanted = [
-        cell for part in asked.cells.split(",") for cell in suite if cell.name.startswith(part)
-    ]
+    parts = asked.cells.split(",")
+    wanted = [*dict.fromkeys(x for part in parts for x in suite if x.name.startswith(part))]
     if not wanted:
         names = ", ".join(cell.name for cell in suite)
         parser.error(f"no cell's name begins with {asked.cells!r}; there are: {names}")

@@ -20,11 +20,23 @@ _TINY_TEXT = {
     "num_attention_heads": 4, "num_key_value_heads": 4,
 }  # fmt: skip
 _TINY_SECTIONS = [2, 1, 1]  # of half a head
-_TINY_TOWER = {
-    "image_size": 112, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+_TINY_TOWER: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "depth": 2, "num_heads": 4, "out_hidden_size": 32,
     "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0],
 }  # fmt: skip
+
+
+def shrink(config: Any, **tower: Any) -> None:
+    """Make a shape so small that a laptop runs it in a moment; `tower` goes to the vision tower."""
+    text, vision = config.get_text_config(), config.vision_config
+    text.update(_TINY_TEXT)
+    sizes = _TINY_TOWER | tower
+    vision.update({key: value for key, value in sizes.items() if hasattr(vision, key)})
+    if "mrope_section" in (text.rope_parameters or {}):
+        text.rope_parameters["mrope_section"] = _TINY_SECTIONS
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: text.num_hidden_layers]
 
 
 class Lab:
@@ -87,13 +99,8 @@ class Lab:
 
     def _config(self, name: str) -> Any:
         config = known_config(name)
-        text, vision = config.get_text_config(), config.vision_config
+        text = config.get_text_config()
         text.max_position_embeddings = max(text.max_position_embeddings, _CONTEXT)
         if self.tiny:
-            text.update(_TINY_TEXT)
-            vision.update(
-                {key: value for key, value in _TINY_TOWER.items() if hasattr(vision, key)}
-            )
-            if "mrope_section" in text.rope_parameters:
-                text.rope_parameters["mrope_section"] = _TINY_SECTIONS
+            shrink(config, image_size=112)
         return config

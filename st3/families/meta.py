@@ -25,7 +25,7 @@ def meta_model(config: Any) -> Any:
         size = getattr(text, name, 1)
         if isinstance(size, int) and size < 1:
             raise ValueError(f"text_config.{name} must be a whole number from 1 on, got {size!r}")
-    key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    key = identity(config)
     if key in _BUILT:
         return _BUILT[key]
     try:
@@ -45,6 +45,11 @@ def meta_model(config: Any) -> Any:
         _BUILT.clear()
     _BUILT[key] = model.eval()
     return _BUILT[key]
+
+
+def identity(config: Any) -> str:
+    """What tells two configurations apart."""
+    return f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
 
 
 def _build(config: Any, attention: str = "sdpa") -> Any:

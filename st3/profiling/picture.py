@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from st3.families.meta import meta_model
+from st3.families.meta import identity, meta_model
 from st3.families.parts import find_parts
 from st3.inference.image_processors import image_processor_for
 
@@ -30,7 +30,7 @@ STANDARD = (1344, 896)
 _NUMBERS = 100_000  # of a tensor that tells inputs apart
 _DIFFERENT = 7
 _OWN_NUMBER = ("layer_idx", "layer_id", "index")
-_FOUND: dict[tuple[str, tuple[int, int]], Picture] = {}
+_FOUND: dict[tuple[str, str, tuple[int, int]], Picture] = {}
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def picture_of(config: Any, size: tuple[int, int] = STANDARD) -> Picture:
         ValueError: no size of a picture, no image processor, or a tower that does not run on the
             meta device.
     """
-    name = getattr(config, "name_or_path", "")
-    key = f"{name} {config.to_json_string(use_diff=False)}", size
+    # Where it came from says which settings its image processor has.
+    key = identity(config), str(config.name_or_path), size
     if key not in _FOUND:
         _FOUND[key] = _count(config, size)
     return _FOUND[key]

@@ -78,20 +78,30 @@ def _logits(answer: Any) -> torch.Tensor:
     return torch.stack(answer.logits, 1).cpu().float()
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("name", "kind"), PROMPTS)
-def test_trimmed_is_the_oracle(name: str, kind: str, method: str) -> None:
-    model, here, inputs, moved, visual = _asked(name, kind)
+def _both(
+    asked: tuple[Any, ...], method: str, *, given: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the GPU, trimmed, and of the oracle; which takes the GPU's choice, if `given`."""
+    model, here, inputs, moved, visual = asked
     known, parameters = METHODS[method]
     with st3.trim(here, known, **parameters) as session:
         ours = greedy(here, moved)
         plan = session.record.plan
     answer = ours.sequences[:, inputs["input_ids"].shape[1] :].cpu()
     parts = find_parts(model)
-    hidden = Hidden(plan.schedule, plan.groups, visual, parts.lenders)
+    hidden = (_Given if given else Hidden)(plan.schedule, plan.groups, visual, parts.lenders)
+    if isinstance(hidden, _Given):
+        hidden.chosen = session.kept
     with torch.no_grad():
         want = masked_logits(model, parts.decoder, inputs, answer, hidden)
-    torch.testing.assert_close(_logits(ours), want.float(), atol=1e-4, rtol=1e-4)
+    return _logits(ours), want.float()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("name", "kind"), PROMPTS)
+def test_trimmed_is_the_oracle(name: str, kind: str, method: str) -> None:
+    got, want = _both(_asked(name, kind), method)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("graphs", [False, True])
@@ -113,16 +123,6 @@ def test_untrimmed_is_stock(name: str, kind: str, graphs: bool) -> None:
 @pytest.mark.parametrize("name", [n for n in NAMES if "Llama4" not in ZOO[n].config])
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     """Relative error of the logits, given the choice that half precision made."""
-    model, here, inputs, moved, visual = _asked(name, "padded", dtype)
-    known, parameters = METHODS["pvtp"]
-    with st3.trim(here, known, **parameters) as session:
-        ours = greedy(here, moved)
-        plan = session.record.plan
-    answer = ours.sequences[:, inputs["input_ids"].shape[1] :].cpu()
-    parts = find_parts(model)
-    hidden = _Given(plan.schedule, plan.groups, visual, parts.lenders)
-    hidden.chosen = session.kept
-    with torch.no_grad():
-        want = masked_logits(model, parts.decoder, inputs, answer, hidden).float()
-    error = float((_logits(ours) - want).norm() / want.norm())
+    got, want = _both(_asked(name, "padded", dtype), "pvtp", given=True)
+    error = float((got - want).norm() / want.norm())
     assert error < (0.06 if dtype == torch.bfloat16 else 0.01)

@@ -10,6 +10,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from transformers import AutoConfig
 
+from st3.benchmark.lab import shrink
 from st3.families.meta import meta_model
 from st3.inference.image_processors import image_processor_for
 from st3.inference.loading import random_model
@@ -88,28 +89,11 @@ def test_a_tower_costs_what_fvcore_counts(name: str) -> None:
     assert found == pytest.approx(squares * (len(layers) * each + patch), rel=1e-3)
 
 
-TINY = {
-    "hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 4,
-}  # fmt: skip
-TINY_TOWER = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "depth": 2,
-    "num_attention_heads": 4, "num_heads": 4, "out_hidden_size": 32,
-    "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0],
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ["7b", *FAMILIES])
 def test_a_live_model_takes_what_was_counted(name: str) -> None:
     """It raises where placeholders and features differ in number; two rows, two pictures each."""
     config, size = known_config(name), (400, 300)
-    text, vision = config.get_text_config(), config.vision_config
-    text.update(TINY | {"vocab_size": text.vocab_size})
-    if "layer_types" in text.to_dict():
-        text.layer_types = text.layer_types[:2]
-    if "mrope_section" in (text.rope_parameters or {}):
-        text.rope_parameters["mrope_section"] = [2, 1, 1]
-    vision.update({key: size for key, size in TINY_TOWER.items() if hasattr(vision, key)})
+    shrink(config)
     model = random_model(config, device="cpu")
     each = picture_of(config, size).tokens
     work = Workload(2 * each, text=8, new=2, batch=2, picture=size)
