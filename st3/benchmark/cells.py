@@ -12,7 +12,6 @@ import torch
 from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.engine.kernels import without_plans
-from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.latency import measure
 from st3.profiling.operators import operators
@@ -113,37 +112,40 @@ def equal_memory(
     live, visual = lab.model(model), lab.pictures(model, 1)
     rows = []
     for label, variant in variants.items():
+        runs: dict[int, Run] = {}
 
-        def attempt(batch: int, variant: Variant = variant) -> Run:
+        def attempt(batch: int, variant: Variant = variant, runs: dict[int, Run] = runs) -> int:
             work = Workload(visual, 64, new, batch)
             lab.sweep()
             try:
                 inputs = random_inputs(live, work)
-                clock = clock_for(lab.device)
-                return generate_once(live, inputs, work, variant, clock)
+                run = generate_once(live, inputs, work, variant, clock_for(lab.device))
             except torch.OutOfMemoryError as error:
                 raise OutOfBudget from error
+            runs[batch] = run
+            return run.peak or 0
 
         torch.cuda.set_per_process_memory_fraction(budget / total, lab.device)
         try:
-            batch, _ = largest_batch(lambda n: attempt(n).peak or 0, budget)
-            run = attempt(batch)
+            with without_plans():  # a plan for each new length would be half of the time
+                batch, peak = largest_batch(attempt, budget)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, lab.device)
+        run = runs[batch]
         work = Workload(visual, 64, new, batch)
         rows.append(
             _what(lab, model, work)
             | {"method": label, "budget_bytes": budget, "rounds": 1, "e2e_ms": run.total}
             | {"tokens_per_second": 1000 * batch * new / run.total}
-            | {"peak_memory_bytes": run.peak, "ttft_ms": run.ttft}
+            | {"peak_memory_bytes": peak, "ttft_ms": run.ttft}
         )
     return rows
 
 
-def where_time_goes(lab: Lab, model: str, methods: Sequence[str], *, batch: int) -> Rows:
+def where_time_goes(lab: Lab, model: str, variants: Mapping[str, Variant], *, batch: int) -> Rows:
     """Operators and kernels of one prefill and one decode step, under torch's profiler."""
     work = Workload(lab.pictures(model, 1), 64, 16, batch)
-    found = operators(lab.model(model), work, {name: make_method(name) for name in methods})
+    found = operators(lab.model(model), work, variants)
     return [_what(lab, model, work) | entry for entry in found]
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 
 _PROBES = 8, 16
-_WORTH = 1.05  # times as large: another attempt
-_STEP = 0.97  # what is tried next where a batch did not fit
+_NEAR = 1.05  # so close to what did not fit, or to the line's promise, the search ends
+_STEP = 0.9  # what is tried next where a batch did not fit
 
 
 class OutOfBudget(Exception):
@@ -17,9 +16,9 @@ class OutOfBudget(Exception):
 def largest_batch(attempt: Callable[[int], int], budget: float) -> tuple[int, int]:
     """Find it in a few attempts: memory grows with the batch along a line.
 
-    Two small batches make the line; what it promises is tried, and a little less where fragments
-    are in the way; where much is left, the line is drawn anew, once. So the result is within a few
-    percent of the largest, never above it.
+    Two small batches make the line; what it promises is tried, and less where fragments are in the
+    way; where much is left, the line is drawn anew. Then what fits and what does not close in on
+    each other. So the result is within a few percent of the largest, never above it, and was run.
 
     Args:
         attempt: runs a batch; its peak in bytes. Raises `OutOfBudget`.
@@ -31,28 +30,32 @@ def largest_batch(attempt: Callable[[int], int], budget: float) -> tuple[int, in
     Raises:
         ValueError: not even one fits.
     """
-    few, many = _PROBES
-    low = None
-    try:
-        low, high = attempt(few), attempt(many)
-        batch = _on_line(few, low, many, high, budget)
-    except OutOfBudget:
-        batch = many - 1
-    while batch >= 1:
-        with suppress(OutOfBudget):
-            peak = attempt(batch)
+    fits: dict[int, int] = {}
+    too_many = None
+    batch, after = _PROBES
+    while True:
+        try:
+            fits[batch] = attempt(batch)
+        except OutOfBudget:
+            too_many = batch
+        best = max(fits, default=0)
+        if too_many is None:
+            line = after if len(fits) == 1 else _on_line(fits, budget)
+            if line == best or (len(fits) > len(_PROBES) and line < _NEAR * best):
+                break
+            batch = line
+        elif too_many - best <= max(1, (_NEAR - 1) * best):
             break
-        batch = min(batch - 1, int(_STEP * batch))
-    else:
+        else:
+            batch = max(int(_STEP * too_many), (best + too_many) // 2)
+            batch = min(max(batch, best + 1), too_many - 1)
+    if not best:
         raise ValueError(f"not even one prompt fits into {budget / 1e9:g} GB")
-    more = _on_line(few, low, batch, peak, budget) if low is not None else batch
-    if more > _WORTH * batch:
-        with suppress(OutOfBudget):
-            return more, attempt(more)
-    return batch, peak
+    return best, fits[best]
 
 
-def _on_line(few: int, low: int, many: int, high: int, budget: float) -> int:
-    """The batch at which the line through two others reaches the budget, at least the larger."""
-    each = max((high - low) / max(many - few, 1), 1)
-    return max(int(many + (budget - high) / each), many)
+def _on_line(fits: dict[int, int], budget: float) -> int:
+    """The batch at which the line through the two largest reaches the budget, at least these."""
+    few, many = sorted(fits)[-2:]
+    each = max((fits[many] - fits[few]) / (many - few), 1)
+    return max(int(many + (budget - fits[many]) / each), many)

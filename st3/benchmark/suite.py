@@ -79,7 +79,8 @@ def cells(*, tiny: bool = False) -> list[Cell]:
     for pictures in (2 if tiny else 5, many):
         add(f"long/7b/{pictures}", long, "7b", pictures=pictures, rounds=rounds)
     for batch in (one, some):
-        add(f"operators/7b/{batch}", where_time_goes, "7b", ("none", "st3"), batch=batch)
+        add(f"operators/7b/{batch}", where_time_goes, "7b",
+            variants("stock", "none", "none+", "st3", "st3+"), batch=batch)  # fmt: skip
     rest = variants("stock", "none", "pvtp+", "vta+", "fastv:r=75%+", "vtw+", "pyramiddrop+",
                     "random+", "fastv")  # fmt: skip
     add(f"methods/7b/{some}", timed, "7b", rest, batch=some, new=short, rounds=rounds)

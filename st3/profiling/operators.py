@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from st3.engine.trim import trim
 from st3.families.parts import find_parts
 from st3.inference.decoding import decode
-from st3.methods import Method
-from st3.profiling.runs import STOCK, random_inputs
+from st3.profiling.runs import Variant, random_inputs
 from st3.profiling.shape import Workload
 
 # `copies` are gathers and concatenations, too; `other` is norms and whatever is element-wise;
@@ -35,24 +33,26 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sorting": ("sort", "topk", "argsort"),
 }  # fmt: skip
 REST = "other"
+REPLAYED = "replayed"  # kernels that no operator launched: a recording's, or a compiler's
 OUTSIDE = "outside"
 
 
-def operators(model: Any, work: Workload, methods: Mapping[str, Method]) -> list[dict[str, Any]]:
-    """Time by kind of operator for `stock` and every method, without CUDA graphs.
+def operators(model: Any, work: Workload, variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
+    """Time by kind of operator for every variant.
 
     Returns:
         Entries {method, batch_size, phase, wall_ms, kinds: {kind: ms}, top: [{operator, ms,
-        calls}], kernels: the same by kernel, on a GPU}; phase is "prefill" or "decode step", the
-        latter a mean over a few steps. Times of operators are their own, on the device that
-        computes; what is left of the wall clock is Python, launching and waiting.
+        calls}]}, and on a GPU kernels: the same by kernel, and kernels_ms, kernels_run: all of them
+        together; phase is "prefill" or "decode step", the latter a mean over a few steps. Times of
+        operators are their own, on the device that computes; what is left of the wall clock is
+        Python, launching and waiting. A pass that is replayed calls hardly an operator; its kernels
+        are a kind of their own.
     """
     inputs = random_inputs(model, work)
-    everyone: dict[str, Method | None] = {STOCK: None, **methods}
     found = []
-    for label, method in everyone.items():
+    for label, variant in variants.items():
         for turn in range(2):  # the first warms up
-            passes = _watch(model, inputs, work, method)
+            passes = _watch(model, inputs, work, variant)
             if turn:
                 phases = {"prefill": passes[:1], "decode step": passes[2:]}
                 found += [
@@ -65,16 +65,15 @@ def operators(model: Any, work: Workload, methods: Mapping[str, Method]) -> list
 
 
 def _watch(
-    model: Any, inputs: dict[str, Any], work: Workload, method: Method | None
+    model: Any, inputs: dict[str, Any], work: Workload, variant: Variant
 ) -> list[tuple[float, Any]]:
     """Seconds and profile of each pass of the decoder."""
     new = min(work.new, _STEPS + 2)
     passes: list[tuple[float, Any]] = []
-    trimmed: Any = nullcontext()
-    if method is not None:
-        trimmed = trim(model, method, max_new_tokens=new)
-    with trimmed, _around(find_parts(model).decoder, passes, model.device):
-        decode(model, inputs, endless=True, max_new_tokens=new)
+    with variant.trimmed(model, new):
+        variant.prepare(model, inputs)
+        with _around(find_parts(model).decoder, passes, model.device):
+            decode(model, inputs, endless=True, max_new_tokens=new)
     return passes
 
 
@@ -115,6 +114,7 @@ def _summary(passes: list[tuple[float, Any]], on_cuda: bool) -> dict[str, Any]:
     times: dict[str, float] = {}
     calls: dict[str, int] = {}
     kernels: dict[str, float] = {}
+    kernels_run = 0
     for _, averages in passes:
         for event in averages:
             name, ms = event.key.removeprefix("aten::"), getattr(event, attribute) / 1000
@@ -122,6 +122,7 @@ def _summary(passes: list[tuple[float, Any]], on_cuda: bool) -> dict[str, Any]:
                 times[name] = times.get(name, 0.0) + ms
             elif on_cuda and event.device_type.name != "CPU":
                 kernels[name] = kernels.get(name, 0.0) + ms
+                kernels_run += event.count
             calls[name] = calls.get(name, 0) + event.count
     count = len(passes)
 
@@ -136,9 +137,14 @@ def _summary(passes: list[tuple[float, Any]], on_cuda: bool) -> dict[str, Any]:
     kinds = dict.fromkeys((*KINDS, REST), 0.0)
     for name, ms in times.items():
         kinds[kind_of(name)] += ms / count
+    if on_cuda:
+        kinds[REPLAYED] = max(0.0, (sum(kernels.values()) / count) - sum(kinds.values()))
     kinds[OUTSIDE] = max(0.0, wall - sum(kinds.values()))
     found = {"wall_ms": wall, "kinds": kinds, "top": top(times, "operator")}
-    return found | ({"kernels": top(kernels, "kernel")} if on_cuda else {})
+    if on_cuda:
+        found |= {"kernels": top(kernels, "kernel"), "kernels_run": kernels_run / count}
+        found |= {"kernels_ms": sum(kernels.values()) / count}
+    return found
 
 
 def kind_of(operator: str) -> str:

@@ -82,7 +82,7 @@ def profile(
     watched: list[dict[str, Any]] = []
     if watch_operators and samples and not interrupted:
         for work in works:
-            watched += operators(live, work, methods)
+            watched += operators(live, work, beside_stock(methods))
     if any((row.prefill_roofline_share or 0) > 1.2 for row in rows):
         notes = [*notes, _BEYOND]
     if not samples and interrupted:

@@ -7,7 +7,7 @@ ours is attached but the marks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,21 @@ class Variant:
     def prepares(self) -> bool:
         """Whether the first generation of a `with` makes ready for the later ones."""
         return self.cuda_graphs or self.compile != "off"
+
+    def trimmed(self, model: Any, new: int) -> AbstractContextManager[Any]:
+        """Its `st3.trim`, for answers of `new` tokens; of stock, nothing."""
+        if self.method is None:
+            return nullcontext()
+        return trim(
+            model, self.method, max_new_tokens=new, cuda_graphs=self.cuda_graphs,
+            compile=self.compile,
+        )  # fmt: skip
+
+    def prepare(self, model: Any, inputs: dict[str, Any]) -> None:
+        """Inside `trimmed`: compile and record what later generations find ready."""
+        if self.prepares:
+            for _ in range(_PREPARE):
+                decode(model, inputs, endless=True, max_new_tokens=3)
 
 
 def beside_stock(
@@ -192,18 +207,11 @@ def generate_once(
     on_cuda = model.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(model.device)
-    trimmed: Any = nullcontext()
-    if variant.method is not None:
-        trimmed = trim(
-            model, variant.method, max_new_tokens=work.new, cuda_graphs=variant.cuda_graphs,
-            compile=variant.compile,
-        )  # fmt: skip
     more = {"cache_implementation": "static"} if variant.static else {}
     try:
-        with trimmed as session:
-            if variant.prepares and work.new > 1:
-                for _ in range(_PREPARE):
-                    decode(model, inputs, endless=True, max_new_tokens=3)
+        with variant.trimmed(model, work.new) as session:
+            if work.new > 1:
+                variant.prepare(model, inputs)
             marks.handles += [
                 tower.register_forward_pre_hook(marks.see_vision),
                 tower.register_forward_hook(marks.see_vision),

@@ -66,12 +66,14 @@ def operator_tables(entries: Sequence[dict[str, Any]], what: str) -> list[Table]
     found = []
     for phase in dict.fromkeys(entry["phase"] for entry in entries):
         own = [entry for entry in entries if entry["phase"] == phase]
+        kernels = ("kernels",) if "kernels_run" in own[0] else ()
         lines = [
-            (e["method"], *(f"{ms:.3g}" for ms in e["kinds"].values()), f"{e['wall_ms']:.4g}")
+            (e["method"], *(f"{ms:.3g}" for ms in e["kinds"].values()), f"{e['wall_ms']:.4g}",
+             *(f"{e['kernels_run']:.0f}" for _ in kernels))
             for e in own
-        ]
+        ]  # fmt: skip
         title = f"Operators of the decoder's {phase}, in ms under the profiler: {what}"
-        found.append(Table(title, ("method", *own[0]["kinds"], "together"), tuple(lines)))
+        found.append(Table(title, ("method", *own[0]["kinds"], "together", *kernels), tuple(lines)))
     return found
 
 

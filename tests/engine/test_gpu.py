@@ -19,6 +19,7 @@ from st3.profiling import Workload, profile
 from st3.profiling.ceilings import measure_ceilings
 from st3.profiling.clocks import CudaClock
 from st3.profiling.operators import operators
+from st3.profiling.runs import Variant
 from st3.profiling.subject import choose
 from st3.sweep.ranks import Ranks, device_of
 
@@ -182,10 +183,16 @@ def test_a_profile(cuda_graphs: bool) -> None:
 
 def test_operators_of_the_device() -> None:
     model = random_model(tiny_config(), device="cuda", dtype=torch.bfloat16)
-    entries = operators(model, Workload(visual=64, text=8, new=8), {"st3": make_method("st3")})
-    for entry in entries:
-        assert entry["kinds"]["matmul"] > 0
-        assert sum(entry["kinds"].values()) == pytest.approx(entry["wall_ms"], rel=0.1)
+    method = make_method("st3")
+    variants = {"stock": Variant(), "st3": Variant(method), "recorded": Variant(method, True)}
+    for entry in operators(model, Workload(visual=64, text=8, new=8), variants):
+        kinds, replayed = entry["kinds"], entry["kinds"]["replayed"]
+        assert sum(kinds.values()) == pytest.approx(entry["wall_ms"], rel=0.1)
+        assert entry["kernels_run"] > 70
+        if entry["method"] == "recorded":
+            assert replayed > kinds["matmul"]
+        else:
+            assert kinds["matmul"] > replayed
 
 
 def test_a_rank_of_a_sweep_takes_its_own_device() -> None:

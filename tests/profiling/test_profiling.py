@@ -408,7 +408,7 @@ def test_operators_add_up_and_are_the_models_own() -> None:
     """Seven linear layers in each of ten decoder layers; stock concatenates, st3 sorts."""
     model = tiny_llava(kv_heads=4)
     work = Workload(visual=64, text=9, new=8, batch=2)
-    entries = operators(model, work, {"st3": make_method("st3")})
+    entries = operators(model, work, beside_stock({"st3": make_method("st3")}))
     assert [(e["method"], e["phase"]) for e in entries] == [
         (m, phase) for m in ("stock", "st3") for phase in ("prefill", "decode step")
     ]
