@@ -85,6 +85,7 @@ class Lab:
     def forget(self) -> None:
         """Free the model, and what an error may have left behind."""
         self._name = self._model = None
+        torch.compiler.reset()  # compiled code holds the model that it was made of
         self.sweep()
 
     def sweep(self) -> None:

@@ -26,7 +26,10 @@ _TOP = 12
 _NAME = 120  # letters of a kernel's name that tell what it is
 KINDS: dict[str, tuple[str, ...]] = {
     "matmul": ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "mkldnn_linear"),
-    "attention": ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_fused_sdp"),
+    "attention": (
+        "_scaled_dot_product", "_flash_attention", "_efficient_attention", "_cudnn_attention",
+        "_fused_sdp",
+    ),
     "copies": (
         "copy_", "cat", "index", "gather", "scatter", "fill_", "zero_", "empty", "flip",
     ),
