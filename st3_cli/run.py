@@ -119,14 +119,14 @@ def run(
         else:
             _print_comparison(answer, baseline)
     if show_kept is not None:
-        from st3.families.patches import patches_of
         from st3.plots.kept import save_kept
 
         assert answer.session is not None
-        pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-        patches = patches_of(live, processor, pixels, answer.session.visual_tokens[0])
+        places = generation.find_places(
+            live, processor, picture, question, answer.session.visual_tokens[0]
+        )
         with plainly("write", show_kept):
-            save_kept(show_kept, patches, answer.session, model)
+            save_kept(show_kept, places, answer.session, model)
         if not json:
             aside(f"wrote {show_kept}")
 

@@ -39,7 +39,7 @@ def plates(seen: Look, layers: Sequence[int], heads: Sequence[int]) -> list[Plat
     survivors = [
         Plate(
             "kept.png",
-            partial(save_kept, patches=seen.patches, session=session, model=seen.model),
+            partial(save_kept, places=seen.places, session=session, model=seen.model),
             f"The patches that {method} keeps in each group of layers, after prefill.",
         )
     ]
@@ -48,7 +48,7 @@ def plates(seen: Look, layers: Sequence[int], heads: Sequence[int]) -> list[Plat
             Plate(
                 "kept-over-time.png",
                 partial(
-                    save_kept_over_time, patches=seen.patches, session=session, model=seen.model
+                    save_kept_over_time, places=seen.places, session=session, model=seen.model
                 ),
                 f"The patches that are left after some generated tokens: {method} lets the least "
                 "attended go first.",
@@ -115,13 +115,13 @@ def _of_capture(
     made = [
         Plate(
             f"layers{suffix}.png",
-            partial(draw.save_layers, patches=seen.patches, found=found, who=who),
+            partial(draw.save_layers, places=seen.places, found=found, who=who),
             f"Where the last prompt token looks in the picture, layer by layer ({under}).",
         ),
         Plate(
             f"heads{suffix}.png",
             partial(
-                draw.save_heads, patches=seen.patches, found=found, who=who,
+                draw.save_heads, places=seen.places, found=found, who=who,
                 layers=list(layers), heads=list(heads),
             ),
             f"The same for single heads ({under}).",
@@ -148,7 +148,7 @@ def _of_capture(
             f"neighbours{suffix}.png",
             partial(
                 draw.save_neighbours, found=found, groups=groups,
-                top=top_count(seen.patches.count), who=who, method=seen.method.name,
+                top=top_count(seen.places.count), who=who, method=seen.method.name,
             ),
             f"Do neighbouring layers attend alike ({under})? Where a frame is bright all over, one "
             "choice of tokens serves all of its layers.",

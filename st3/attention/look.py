@@ -9,8 +9,8 @@ import torch
 
 from st3.attention import measures as m
 from st3.attention.capture import Capture, capture
-from st3.families.patches import Patches, patches_of
-from st3.inference.generation import prepare
+from st3.inference.generation import find_places, prepare
+from st3.inference.places import Places
 from st3.machine import describe_machine
 from st3.methods import Method, make_method
 
@@ -27,7 +27,7 @@ class Look:
     Attributes:
         model, prompt, answer: what was asked of whom, and what it said untrimmed.
         method: whose survivors are shown.
-        patches: where the visual tokens lie.
+        places: where the visual tokens lie.
         untrimmed: attention with nothing dropped.
         trimmed: attention under the method; of the prompt alone, or of a whole answer.
         trimmed_answer: what it said trimmed, if it was asked for a whole answer.
@@ -39,7 +39,7 @@ class Look:
     prompt: str
     answer: str
     method: Method
-    patches: Patches
+    places: Places
     untrimmed: Capture
     trimmed: Capture
     trimmed_answer: str | None
@@ -80,7 +80,7 @@ def look(
         compare: let it answer trimmed as well.
 
     Raises:
-        ValueError: see `st3.inference.generation.prepare`, `capture` and `patches_of`.
+        ValueError: see `st3.inference.generation.prepare`, `capture` and `find_places`.
     """
     inputs = prepare(model, processor, picture, prompt)
     untrimmed = capture(model, inputs, make_method("none"), new_tokens=new_tokens)
@@ -99,7 +99,7 @@ def look(
         prompt=prompt,
         answer=answers[0],
         method=method,
-        patches=patches_of(model, processor, inputs["pixel_values"], tokens),
+        places=find_places(model, processor, picture, prompt, tokens),
         untrimmed=untrimmed,
         trimmed=trimmed,
         trimmed_answer=answers[1] if compare else None,

@@ -20,16 +20,28 @@ def meta_model(config: Any) -> Any:
     Raises:
         ValueError: the configuration builds no model that answers questions about pictures.
     """
+    key = identity(config)
+    if key not in _BUILT:
+        model = fresh_model(config)
+        if len(_BUILT) >= _MANY:
+            _BUILT.clear()
+        _BUILT[key] = model
+    return _BUILT[key]
+
+
+def fresh_model(config: Any) -> Any:
+    """The same, the caller's own.
+
+    Raises:
+        ValueError: the configuration builds no model that answers questions about pictures.
+    """
     text = config.get_text_config()
     for name in _SIZES:
         size = getattr(text, name, 1)
         if isinstance(size, int) and size < 1:
             raise ValueError(f"text_config.{name} must be a whole number from 1 on, got {size!r}")
-    key = identity(config)
-    if key in _BUILT:
-        return _BUILT[key]
     try:
-        model = _build(config)
+        return _build(config).eval()
     except (
         ValueError, TypeError, RuntimeError, AttributeError, KeyError, ZeroDivisionError,
         ImportError,
@@ -41,10 +53,6 @@ def meta_model(config: Any) -> Any:
             ) from None
         what = " ".join(f"{type(error).__name__} {error}".split())
         raise ValueError(f"this configuration builds no model: {what}") from error
-    if len(_BUILT) >= _MANY:
-        _BUILT.clear()
-    _BUILT[key] = model.eval()
-    return _BUILT[key]
 
 
 def identity(config: Any) -> str:

@@ -16,7 +16,9 @@ from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.inference.chat import in_chat_format
 from st3.inference.decoding import decode
+from st3.inference.locate import locate
 from st3.inference.pictures import check_processed
+from st3.inference.places import Places
 from st3.methods import Method
 
 
@@ -97,12 +99,9 @@ def prepare_batch(
             "the model's tokenizer has no pad token, so questions make no batch: ask one at a time "
             "(--batch-size 1), or put a pad_token into tokenizer_config.json"
         )
-    texts = [in_chat_format(processor, prompt) for prompt in prompts]
     for picture in pictures:
         check_processed(picture, processor.image_processor)
-    inputs = processor(
-        images=list(pictures), text=texts, padding=len(texts) > 1, return_tensors="pt"
-    )
+    inputs = _processed(processor, pictures, prompts)
     limit = context(model)
     length = inputs["input_ids"].shape[1]
     if length >= limit:
@@ -114,6 +113,35 @@ def prepare_batch(
         key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
         for key, value in inputs.items()
     }
+
+
+def _processed(
+    processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str]
+) -> dict[str, Any]:
+    """What the processor makes of prompts with a picture each; a list a row, as some want it."""
+    texts = [in_chat_format(processor, prompt) for prompt in prompts]
+    images = [[picture] for picture in pictures]
+    return dict(processor(images=images, text=texts, padding=len(texts) > 1, return_tensors="pt"))
+
+
+def find_places(
+    model: PreTrainedModel, processor: ProcessorMixin, picture: Image.Image, prompt: str, tokens: int
+) -> Places:
+    """Where the visual tokens of a question lie on its picture.
+
+    Args:
+        model, processor: from `st3.load`.
+        picture, prompt: as asked.
+        tokens: visual tokens of the question.
+
+    Raises:
+        ValueError: they cannot be drawn, see `locate`.
+    """
+
+    def process(pictures: Sequence[Image.Image]) -> dict[str, Any]:
+        return _processed(processor, pictures, [prompt])
+
+    return locate(model.config, process, [picture], tokens)
 
 
 def context(model: PreTrainedModel) -> int:

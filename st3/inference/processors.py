@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModel, AutoProcessor, ProcessorMixin
 
 from st3.inference.checkpoints import Source
+from st3.inference.still_processors import load_still_processor
 
 _FILE = "processor_config.json"
+_FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 
 
 def load_processor(source: Source, config: Any) -> ProcessorMixin:
@@ -29,17 +31,8 @@ def load_processor(source: Source, config: Any) -> ProcessorMixin:
         processor: Any = AutoProcessor.from_pretrained(
             source.place, revision=source.revision, trust_remote_code=False
         )
-    except OSError:
-        if not source.is_folder:
-            raise
-        processor = None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if "trust_remote_code" in str(error):
-            raise ValueError(
-                f"{source.place}: its processor is code of its own, which st3 does not run: in "
-                f"{_FILE}, name one that transformers itself has"
-            ) from None
-        raise ValueError(f"{source.place}: its processor cannot be read: {error}") from error
+    except _FAILURES as error:
+        processor = _without_videos(source, config, error)
     if any(getattr(processor, part, None) is None for part in ("tokenizer", "image_processor")):
         raise ValueError(
             f"{source.place} has no processor of pictures and text: copy {_FILE} (or "
@@ -48,6 +41,45 @@ def load_processor(source: Source, config: Any) -> ProcessorMixin:
     complete(processor, config, str(Path(source.place) / _FILE if source.is_folder else _FILE))
     processor.tokenizer.padding_side = "left"
     return processor  # type: ignore[no-any-return]
+
+
+def _without_videos(source: Source, config: Any, error: Exception) -> Any:
+    """A processor of pictures alone, where the whole one cannot be had; None if there is no file.
+
+    Raises:
+        ValueError: what transformers said of the whole one, or that torchvision is missing.
+        OSError: not reachable.
+    """
+    try:
+        return load_still_processor(source.place, source.revision or "main", config.model_type)
+    except ImportError as missing:
+        raise ValueError(f"{source.place}: {_missing(missing)}") from missing
+    except _FAILURES:
+        pass  # the first one tells more
+    if isinstance(error, ImportError):
+        raise ValueError(f"{source.place}: {_missing(error)}") from error
+    if isinstance(error, OSError):
+        if not source.is_folder:
+            raise error
+        return None
+    if "trust_remote_code" in str(error):
+        raise ValueError(
+            f"{source.place}: its processor is code of its own, which st3 does not run: in "
+            f"{_FILE}, name one that transformers itself has"
+        ) from None
+    raise ValueError(f"{source.place}: its processor cannot be read: {error}") from error
+
+
+def _missing(error: ImportError) -> str:
+    """What to install for a processor, in one line."""
+    reason = " ".join(str(error).split())
+    if "torchvision" in reason.lower() or "num2words" in reason:
+        return (
+            "its processor needs torchvision (SmolVLM's, num2words): pip install 'st3[vision]'; for "
+            "a CPU build of torch, first torchvision from the same index: pip install torchvision "
+            "--index-url https://download.pytorch.org/whl/cpu"
+        )
+    return f"its processor needs a package that is missing: {reason[:200]}"
 
 
 def complete(processor: Any, config: Any, file: str = _FILE) -> None:

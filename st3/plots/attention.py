@@ -27,7 +27,7 @@ from st3.attention.measures import (
     top_overlap,
     visual_part,
 )
-from st3.families.patches import Patches
+from st3.inference.places import Places
 from st3.methods.schedule import Group
 from st3.plots.base import plain, save, sheet
 
@@ -41,16 +41,16 @@ _KIND_LOOKS = {
 
 
 def save_heads(
-    path: Path, patches: Patches, found: Capture, who: str, layers: Sequence[int],
+    path: Path, places: Places, found: Capture, who: str, layers: Sequence[int],
     heads: Sequence[int],
 ) -> None:  # fmt: skip
     """Grid of layers (down) and heads (across), each panel scaled to its own largest value."""
     part = visual_part(found.prompt, found.kinds)
     share = shares(found.prompt, found.kinds)[..., VISUAL]
-    figure, axes = sheet(len(layers) * len(heads), len(heads), 1.45, 0.9)
+    figure, axes = sheet(len(layers) * len(heads), len(heads), 1.45, 0.9, places.shape)
     for number, axis in enumerate(axes):
         layer, head = layers[number // len(heads)], heads[number % len(heads)]
-        image = _lay_over(axis, patches, part[layer - 1, head - 1])
+        image = _lay_over(axis, places, part[layer - 1, head - 1])
         axis.set_title(
             f"layer {layer}, head {head}: {float(share[layer - 1, head - 1]):.0%}", fontsize=7
         )
@@ -63,13 +63,13 @@ def save_heads(
     save(figure, path)
 
 
-def save_layers(path: Path, patches: Patches, found: Capture, who: str) -> None:
+def save_layers(path: Path, places: Places, found: Capture, who: str) -> None:
     """One panel a layer, mean over heads, each scaled to its own largest value."""
     part = visual_part(found.prompt.mean(1), found.kinds)
     share = shares(found.prompt.mean(1), found.kinds)[..., VISUAL]
-    figure, axes = sheet(len(part), 4 if len(part) <= 12 else 8, 2.2, 0.9)
+    figure, axes = sheet(len(part), 4 if len(part) <= 12 else 8, 2.2, 0.9, places.shape)
     for number, axis in enumerate(axes):
-        image = _lay_over(axis, patches, part[number])
+        image = _lay_over(axis, places, part[number])
         axis.set_title(f"layer {number + 1}: {float(share[number]):.1%}", fontsize=9)
     _bar(figure, image, axes)
     figure.suptitle(
@@ -166,15 +166,15 @@ def save_concentration(path: Path, found: Capture, who: str) -> None:
     save(figure, path)
 
 
-def _lay_over(axis: Any, patches: Patches, values: torch.Tensor) -> Any:
+def _lay_over(axis: Any, places: Places, values: torch.Tensor) -> Any:
     """Heat over the picture in light grey; scaled to the panel's largest value, square root.
 
     Where nothing is attended, as on dropped tokens, the picture alone is left.
     """
-    grey = 0.4 + 0.6 * patches.canvas.mean(axis=2)
+    grey = 0.4 + 0.6 * places.canvas.mean(axis=2)
     axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
     largest = float(values.max()) or 1.0
-    heat = patches.spread((values / largest).masked_fill(values == 0, torch.nan).numpy())
+    heat = places.spread((values / largest).masked_fill(values == 0, torch.nan).numpy(), np.nan)
     return axis.imshow(heat, cmap=_HEAT, norm=PowerNorm(0.5, 0, 1), alpha=0.6)
 
 

@@ -25,12 +25,16 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def sheet(
-    panels: int, columns: int, panel: float = PANEL, beside: float = 0.0
+    panels: int, columns: int, panel: float = PANEL, beside: float = 0.0, shape: Any = (1, 1)
 ) -> tuple[Figure, list[Any]]:
-    """A figure of `panels` empty axes, at most `columns` in a row, `beside` inches to the right."""
+    """A figure of `panels` empty axes, at most `columns` in a row, `beside` inches to the right.
+
+    A panel has the area of a square of `panel` inches, and the form of `shape`, height and width.
+    """
     columns = min(columns, panels)
     rows = math.ceil(panels / columns)
-    size = (max(columns * panel + beside, 5.0), rows * (panel + 0.3) + 0.6)
+    tall = min(max((shape[0] / shape[1]) ** 0.5, 0.5), 2.0)
+    size = (max(columns * panel / tall + beside, 5.0), rows * (panel * tall + 0.3) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:

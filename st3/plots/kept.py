@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from st3.engine.session import TrimSession
-from st3.families.patches import Patches
+from st3.inference.places import NOWHERE, Places
 from st3.plots.base import name_group, save, sheet
 
 
-def save_kept(path: Path, patches: Patches, session: TrimSession, model: str) -> None:
+def save_kept(path: Path, places: Places, session: TrimSession, model: str) -> None:
     """Draw which patches survive prefill: one panel a group of layers."""
     groups = session.groups
-    figure, axes = sheet(len(groups), 5)
+    figure, axes = sheet(len(groups), 5, shape=places.shape)
     total = session.visual_tokens[0]
     for axis, group in zip(axes, groups, strict=True):
         kept = session.kept(group.first)
-        show_kept(axis, patches, kept)
+        show_kept(axis, places, kept)
         axis.set_title(
             f"{name_group(group)}\n{len(kept)} of {total} ({len(kept) / total:.0%})", fontsize=9
         )
@@ -32,7 +32,7 @@ def save_kept(path: Path, patches: Patches, session: TrimSession, model: str) ->
     save(figure, path)
 
 
-def save_kept_over_time(path: Path, patches: Patches, session: TrimSession, model: str) -> None:
+def save_kept_over_time(path: Path, places: Places, session: TrimSession, model: str) -> None:
     """Draw which patches are left after some generated tokens: groups down, time across.
 
     Raises:
@@ -42,11 +42,11 @@ def save_kept_over_time(path: Path, patches: Patches, session: TrimSession, mode
     if not session.schedule.anneals or tau is None:
         raise ValueError(f"{session.method.name} drops nothing while tokens are generated")
     times = sorted({0, tau // 4, tau // 2, tau * 3 // 4, tau * 9 // 10})
-    figure, axes = sheet(len(session.groups) * len(times), len(times), 2.0)
+    figure, axes = sheet(len(session.groups) * len(times), len(times), 2.0, shape=places.shape)
     for number, axis in enumerate(axes):
         group, time = session.groups[number // len(times)], times[number % len(times)]
         kept = session.kept(group.first, 0, time)
-        show_kept(axis, patches, kept)
+        show_kept(axis, places, kept)
         axis.set_title(f"{name_group(group)}, token {time}\n{len(kept)} left", fontsize=8)
     figure.suptitle(
         f"{model}: visual tokens left by {session.method.name} as tokens are generated "
@@ -56,10 +56,11 @@ def save_kept_over_time(path: Path, patches: Patches, session: TrimSession, mode
     save(figure, path)
 
 
-def show_kept(axis: Any, patches: Patches, kept: Sequence[int]) -> None:
-    """Dropped patches turn grey; kept ones stay as they are."""
-    alive = np.zeros(patches.count, dtype=bool)
+def show_kept(axis: Any, places: Places, kept: Sequence[int]) -> None:
+    """Dropped patches turn grey; kept ones stay as they are; what no token stands for is pale."""
+    alive = np.zeros(places.count, dtype=bool)
     alive[list(kept)] = True
-    canvas = patches.canvas
+    canvas = places.canvas
     grey = 0.5 + 0.2 * canvas.mean(axis=2, keepdims=True)
-    axis.imshow(np.where(patches.spread(alive)[..., None], canvas, grey))
+    shown = np.where(places.spread(alive, False)[..., None], canvas, grey)
+    axis.imshow(np.where((places.owner == NOWHERE)[..., None], 0.85 + 0.15 * canvas, shown))

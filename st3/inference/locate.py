@@ -1,0 +1,106 @@
+"""Find where the visual tokens of a prompt lie: by asking the processor and the model's own code.
+
+In place of the pictures the processor gets others of their size, whose brightness tells where a
+pixel lies. What it makes of them, resized, cropped, padded and cut into tiles, is carried on to the
+tokens (`st3.families.vision_path`). So nothing needs to be known of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from st3.families.vision_path import VisionPath
+from st3.inference.places import Places, places_from
+
+_DARK, _BRIGHT = 16, 239  # of a slope: resizing may overshoot at its ends
+_SEEN = 0.05  # share of a token's pixels that must be of a picture, and not its frame
+_NO_PIXEL = 1e-4
+
+Process = Callable[[Sequence[Image.Image]], dict[str, Any]]
+
+
+def locate(config: Any, process: Process, pictures: Sequence[Image.Image], tokens: int) -> Places:
+    """Where each visual token of one prompt lies.
+
+    Args:
+        config: the model's.
+        process: the processor's outputs for the prompt with these or other pictures in it.
+        pictures: RGB.
+        tokens: how many visual tokens the prompt has, to compare.
+
+    Raises:
+        ValueError: the model's cannot be told, since they lie nowhere on the picture, as those of a
+            resampler, or since its vision path is of another kind.
+    """
+    path, count = VisionPath(config), len(pictures)
+
+    def shown(paint: Callable[[int, Image.Image], Image.Image]) -> tuple[torch.Tensor, Any]:
+        inputs = process([paint(number, picture) for number, picture in enumerate(pictures)])
+        return inputs[path.pixels(inputs)].float(), inputs
+
+    def plain(grey: int) -> torch.Tensor:
+        return shown(lambda number, picture: _plain(picture, grey))[0]
+
+    black = plain(0)
+    whole = plain(255).sub_(black)
+    inside = whole.abs() > _NO_PIXEL
+    scale = torch.where(inside, 255 / whole, 0)  # outside of a picture all is 0
+
+    def fractions(pixels: torch.Tensor) -> torch.Tensor:
+        """0..1 from the dark to the bright end."""
+        grey = pixels.sub_(black).mul_(scale)
+        return grey.sub_(_DARK).div_(_BRIGHT - _DARK).mul_(inside)
+
+    across, inputs = shown(lambda number, picture: _slope(picture, 0))
+    down = shown(lambda number, picture: _slope(picture, 1))[0]
+    numbers = [fractions(across.clone()), fractions(down)]
+    if not inside.all():
+        numbers.append(inside.float())
+    if count > 1:
+        which = shown(lambda number, picture: _plain(picture, _level((number + 0.5) / count)))[0]
+        numbers.append(fractions(which))
+    arrived = path.carry(inputs, numbers).numpy()
+    if arrived.shape[1] != tokens:
+        raise ValueError(
+            f"the prompt has {tokens} visual tokens, its pictures make {arrived.shape[1]}: this "
+            "model's cannot be drawn"
+        )
+    seen = np.ones(tokens) if inside.all() else arrived[2]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y, *rest = np.where(seen > _SEEN, arrived / seen, np.nan)
+    number = rest[-1] if count > 1 else np.zeros(tokens)
+    if np.isnan(x).all() or _all_alike(x, y):
+        raise ValueError(
+            "this model's visual tokens stand for no part of the picture: they cannot be drawn"
+        )
+    owners = np.nan_to_num(number * count).astype(int).clip(0, count - 1)
+    return places_from(pictures, owners, x, y)
+
+
+def _all_alike(x: Any, y: Any) -> bool:
+    return len(x) > 1 and float(np.nanmax(x) - np.nanmin(x) + np.nanmax(y) - np.nanmin(y)) < 1e-3
+
+
+def _level(fraction: float) -> int:
+    return round(_DARK + (_BRIGHT - _DARK) * fraction)
+
+
+def _plain(picture: Image.Image, grey: int) -> Image.Image:
+    return Image.new("RGB", picture.size, (grey, grey, grey))
+
+
+def _slope(picture: Image.Image, axis: int) -> Image.Image:
+    """Brighter to the right (0) or downwards (1), dithered, so that means are finer than a level."""
+    width, height = picture.size
+    side = picture.size[axis]
+    line = _DARK + (_BRIGHT - _DARK) * (np.arange(side) + 0.5) / side
+    line = line[None, :] if axis == 0 else line[:, None]
+    # A sequence that fills the plane evenly: neighbours round differently.
+    even = (0.7548776662 * np.arange(width)[None, :] + 0.5698402910 * np.arange(height)[:, None]) % 1
+    grey = np.floor(line + even).astype(np.uint8)
+    return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))

@@ -1,0 +1,196 @@
+"""Where visual tokens lie on pictures, to draw on: any grid, tiles, thumbnails, several pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Array = np.ndarray[Any, Any]
+
+NOWHERE = -1
+_SIDE = 480  # pixels of the longer side that is drawn
+_GAP = 6
+_APART = 2e-3  # of a side: two tokens that are less apart are beside or above each other
+_OVERLAP = 0.2  # of the smaller of two grids: more, and they are drawn on a picture each
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture, and the tokens of those grids that lie on it side by side.
+
+    Attributes:
+        picture: its number in the prompt.
+        pixels: float [height, width, 3] in 0..1.
+        owner: int [height, width], the number of the visual token that a pixel went into, or
+            `NOWHERE` where the model does not see it in this view.
+    """
+
+    picture: int
+    pixels: Array
+    owner: Array
+
+
+@dataclass(frozen=True)
+class Places:
+    """All views of a prompt.
+
+    Attributes:
+        views: a picture that is cut into tiles and seen as a whole as well has two of them.
+        count: visual tokens of the prompt.
+        nowhere: numbers of those that stand for no part of a picture, as at the end of a line.
+    """
+
+    views: tuple[View, ...]
+    count: int
+    nowhere: tuple[int, ...]
+
+    @cached_property
+    def canvas(self) -> Array:
+        """All views in one sheet, float [height, width, 3]; white between them."""
+        return _sheet([view.pixels for view in self.views], 1.0)
+
+    @cached_property
+    def owner(self) -> Array:
+        """The token of each pixel of the sheet, `NOWHERE` where there is none."""
+        return _sheet([view.owner for view in self.views], NOWHERE)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the sheet."""
+        return int(self.owner.shape[0]), int(self.owner.shape[1])
+
+    def spread(self, values: Array, elsewhere: Any) -> Array:
+        """One value a visual token -> one a pixel of the sheet, `elsewhere` where there is none."""
+        return np.where(self.owner == NOWHERE, elsewhere, values[self.owner])
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Tokens that lie in lines and columns.
+
+    Attributes:
+        tokens: int [lines, columns].
+        x, y: borders of its columns and of its lines, as shares of the picture's sides.
+    """
+
+    tokens: Array
+    x: Array
+    y: Array
+
+    @property
+    def area(self) -> float:
+        return float((self.x[-1] - self.x[0]) * (self.y[-1] - self.y[0]))
+
+    def overlap(self, other: _Grid) -> float:
+        """As a share of the smaller."""
+        wide = min(self.x[-1], other.x[-1]) - max(self.x[0], other.x[0])
+        high = min(self.y[-1], other.y[-1]) - max(self.y[0], other.y[0])
+        return float(max(wide, 0) * max(high, 0)) / min(self.area, other.area)
+
+
+def places_from(
+    pictures: Sequence[Image.Image], picture: Array, x: Array, y: Array
+) -> Places:
+    """Grids and views, from the middle of every token.
+
+    Args:
+        pictures: of the prompt, RGB.
+        picture: int [tokens], which of them each token stands for.
+        x, y: [tokens], middles as shares of its sides; nan where it lies nowhere.
+    """
+    views = []
+    for number, image in enumerate(pictures):
+        here = np.flatnonzero((picture == number) & ~np.isnan(x))
+        layers: list[list[_Grid]] = []
+        for grid in _grids(here, x, y):
+            for layer in layers:
+                if all(grid.overlap(other) <= _OVERLAP for other in layer):
+                    layer.append(grid)
+                    break
+            else:
+                layers.append([grid])
+        pixels = _pixels(image)
+        views += [View(number, pixels, _owners(layer, pixels)) for layer in layers]
+    return Places(tuple(views), len(x), tuple(np.flatnonzero(np.isnan(x)).tolist()))
+
+
+def _grids(tokens: Array, x: Array, y: Array) -> list[_Grid]:
+    """Tokens in their order: a line goes on to the right, and a grid down with the same columns."""
+    lines: list[list[int]] = []
+    for token in tokens:
+        last = lines[-1][-1] if lines else token
+        if x[token] > x[last] + _APART and abs(y[token] - y[last]) < _APART:
+            lines[-1].append(int(token))
+        else:
+            lines.append([int(token)])
+    grids: list[list[list[int]]] = []
+    for line in lines:
+        above = grids[-1][-1] if grids else []
+        if (
+            len(above) == len(line)
+            and np.abs(x[above] - x[line]).max() < max(_APART, 0.25 / len(line) ** 2)
+            and y[line].mean() > y[above].mean() + _APART
+        ):
+            grids[-1].append(line)
+        else:
+            grids.append([line])
+    found = [np.array(grid) for grid in grids]
+    return [_Grid(grid, _borders(x[grid].mean(0)), _borders(y[grid].mean(1))) for grid in found]
+
+
+def _borders(middles: Array) -> Array:
+    """Between neighbours, and as far beyond the outer ones; of one alone, the whole side."""
+    if len(middles) == 1:
+        return np.array([0.0, 1.0])
+    inner = (middles[1:] + middles[:-1]) / 2
+    first, last = 2 * middles[0] - inner[0], 2 * middles[-1] - inner[-1]
+    return np.concatenate(([first], inner, [last])).clip(0, 1)
+
+
+def _owners(grids: Sequence[_Grid], pixels: Array) -> Array:
+    height, width, _ = pixels.shape
+    owner = np.full((height, width), NOWHERE)
+    across, down = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    for grid in grids:
+        column = np.searchsorted(grid.x, across, "right") - 1
+        line = np.searchsorted(grid.y, down, "right") - 1
+        wide = np.flatnonzero((column >= 0) & (column < grid.tokens.shape[1]))
+        high = np.flatnonzero((line >= 0) & (line < grid.tokens.shape[0]))
+        owner[np.ix_(high, wide)] = grid.tokens[np.ix_(line[high], column[wide])]
+    return owner
+
+
+def _pixels(image: Image.Image) -> Array:
+    """A picture of the size that is drawn, [height, width, 3] in 0..1."""
+    longer = max(image.size)
+    size = tuple(max(8, round(side * _SIDE / longer)) for side in image.size)
+    small = image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    return np.asarray(small, dtype=np.float64) / 255
+
+
+def _sheet(parts: Sequence[Array], blank: Any) -> Array:
+    """Parts [height, width, ...] in as square a sheet as can be, `blank` where there is none."""
+    high, broad = max(part.shape[0] for part in parts), max(part.shape[1] for part in parts)
+
+    def long(columns: int) -> int:
+        return max(columns * broad, math.ceil(len(parts) / columns) * high)
+
+    columns = min(range(1, len(parts) + 1), key=long)
+    lines = [parts[n : n + columns] for n in range(0, len(parts), columns)]
+    heights = [max(part.shape[0] for part in line) for line in lines]
+    width = columns * broad + (columns - 1) * _GAP
+    height = sum(heights) + (len(lines) - 1) * _GAP
+    sheet = np.full((height, width, *parts[0].shape[2:]), blank, dtype=parts[0].dtype)
+    top = 0
+    for line, tall in zip(lines, heights, strict=True):
+        for number, part in enumerate(line):
+            left = number * (broad + _GAP)
+            sheet[top : top + part.shape[0], left : left + part.shape[1]] = part
+        top += tall + _GAP
+    return sheet
