@@ -119,6 +119,10 @@ def save_checkpoint(name: str, folder: Path) -> Path:
             setattr(config, key, tokenizer.convert_tokens_to_ids(word))
     torch.manual_seed(0)
     model: Any = AutoModelForImageTextToText.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1 and not bool(weight.abs().sum()):
+                weight.normal_(std=0.1)  # a projection that is born as zeros
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
