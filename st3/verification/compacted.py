@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from st3.inference.decoding import decode
 from st3.verification.choice import Choice
 from st3.verification.masked import Forced
 
@@ -136,10 +137,11 @@ def _watched(model: Any, decoder: Any, inputs: Any, answer: torch.Tensor) -> lis
         ),
         decoder.rotary_emb.register_forward_hook(turn, with_kwargs=True),
     ]
-    count = answer.shape[1]
     try:
-        model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False,
-                       logits_processor=[Forced(answer)])  # fmt: skip
+        decode(
+            model, inputs, endless=True, max_new_tokens=answer.shape[1],
+            logits_processor=[Forced(answer)],
+        )  # fmt: skip
     finally:
         for handle in handles:
             handle.remove()

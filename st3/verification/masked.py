@@ -14,6 +14,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache, LogitsProcessor
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from st3.inference.decoding import decode
 from st3.verification.choice import Choice
 
 _NAME = "st3_oracle"
@@ -117,10 +118,10 @@ def masked_logits(
     _RUNS.append(hidden)
     decoder.config._attn_implementation = {"": _NAME}
     try:
-        said = model.generate(
-            **inputs, past_key_values=DynamicCache(), max_new_tokens=answer.shape[1],
-            min_new_tokens=answer.shape[1], do_sample=False, return_dict_in_generate=True,
-            output_logits=True, logits_processor=[Forced(answer)],
+        said = decode(
+            model, inputs, endless=True, past_key_values=DynamicCache(),
+            max_new_tokens=answer.shape[1], return_dict_in_generate=True, output_logits=True,
+            logits_processor=[Forced(answer)],
         )  # fmt: skip
     finally:
         decoder.config._attn_implementation = {"": before}
