@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 from typing import Any
 
 from st3.methods import METHODS, Method
@@ -14,26 +13,23 @@ _SHARE = 0.75  # of the answer, after which nothing visual is left
 
 def standard_methods(layers: int) -> str:
     """A list of every method of the registry that a decoder so deep can have."""
+    most = {FastV: ("k", FastV.k, layers - 1), PyramidDrop: ("stages", PyramidDrop.stages, layers)}
     specs = []
     for name, kind in METHODS.items():
-        spec = name
-        if kind is FastV:
-            spec = f"{name}:k={max(1, min(FastV.k, layers - 1))}"
-        elif kind is PyramidDrop:
-            spec = f"{name}:stages={min(PyramidDrop.stages, layers)}"
-        specs.append(spec)
+        key, default, limit = most.get(kind, ("", 0, 0))
+        specs.append(f"{name}:{key}={max(1, limit)}" if limit < default else name)
     return ",".join(specs)
 
 
-def fitted(label: str, method: Method, given: Collection[str], new: int) -> tuple[str, Method]:
+def fitted(label: str, method: Method, new: int) -> tuple[str, Method]:
     """The method with a tau that the answer reaches, unless one was asked for, and its label.
 
     Args:
-        label: what it is called.
+        label: its name and the parameters that were asked for, as a spec.
         method: as it was asked for.
-        given: parameters that were.
         new: tokens of the answer.
     """
+    given = {pair.partition("=")[0] for pair in label.partition(":")[2].split(",")}
     changed: dict[str, Any] = {}
     if getattr(method, "tau", None) is not None and "tau" not in given:
         changed["tau"] = max(1, round(_SHARE * new))

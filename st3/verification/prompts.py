@@ -163,7 +163,8 @@ def _encoded(model: Any, shape: Any, seed: int) -> dict[str, Any]:
     output: Any = BaseModelOutputWithPooling(last_hidden_state=features)
     output.pooler_output = shape(features)
     early = getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", ())
-    output.deepstack_features = [features[0].flip(0).roll(n, 1) for n, _ in enumerate(early or ())]
+    deep = [features[0].flip(0).roll(n, 1) for n, _ in enumerate(early or ())]
+    output.deepstack_features = [(layer,) for layer in deep]
     inputs = _worded(model, ENOUGH, seed) | {"mm_encoder_outputs": {"image": output}}
     if "image_grid_thw" in taken:
         inputs["image_grid_thw"] = torch.tensor([_GRID])

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from st3.tables import NOT_MEASURED, Table
+from st3.tables import Table
+from st3.units import si
 
 GREEN, RED = "green", "red"
 
@@ -89,6 +90,15 @@ class Report:
         verdicts = {row.verdict for row in self.rows}
         return GREEN if GREEN in verdicts and RED not in verdicts else RED
 
+    def summary(self) -> str:
+        """One line on what is red."""
+        red = [row.method for row in self.rows if row.verdict == RED]
+        if red:
+            return f"{self.model}: red in {len(red)} of {len(self.rows)}: {', '.join(red)}"
+        if self.verdict == RED:
+            return f"{self.model}: nothing could be measured"
+        return f"{self.model}: green"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"verdict": self.verdict, **dataclasses.asdict(self)}
@@ -100,40 +110,45 @@ class Report:
     def tables(self) -> list[Table]:
         """The findings, and what is not green in words."""
         weights = "random weights" if self.weights == "random" else "its own weights"
-        title = (
-            f"{self.model}: {self.family}, {weights}, {self.dtype} on {self.device}, "
-            f"{self.layers} layers, {self.visual_tokens} visual tokens of {self.prompt_tokens}, "
-            f"{self.new_tokens} new"
-        )
+        title = f"{self.model}: {self.family}, {weights}, {self.dtype} on {self.device}"
         heads = (
-            "method", "verdict", "logits, prefill", "logits, steps", "allowed", "kept, last layer",
-            "ties", "KV bytes",
+            "method", "verdict", "logits, prefill", "logits, steps", "allowed", "kept at last",
+            "ties", "KV cache",
         )  # fmt: skip
-        found = [Table(title, heads, tuple(self._cells(row) for row in self.rows))]
+        found = [Table(title, heads, tuple(_cells(row) for row in self.rows))]
         said = tuple((row.method, f"{row.verdict}: {row.why}") for row in self.rows if row.why)
         if said:
             found.append(Table("What is not green", ("method", "why"), said))
         return found
 
+    def explained(self) -> str:
+        """What the figures are, and how far they reach, in a few sentences."""
+        return (
+            f"Prompt: {self.visual_tokens} visual tokens of {self.prompt_tokens} ({self.prompt}); "
+            f"{self.new_tokens} new tokens, {self.layers} layers. Logits: largest absolute "
+            f"difference to stock (none) or the oracle; allowed: {self.bound:g} of the largest "
+            "logit. Kept at last: visual tokens in the last layer, after prefill and in the last "
+            f"step. Ties: scores within {self.tie_tolerance:g} of a cut, relative, where the "
+            "oracle took the engine's choice. KV cache: in the last step, as reported and as "
+            "counted."
+        )
+
     def markdown(self) -> str:
         """The tables, and the notes below."""
         parts = [table.markdown() for table in self.tables()]
-        return "\n".join([*parts, *(f"{note}\n" for note in self.notes)])
+        return "\n".join([*parts, *(f"{note}\n" for note in (*self.notes, self.explained()))])
 
-    def _cells(self, row: Row) -> tuple[str, ...]:
-        kept = NOT_MEASURED
-        if row.kept_per_layer and row.kept_last_step:
-            kept = f"{row.kept_per_layer[-1]} to {row.kept_last_step[-1]}"
-        return (
-            row.method,
-            row.verdict,
-            *(
-                NOT_MEASURED if value is None else f"{value:.1e}"
-                for value in (
-                    row.prefill_difference, row.step_difference, row.allowed_difference
-                )
-            ),
-            kept,
-            NOT_MEASURED if row.ties is None else str(row.ties),
-            NOT_MEASURED if row.kv_bytes is None else str(row.kv_bytes),
-        )  # fmt: skip
+
+def _cells(row: Row) -> tuple[str, ...]:
+    kept = "-"
+    if row.kept_per_layer and row.kept_last_step:
+        kept = f"{row.kept_per_layer[-1]}, {row.kept_last_step[-1]}"
+    figures = (row.prefill_difference, row.step_difference, row.allowed_difference)
+    return (
+        row.method,
+        row.verdict,
+        *("-" if value is None else f"{value:.1e}" for value in figures),
+        kept,
+        "-" if row.ties is None else str(row.ties),
+        "-" if row.kv_bytes is None else si(row.kv_bytes, "B"),
+    )
