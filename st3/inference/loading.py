@@ -101,8 +101,8 @@ def load_weights(
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
-            f"{source.place} lacks {len(missing)} weights of a {config.model_type} model, {missing[0]} "
-            "among them: the checkpoint is incomplete"
+            f"{source.place} lacks {len(missing)} weights of a {config.model_type} model, "
+            f"{missing[0]} among them: the checkpoint is incomplete"
         )
     return cast(PreTrainedModel, model.to(device).eval())
 

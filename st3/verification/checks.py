@@ -63,7 +63,9 @@ class Verifier:
         found: torch.dtype = self.model.dtype
         return found
 
-    def rows(self, methods: Mapping[str, Method], on_method: OnMethod = lambda _: None) -> list[Row]:
+    def rows(
+        self, methods: Mapping[str, Method], on_method: OnMethod = lambda _: None
+    ) -> list[Row]:
         """A row for every method, by its label."""
         found = []
         for label, method in methods.items():
@@ -171,9 +173,7 @@ class Verifier:
         oracle = "compaction oracle" if parts.recurrent else "masked oracle"
         return replace(row, reference=oracle, ties=choice.ties), wrong
 
-    def _distance(
-        self, row: Row, got: torch.Tensor, want: torch.Tensor
-    ) -> tuple[Row, list[str]]:
+    def _distance(self, row: Row, got: torch.Tensor, want: torch.Tensor) -> tuple[Row, list[str]]:
         """Largest differences of logits [1, T, vocabulary], and what is wrong with them."""
         wide = torch.promote_types(got.dtype, torch.float32)
         off = (got.to(wide) - want.to(wide)).abs().amax((0, 2))
@@ -194,9 +194,7 @@ class Verifier:
             )
         return row, wrong
 
-    def _miscounted(
-        self, reported: list[int], counted: list[int], live: int | None
-    ) -> list[str]:
+    def _miscounted(self, reported: list[int], counted: list[int], live: int | None) -> list[str]:
         """What is wrong with the bytes of the KV cache."""
         wrong = []
         # At prefill a layer with a window is given more than it keeps.

@@ -74,8 +74,8 @@ class Choice:
             behind[:, -1] = True  # a prompt that ends with its picture
             found = (weights.mean(1) * behind[:, :, None]).sum(1)
         else:
-            row = weights[:, :, -1]
-            found = row.amax(1) if self.scorer == "last-token-max" else row.mean(1)
+            last_row = weights[:, :, -1]
+            found = last_row.amax(1) if self.scorer == "last-token-max" else last_row.mean(1)
         scores: list[list[float]] = found.tolist()
         return scores
 

@@ -52,8 +52,10 @@ def compacted_logits(
     try:
         logits = []
         for step, (hidden, turns) in enumerate(forwards):
-            run = _prompt if step == 0 else _step
-            last = run(decoder, cache, left, hidden, turns, step)[:, -1:]
+            if step == 0:
+                last = _prompt(decoder, cache, left, hidden, turns)[:, -1:]
+            else:
+                last = _step(decoder, cache, left, hidden, turns, step)
             logits.append(model.lm_head(norm(last))[:, 0])
     finally:
         decoder.config._attn_implementation = {"": before}
@@ -149,11 +151,11 @@ def _watched(model: Any, decoder: Any, inputs: Any, answer: torch.Tensor) -> lis
 
 
 def _prompt(
-    decoder: Any, cache: Any, left: _Left, hidden: torch.Tensor, turns: Any, step: int
+    decoder: Any, cache: Any, left: _Left, hidden: torch.Tensor, turns: Any
 ) -> torch.Tensor:
     """The prompt [1, n, d] through all layers; hidden states of what is left in the last one."""
     places = list(range(left.prompt))
-    for number, layer in enumerate(decoder.layers, 1):
+    for number in range(1, len(decoder.layers) + 1):
         if number == left.group(number).first > 1:
             kept = sorted(left.text + left.alive(number))
             hidden = hidden[:, [places.index(place) for place in kept]]

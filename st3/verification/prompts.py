@@ -112,7 +112,10 @@ def _candidates(model: Any, processor: Any, seed: int) -> Iterator[tuple[Any, st
             how = f"its own processor, a picture of noise, {side} x {side} pixels"
             try:
                 text = in_chat_format(processor, _QUESTION)
-                yield dict(processor(images=_noise(side, seed), text=text, return_tensors="pt")), how
+                yield (
+                    dict(processor(images=_noise(side, seed), text=text, return_tensors="pt")),
+                    how,
+                )
             except _FAILS as error:
                 yield error, how
     for side in _SIDES:
@@ -145,8 +148,9 @@ def _processed(model: Any, side: int, seed: int) -> dict[str, Any]:
             **{name: value for name, value in pixels.items() if name in known}, return_dict=True
         )
     deep = getattr(found, "deepstack_features", None)  # of some, (layer, features of pictures)
-    packed = deep and isinstance(deep[0], tuple) and isinstance(deep[0][0], int)
-    merged = deep[0][1] if packed else found.pooler_output
+    merged = found.pooler_output
+    if deep and isinstance(deep[0], tuple) and isinstance(deep[0][0], int):
+        merged = deep[0][1]
     taken = signature(model.forward).parameters
     pixels = {name: value for name, value in pixels.items() if name in taken}
     return _worded(model, tokens_of(merged), seed) | pixels

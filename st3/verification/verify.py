@@ -19,7 +19,6 @@ from st3.verification.report import Report
 from st3.verification.subject import memory_short, tiny_model
 
 
-
 @dataclass(frozen=True)
 class Subject:
     """What is verified.
