@@ -107,6 +107,7 @@ def _until_all(kinds: Sequence[Any]) -> int:
 
 def _ranked(layers: list[Any], count: int) -> list[Any]:
     """Numbers of layers, or pairs that end with one, close together from 1 on."""
+    layers = [[*one] if isinstance(one, list | tuple) else one for one in layers]
     last = [one[-1] if isinstance(one, list) else one for one in layers]
     order = {n: min(1 + rank, count - 1) for rank, n in enumerate(sorted({*last}))}
     return [[*one[:-1], order[one[-1]]] if isinstance(one, list) else order[one] for one in layers]
@@ -184,7 +185,7 @@ def _equal(part: dict[str, Any], old: int, new: int, but: Sequence[str] = ()) ->
 def _smaller(part: dict[str, Any], old: int, new: int) -> None:
     """A vision tower, two heads wide; layers that are looked at early stay."""
     wide = "embed_dim" if isinstance(part.get("embed_dim"), int) else "hidden_size"
-    if isinstance(part.get(wide), int) and part[wide] > 2 * HEAD:
+    if isinstance(part.get(wide), int) and part[wide] > 4 * HEAD:
         if wide == "embed_dim" and part.get("hidden_size") == old:
             part["hidden_size"] = new
         part[wide] = 2 * HEAD
