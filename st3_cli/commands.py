@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from st3 import __version__
-from st3_cli import attention_map, env, families, methods, profile, run, sweep
+from st3_cli import attention_map, env, families, methods, profile, run, sweep, verify
 
 app = typer.Typer(
     name="st3",
@@ -39,6 +39,7 @@ app.command(name="run", epilog=run.EXAMPLES)(run.run)
 app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
 app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(name="verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command(name="methods")(methods.methods)
 app.command(name="models")(families.families)
 app.command(name="env")(env.env)

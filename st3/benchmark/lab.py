@@ -9,34 +9,13 @@ import torch
 
 from st3.inference.loading import random_model
 from st3.inference.presets import known_config
+from st3.inference.shrink import shrink
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
 from st3.profiling.picture import STANDARD, picture_of
 from st3.profiling.rows import RowMaker
 
 _CONTEXT = 32768
 """At least: so that many pictures fit; random weights care for no length."""
-_TINY_TEXT = {
-    "hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "num_hidden_layers": 6,
-    "num_attention_heads": 4, "num_key_value_heads": 4,
-}  # fmt: skip
-_TINY_SECTIONS = [2, 1, 1]  # of half a head
-_TINY_TOWER: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "depth": 2, "num_heads": 4, "out_hidden_size": 32,
-    "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0],
-}  # fmt: skip
-
-
-def shrink(config: Any, **tower: Any) -> None:
-    """Make a shape so small that a laptop runs it in a moment; `tower` goes to the vision tower."""
-    text, vision = config.get_text_config(), config.vision_config
-    text.update(_TINY_TEXT)
-    sizes = _TINY_TOWER | tower
-    vision.update({key: value for key, value in sizes.items() if hasattr(vision, key)})
-    if "mrope_section" in (text.rope_parameters or {}):
-        text.rope_parameters["mrope_section"] = _TINY_SECTIONS
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[: text.num_hidden_layers]
 
 
 class Lab:
@@ -103,5 +82,5 @@ class Lab:
         text = config.get_text_config()
         text.max_position_embeddings = max(text.max_position_embeddings, _CONTEXT)
         if self.tiny:
-            shrink(config, image_size=112)
+            config = shrink(config, image_size=112)
         return config

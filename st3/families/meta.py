@@ -37,7 +37,10 @@ def fresh_model(config: Any) -> Any:
     """
     text = config.get_text_config()
     for name in _SIZES:
-        size = getattr(text, name, 1)
+        try:
+            size = getattr(text, name, 1)
+        except RuntimeError:  # layers differ in it
+            continue
         if isinstance(size, int) and size < 1:
             raise ValueError(f"text_config.{name} must be a whole number from 1 on, got {size!r}")
     try:

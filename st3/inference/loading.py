@@ -56,6 +56,34 @@ def load(
     check_weights(source)
     with fetching(source):
         processor = load_processor(source, config)
+    model = load_weights(
+        source, config, device=chosen, dtype=numbers, attn_implementation=attn_implementation
+    )
+    return model, processor
+
+
+def load_weights(
+    source: Source,
+    config: Any,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """A checkpoint's model alone, for inference.
+
+    Args:
+        source: of the checkpoint.
+        config: the model's.
+        device, dtype: where and in what.
+        attn_implementation: as for `load`.
+
+    Raises:
+        ValueError: no weights, not all of them, or a generation_config.json that makes no sense.
+        OSError: not found, or not reachable.
+    """
+    check_weights(source)
+    with fetching(source):
         _check_generation(source)
         model, report = cast(
             tuple[Any, Any],
@@ -63,7 +91,7 @@ def load(
                 source.place,
                 revision=source.revision,
                 config=config,
-                dtype=numbers,
+                dtype=dtype,
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -73,10 +101,10 @@ def load(
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
-            f"{name} lacks {len(missing)} weights of a {config.model_type} model, {missing[0]} "
-            "among them: the checkpoint is incomplete"
+            f"{source.place} lacks {len(missing)} weights of a {config.model_type} model, "
+            f"{missing[0]} among them: the checkpoint is incomplete"
         )
-    return model.to(chosen).eval(), processor
+    return cast(PreTrainedModel, model.to(device).eval())
 
 
 def _check_generation(source: Source) -> None:

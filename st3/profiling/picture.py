@@ -102,7 +102,7 @@ def _count(config: Any, size: tuple[int, int]) -> Picture:
     try:
         with torch.no_grad(), _Counting(tower) as counting:
             features = merger.get_image_features(**inputs, return_dict=True)
-        tokens = _tokens(features.pooler_output)
+        tokens = tokens_of(features.pooler_output)
     except (
         TypeError, RuntimeError, ValueError, AttributeError, IndexError, NotImplementedError,
     ) as error:  # fmt: skip
@@ -119,7 +119,7 @@ def tower_of(model: Any) -> Any:
     return model.get_encoder(modality="image")
 
 
-def _tokens(features: Any) -> int:
+def tokens_of(features: Any) -> int:
     """Visual tokens of features [n, d] or [pictures, n, d], or several of either."""
     parts = features if isinstance(features, list | tuple) else [features]
     return sum(int(part.numel() // part.shape[-1]) for part in parts)

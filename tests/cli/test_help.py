@@ -11,7 +11,7 @@ import typer
 
 from st3_cli import commands, method_options, options, profile
 
-COMMANDS = ("run", "profile", "attention-map", "sweep", "methods", "models", "env")
+COMMANDS = ("run", "profile", "attention-map", "sweep", "verify", "methods", "models", "env")
 CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, profile.Weights,
            method_options.Annealing]  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_help_is_in_words(command: str) -> None:
 
 
 def test_scorers_and_methods_can_be_found(st3_: Any) -> None:
-    for command in ("run", "profile", "attention-map", "sweep"):
+    for command in ("run", "profile", "attention-map", "sweep", "verify"):
         assert "st3 methods" in " ".join(st3_(command, "--help").out.split()), command
     shown = st3_("methods")
     assert shown.err == ""

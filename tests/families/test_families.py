@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import greedy as any_greedy
 from families import media
-from families.compacted import compacted_logits
-from families.masked import Hidden, masked_logits
 from families.zoo import ZOO
 
 import st3
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
+from st3.verification.compacted import compacted_logits
+from st3.verification.masked import Hidden, masked_logits
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "pvtp": ("pvtp", {"prune_ratio": 0.5, "stride": 1, "ratio": 0.15}),
@@ -80,13 +80,11 @@ def test_trimmed_is_the_oracle(name: str, kind: str, method: str) -> None:
         pytest.skip("the compaction oracle takes one row; see the test of batches")
     with torch.no_grad():
         if name in RECURRENT:
-            want, kept = compacted_logits(model, parts.decoder, inputs, answer, plan, visual)
-            places = [[kept[layer]] for layer in range(1, 7)]
+            want, said = compacted_logits(model, parts.decoder, inputs, answer, plan, visual)
         else:
-            hidden = Hidden(plan.schedule, plan.groups, visual, parts.lenders)
-            want = masked_logits(model, parts.decoder, inputs, answer, hidden)
-            rows = range(len(answer))
-            places = [[sorted(hidden.alive(n, row)) for row in rows] for n in range(1, 7)]
+            said = Hidden(plan.schedule, plan.groups, visual, parts.lenders)
+            want = masked_logits(model, parts.decoder, inputs, answer, said)
+    places = [[sorted(said.alive(n, row)) for row in range(len(answer))] for n in range(1, 7)]
     got = torch.stack(ours.logits, 1)
     torch.testing.assert_close(got, want.to(got.dtype), atol=1e-4, rtol=1e-5)
     for layer, by_row in enumerate(places, 1):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import Any
 
 import pytest
 import torch
-from families.masked import Hidden, masked_logits
 from families.test_families import METHODS, greedy
 from families.zoo import ZOO
 from torch.utils._pytree import tree_map
@@ -17,6 +17,8 @@ import st3
 from st3.engine.recording import DecodeGraphWarning
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
+from st3.verification.choice import Choice
+from st3.verification.masked import Hidden, masked_logits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,16 +36,6 @@ PROMPTS = [
     for name in NAMES
     for kind in ("one", "padded", *(["filmed"] if ZOO[name].video else []))
 ]
-
-
-class _Given(Hidden):
-    """The oracle with a choice that was made elsewhere, since rounding may turn two scores."""
-
-    chosen: Any = None
-
-    def alive(self, layer: int, row: int, generated: int = 0) -> list[int]:
-        everyone = self.everyone(row)
-        return [everyone[number] for number in self.chosen(layer, row)]
 
 
 def _there(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -89,9 +81,8 @@ def _both(
         plan = session.record.plan
     answer = ours.sequences[:, inputs["input_ids"].shape[1] :].cpu()
     parts = find_parts(model)
-    hidden = (_Given if given else Hidden)(plan.schedule, plan.groups, visual, parts.lenders)
-    if isinstance(hidden, _Given):
-        hidden.chosen = session.kept
+    choice = Choice(told=session.kept, tolerance=math.inf) if given else Choice()
+    hidden = Hidden(plan.schedule, plan.groups, visual, parts.lenders, choice)
     with torch.no_grad():
         want = masked_logits(model, parts.decoder, inputs, answer, hidden)
     return _logits(ours), want.float()

@@ -10,11 +10,11 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from transformers import AutoConfig
 
-from st3.benchmark.lab import shrink
 from st3.families.meta import meta_model
 from st3.inference.image_processors import image_processor_for
 from st3.inference.loading import random_model
 from st3.inference.presets import PRESETS, known_config
+from st3.inference.shrink import shrink
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import encode, picture_of, tower_of
 from st3.profiling.runs import random_inputs
@@ -93,7 +93,7 @@ def test_a_tower_costs_what_fvcore_counts(name: str) -> None:
 def test_a_live_model_takes_what_was_counted(name: str) -> None:
     """It raises where placeholders and features differ in number; two rows, two pictures each."""
     config, size = known_config(name), (400, 300)
-    shrink(config)
+    config = shrink(config)
     model = random_model(config, device="cpu")
     each = picture_of(config, size).tokens
     work = Workload(2 * each, text=8, new=2, batch=2, picture=size)

@@ -14,6 +14,10 @@ import torch
 from transformers import AttentionInterface, DynamicCache, LogitsProcessor
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from st3.inference.decoding import decode
+from st3.verification.choice import Choice
+
+_NAME = "st3_oracle"
 _RUNS: list[Hidden] = []
 
 
@@ -25,19 +29,24 @@ class Hidden:
         schedule, groups: of the generation to compare with.
         visual: bool [B, n].
         lenders: layer -> the layer whose keys it uses.
-        seen: layer -> its last token's attention, mean over heads, [B, n].
+        choice: how tokens are chosen.
+        seen: layer -> what it says of every token, [B][n].
     """
 
     schedule: Any
     groups: Any
     visual: torch.Tensor
     lenders: dict[int, int]
-    seen: dict[int, torch.Tensor] = field(default_factory=dict)
+    choice: Choice = field(default_factory=Choice)
+    seen: dict[int, list[list[float]]] = field(default_factory=dict)
+    _alive: dict[tuple[int, int, int], list[int]] = field(default_factory=dict)
+    _places: dict[int, list[int]] = field(default_factory=dict)
 
     def everyone(self, row: int) -> list[int]:
         """Places of a row's visual tokens."""
-        places: list[int] = self.visual[row].nonzero().flatten().tolist()
-        return places
+        if row not in self._places:
+            self._places[row] = self.visual[row].nonzero().flatten().tolist()
+        return self._places[row]
 
     def alive(self, layer: int, row: int, generated: int = 0) -> list[int]:
         """Places of those alive in a layer, the least important first."""
@@ -46,15 +55,32 @@ class Hidden:
         count = self.schedule.count(layer, len(everyone), generated)
         if count == len(everyone):
             return everyone
-        pool = everyone if group.first == 1 else self.alive(group.first - 1, row)
-        scores = self.seen[group.scored_in][row]
-        ranked = sorted(pool, key=lambda place: (float(scores[place]), -place))
-        return ranked[len(ranked) - count :]
+        key = group.first, row, generated
+        if key not in self._alive:
+            if generated:
+                pool = self.alive(layer, row)
+            else:
+                pool = everyone if group.first == 1 else self.alive(group.first - 1, row)
+
+            def told() -> list[int]:
+                assert self.choice.told is not None
+                return [everyone[n] for n in self.choice.told(group.first, row, generated)]
+
+            self._alive[key] = self.choice.pick(
+                pool, self._scores(group.scored_in, row), count, told
+            )
+        return self._alive[key]
 
     def gone(self, layer: int, row: int, generated: int) -> list[int]:
         """Places of those hidden in a layer."""
         alive = self.alive(self.lenders.get(layer, layer), row, generated)
         return sorted({*self.everyone(row)} - {*alive})
+
+    def _scores(self, layer: int, row: int) -> list[float]:
+        """By place."""
+        first = layer - self.choice.layers + 1
+        said = [self.seen[n][row] for n in range(first, layer + 1) if n in self.seen]
+        return [sum(each) for each in zip(*said, strict=True)]
 
 
 class Forced(LogitsProcessor):
@@ -64,10 +90,43 @@ class Forced(LogitsProcessor):
         self.answer, self.said = answer, 0
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Logits [B, vocabulary] that leave one token."""
         only = torch.full_like(scores, float("-inf"))
         only.scatter_(1, self.answer[:, self.said : self.said + 1], 0.0)
         self.said += 1
         return only
+
+
+def masked_logits(
+    model: Any, decoder: Any, inputs: dict[str, Any], answer: torch.Tensor, hidden: Hidden
+) -> torch.Tensor:
+    """Logits [B, T, vocabulary] of the answer's tokens [B, T].
+
+    Args:
+        model: any that fits; it is left as it was.
+        decoder: its text model.
+        inputs: of the prompts.
+        answer: what is said.
+        hidden: what is hidden; knows afterwards what was alive.
+
+    Raises:
+        ValueError: attention of a kind that the oracle does not know.
+    """
+    AttentionInterface.register(_NAME, _attention)
+    AttentionMaskInterface.register(_NAME, _mask)
+    before = decoder.config._attn_implementation
+    _RUNS.append(hidden)
+    decoder.config._attn_implementation = {"": _NAME}
+    try:
+        said = decode(
+            model, inputs, endless=True, past_key_values=DynamicCache(),
+            max_new_tokens=answer.shape[1], return_dict_in_generate=True, output_logits=True,
+            logits_processor=[Forced(answer)],
+        )  # fmt: skip
+    finally:
+        decoder.config._attn_implementation = {"": before}
+        _RUNS.pop()
+    return torch.stack(said.logits, 1)
 
 
 def _attention(
@@ -78,8 +137,11 @@ def _attention(
     mask: torch.Tensor | None,
     scaling: float,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if s_aux is not None:
+        raise ValueError("the masked oracle knows no attention sinks")
     hidden, layer = _RUNS[-1], module.layer_idx + 1
     rows, heads, queries, _size = query.shape
     key, value = (x.repeat_interleave(heads // key.shape[1], 1) for x in (key, value))
@@ -88,41 +150,18 @@ def _attention(
     logits = query.to(wide) @ key.to(wide).transpose(2, 3) * scaling
     if softcap:
         logits = (logits / softcap).tanh() * softcap
-    allowed = torch.ones(rows, 1, queries, keys, dtype=torch.bool)
+    allowed = torch.ones(rows, 1, queries, keys, dtype=torch.bool, device=query.device)
     if mask is not None:
         allowed = allowed & mask
     for row in range(rows):
         allowed[row, :, :, hidden.gone(layer, row, generated)] = False
-    own = torch.arange(queries)
+    own = torch.arange(queries, device=query.device)
     allowed[:, :, own, keys - queries + own] = True  # a token sees itself
     weights = logits.masked_fill(~allowed, float("-inf")).softmax(-1)
     if queries > 1:
-        hidden.seen[layer] = weights[:, :, -1].mean(1)
+        hidden.seen[layer] = hidden.choice.score(weights, key, hidden.visual)
     return (weights @ value.to(wide)).to(query.dtype).transpose(1, 2).contiguous(), weights
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
-
-
-AttentionInterface.register("oracle", _attention)
-AttentionMaskInterface.register("oracle", _mask)
-
-
-def masked_logits(
-    model: Any, decoder: Any, inputs: dict[str, Any], answer: torch.Tensor, hidden: Hidden
-) -> torch.Tensor:
-    """Logits [B, T, vocabulary] of the answer's tokens [B, T]."""
-    before = decoder.config._attn_implementation
-    _RUNS.append(hidden)
-    decoder.config._attn_implementation = {"": "oracle"}
-    try:
-        said = model.generate(
-            **inputs, past_key_values=DynamicCache(), max_new_tokens=answer.shape[1],
-            min_new_tokens=answer.shape[1], do_sample=False, return_dict_in_generate=True,
-            output_logits=True, logits_processor=[Forced(answer)],
-        )  # fmt: skip
-    finally:
-        decoder.config._attn_implementation = {"": before}
-        _RUNS.pop()
-    return torch.stack(said.logits, 1)

@@ -1,0 +1,1 @@
+"""Is it right on my model? Oracles of stock layers, and what they say of every method."""

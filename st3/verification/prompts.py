@@ -1,0 +1,210 @@
+"""A prompt of text and one picture for any family, as small as a picture gets.
+
+A checkpoint's own processor makes it, else the family's image processor cuts up a picture of noise.
+Where there is neither, noise takes the place of the encoded picture. Each is tried with one stock
+forward; the first that runs is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from st3.families.base import visual_mask
+from st3.families.parts import find_parts
+from st3.inference.chat import in_chat_format
+from st3.profiling.picture import encode, tokens_of
+
+ENOUGH, MANY = 16, 640
+"""Visual tokens that a prompt has at least and at most, if any picture makes so many."""
+TEXT = 24
+_QUESTION = "What is in the picture, and where?"
+_SIDES = (28, 56, 112, 224, 336, 448)  # pixels
+_GRID = (1, 8, 8)  # patches, of which four become a token
+_FAILS = (
+    ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError,
+    NotImplementedError, ImportError, OSError,
+)  # fmt: skip
+_KINDS = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")  # 0 text, 1 picture
+_BEGINS = ("vision_start_token_id", "image_start_token_id", "boi_token_id", "boi_token_index")
+_ENDS = ("vision_end_token_id", "image_end_token_id", "eoi_token_id", "eoi_token_index")
+_ONE_KIND = "paligemma"  # whose second kind is the answer
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt.
+
+    Attributes:
+        inputs: for the model's forward, on its device and in its dtype.
+        visual: bool [1, n], which of its tokens are visual.
+        how: what made it, for a report.
+    """
+
+    inputs: dict[str, Any]
+    visual: torch.Tensor
+    how: str
+
+
+def question_for(model: Any, processor: Any = None, seed: int = 0) -> Question:
+    """A prompt that the model takes.
+
+    Args:
+        model: a live one that fits.
+        processor: its checkpoint's, if there is one.
+        seed: of noise and random text.
+
+    Raises:
+        ValueError: nothing that is known here is taken; says what was tried last.
+    """
+    ids, why = find_parts(model).visual_ids, "no picture makes a visual token"
+    best: Question | None = None
+    for inputs, how in _candidates(model, processor, seed):
+        if isinstance(inputs, Exception):
+            why = f"{how}: {' '.join(str(inputs).split())[:200]}"
+            continue
+        inputs = {name: _there(value, model) for name, value in inputs.items()}
+        visual = visual_mask(ids, inputs["input_ids"])
+        count = int(visual.sum())
+        if not count or (best is not None and _off(count) >= _off(int(best.visual.sum()))):
+            continue
+        try:
+            with torch.no_grad():
+                model(**inputs)
+        except _FAILS as error:
+            why = f"{how}: {' '.join(str(error).split())[:200]}"
+            continue
+        best = Question(inputs, visual, how)
+        if not _off(count):
+            break
+    if best is None:
+        raise ValueError(f"no prompt with a picture could be made for this model: {why}")
+    return best
+
+
+def _off(count: int) -> int:
+    """How far a number of visual tokens is from what is wanted."""
+    return max(ENOUGH - count, count - MANY, 0)
+
+
+def special_ids(config: Any) -> list[int]:
+    """Ids of tokens that stand for something else than text, by the configuration's words."""
+    found: set[int] = set()
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for name, value in part.to_dict().items():
+            if name.endswith(("_token_id", "_token_index", "_token_ids")):
+                values = value if isinstance(value, list) else [value]
+                found |= {number for number in values if isinstance(number, int)}
+    return sorted(number for number in found if number >= 0)
+
+
+def _candidates(model: Any, processor: Any, seed: int) -> Iterator[tuple[Any, str]]:
+    """Inputs, or the error that came of making them, and what made them."""
+    if processor is not None:
+        for side in _SIDES:
+            how = f"its own processor, a picture of noise, {side} x {side} pixels"
+            try:
+                text = in_chat_format(processor, _QUESTION)
+                yield (
+                    dict(processor(images=_noise(side, seed), text=text, return_tensors="pt")),
+                    how,
+                )
+            except _FAILS as error:
+                yield error, how
+    for side in _SIDES:
+        how = f"a picture of noise, {side} x {side} pixels, and random text"
+        try:
+            yield _processed(model, side, seed), how
+        except _FAILS as error:
+            yield error, how
+    for shape in (torch.Tensor.contiguous, tuple):
+        how = "noise in place of the encoded picture, and random text"
+        try:
+            yield _encoded(model, shape, seed), how
+        except _FAILS as error:
+            yield error, how
+
+
+def _noise(side: int, seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _processed(model: Any, side: int, seed: int) -> dict[str, Any]:
+    """Inputs through the family's image processor; the model itself says how many tokens."""
+    merger: Any = find_parts(model).merger
+    pixels = encode(model.config, (side, side), 1, seed)
+    pixels = {name: _there(value, model) for name, value in pixels.items()}
+    known = signature(merger.get_image_features).parameters
+    with torch.no_grad():
+        found = merger.get_image_features(
+            **{name: value for name, value in pixels.items() if name in known}, return_dict=True
+        )
+    deep = getattr(found, "deepstack_features", None)  # of some, (layer, features of pictures)
+    merged = found.pooler_output
+    if deep and isinstance(deep[0], tuple) and isinstance(deep[0][0], int):
+        merged = deep[0][1]
+    taken = signature(model.forward).parameters
+    pixels = {name: value for name, value in pixels.items() if name in taken}
+    return _worded(model, tokens_of(merged), seed) | pixels
+
+
+def _encoded(model: Any, shape: Any, seed: int) -> dict[str, Any]:
+    """Inputs that hold noise where the tower's output would be."""
+    taken = signature(model.forward).parameters
+    if "mm_encoder_outputs" not in taken:
+        raise ValueError("it takes no encoded pictures")
+    generator = torch.Generator().manual_seed(seed)
+    width = model.config.get_text_config().hidden_size
+    features = _there(torch.randn(1, ENOUGH, width, generator=generator), model)
+    output: Any = BaseModelOutputWithPooling(last_hidden_state=features)
+    output.pooler_output = shape(features)
+    early = getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", ())
+    deep = [features[0].flip(0).roll(n, 1) for n, _ in enumerate(early or ())]
+    output.deepstack_features = [(layer,) for layer in deep]
+    inputs = _worded(model, ENOUGH, seed) | {"mm_encoder_outputs": {"image": output}}
+    if "image_grid_thw" in taken:
+        inputs["image_grid_thw"] = torch.tensor([_GRID])
+    return inputs
+
+
+def _worded(model: Any, tokens: int, seed: int) -> dict[str, Any]:
+    """Random text around places for one picture of so many tokens."""
+    config, taken = model.config, signature(model.forward).parameters
+    text = config.get_text_config()
+    visual = find_parts(model).visual_ids
+    special = {*special_ids(config), *visual}
+    generator = torch.Generator().manual_seed(seed)
+    words: list[int] = []
+    while len(words) < TEXT:
+        word = int(torch.randint(1, text.vocab_size, (), generator=generator))
+        words += [word] if word not in special else []
+    place = getattr(config, "image_token_id", None)
+    place = getattr(config, "image_token_index", None) if place is None else place
+    place = visual[0] if place is None else place
+    marks = [
+        [n for name in names if isinstance(n := getattr(config, name, None), int)][:1]
+        for names in (_BEGINS, _ENDS)
+    ]
+    marks = [[n for n in mark if n < text.vocab_size and n not in visual] for mark in marks]
+    half = TEXT // 3
+    row = [*words[:half], *marks[0], *[place] * tokens, *marks[1], *words[half:]]
+    ids = torch.tensor([row])
+    kinds = torch.zeros_like(ids) if config.model_type == _ONE_KIND else (ids == place).long()
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return inputs | {name: kinds for name in _KINDS if name in taken}
+
+
+def _there(value: Any, model: Any) -> Any:
+    """On the model's device, numbers in its dtype."""
+    if isinstance(value, torch.Tensor):
+        wide = torch.is_floating_point(value)
+        return value.to(model.device, model.dtype if wide else value.dtype)
+    return value
