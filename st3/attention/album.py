@@ -47,9 +47,7 @@ def plates(seen: Look, layers: Sequence[int], heads: Sequence[int]) -> list[Plat
         survivors.append(
             Plate(
                 "kept-over-time.png",
-                partial(
-                    save_kept_over_time, places=seen.places, session=session, model=seen.model
-                ),
+                partial(save_kept_over_time, places=seen.places, session=session, model=seen.model),
                 f"The patches that are left after some generated tokens: {method} lets the least "
                 "attended go first.",
             )

@@ -49,7 +49,8 @@ class VisionPath:
         model = fresh_model(config)
         parts = find_parts(model)
         self._merger: Any = parts.merger
-        self._taken = inspect.signature(self._merger.get_image_features).parameters
+        taken: Any = self._merger.get_image_features
+        self._taken = inspect.signature(taken).parameters
         decoder = {id(module) for module in parts.decoder.modules()}
         for module in model.modules():
             if id(module) not in decoder:

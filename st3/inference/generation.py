@@ -101,7 +101,7 @@ def prepare_batch(
         )
     for picture in pictures:
         check_processed(picture, processor.image_processor)
-    inputs = _processed(processor, pictures, prompts)
+    inputs = processed(processor, pictures, prompts)
     limit = context(model)
     length = inputs["input_ids"].shape[1]
     if length >= limit:
@@ -115,7 +115,7 @@ def prepare_batch(
     }
 
 
-def _processed(
+def processed(
     processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str]
 ) -> dict[str, Any]:
     """What the processor makes of prompts with a picture each; a list a row, as some want it."""
@@ -125,7 +125,11 @@ def _processed(
 
 
 def find_places(
-    model: PreTrainedModel, processor: ProcessorMixin, picture: Image.Image, prompt: str, tokens: int
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    picture: Image.Image,
+    prompt: str,
+    tokens: int,
 ) -> Places:
     """Where the visual tokens of a question lie on its picture.
 
@@ -139,7 +143,7 @@ def find_places(
     """
 
     def process(pictures: Sequence[Image.Image]) -> dict[str, Any]:
-        return _processed(processor, pictures, [prompt])
+        return processed(processor, pictures, [prompt])
 
     return locate(model.config, process, [picture], tokens)
 

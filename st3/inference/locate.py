@@ -95,12 +95,14 @@ def _plain(picture: Image.Image, grey: int) -> Image.Image:
 
 
 def _slope(picture: Image.Image, axis: int) -> Image.Image:
-    """Brighter to the right (0) or downwards (1), dithered, so that means are finer than a level."""
+    """Brighter to the right (0) or downwards (1); dithered, so that means are exact."""
     width, height = picture.size
     side = picture.size[axis]
     line = _DARK + (_BRIGHT - _DARK) * (np.arange(side) + 0.5) / side
     line = line[None, :] if axis == 0 else line[:, None]
     # A sequence that fills the plane evenly: neighbours round differently.
-    even = (0.7548776662 * np.arange(width)[None, :] + 0.5698402910 * np.arange(height)[:, None]) % 1
+    even = (
+        0.7548776662 * np.arange(width)[None, :] + 0.5698402910 * np.arange(height)[:, None]
+    ) % 1
     grey = np.floor(line + even).astype(np.uint8)
     return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))

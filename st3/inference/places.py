@@ -1,4 +1,4 @@
-"""Where visual tokens lie on pictures, to draw on: any grid, tiles, thumbnails, several pictures."""
+"""Where visual tokens lie on pictures, to draw on: any grid, tiles, thumbnails, several."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ class _Grid:
         return float(max(wide, 0) * max(high, 0)) / min(self.area, other.area)
 
 
-def places_from(
-    pictures: Sequence[Image.Image], picture: Array, x: Array, y: Array
-) -> Places:
+def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Array) -> Places:
     """Grids and views, from the middle of every token.
 
     Args:
@@ -176,7 +174,8 @@ def _pixels(image: Image.Image) -> Array:
 
 def _sheet(parts: Sequence[Array], blank: Any) -> Array:
     """Parts [height, width, ...] in as square a sheet as can be, `blank` where there is none."""
-    high, broad = max(part.shape[0] for part in parts), max(part.shape[1] for part in parts)
+    high = max(int(part.shape[0]) for part in parts)
+    broad = max(int(part.shape[1]) for part in parts)
 
     def long(columns: int) -> int:
         return max(columns * broad, math.ceil(len(parts) / columns) * high)

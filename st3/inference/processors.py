@@ -56,12 +56,12 @@ def _without_videos(source: Source, config: Any, error: Exception) -> Any:
         raise ValueError(f"{source.place}: {_missing(missing)}") from missing
     except _FAILURES:
         pass  # the first one tells more
-    if isinstance(error, ImportError):
-        raise ValueError(f"{source.place}: {_missing(error)}") from error
     if isinstance(error, OSError):
         if not source.is_folder:
             raise error
         return None
+    if isinstance(error, ImportError):
+        raise ValueError(f"{source.place}: {_missing(error)}") from error  # noqa: TRY004
     if "trust_remote_code" in str(error):
         raise ValueError(
             f"{source.place}: its processor is code of its own, which st3 does not run: in "
@@ -75,8 +75,8 @@ def _missing(error: ImportError) -> str:
     reason = " ".join(str(error).split())
     if "torchvision" in reason.lower() or "num2words" in reason:
         return (
-            "its processor needs torchvision (SmolVLM's, num2words): pip install 'st3[vision]'; for "
-            "a CPU build of torch, first torchvision from the same index: pip install torchvision "
+            "its processor needs torchvision (SmolVLM's, num2words): pip install 'st3[vision]'; "
+            "beside a CPU build of torch, torchvision's first: pip install torchvision "
             "--index-url https://download.pytorch.org/whl/cpu"
         )
     return f"its processor needs a package that is missing: {reason[:200]}"

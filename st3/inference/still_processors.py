@@ -11,13 +11,14 @@ from typing import Any
 
 import transformers
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, ProcessorMixin
-from transformers.models.auto import processing_auto as known
+from transformers.models.auto import processing_auto
 
 _LOADERS: dict[str, Any] = {
     "tokenizer": AutoTokenizer,
     "image_processor": AutoImageProcessor,
     "feature_extractor": AutoFeatureExtractor,
 }
+_KNOWN: Any = processing_auto
 _VIDEO = "video_processor"
 
 
@@ -34,12 +35,12 @@ def load_still_processor(place: str, revision: str, family: str) -> Any:
         OSError: not found, or not reachable.
     """
     settings, _ = ProcessorMixin.get_processor_dict(place, revision=revision)
-    names: Any = known.PROCESSOR_MAPPING_NAMES
+    names = _KNOWN.PROCESSOR_MAPPING_NAMES
     name = settings.get("processor_class") or names.get(family)
-    kind = getattr(transformers, str(name), None)
+    kind: Any = getattr(transformers, str(name), None)
     if not hasattr(kind, "get_attributes") or _VIDEO not in kind.get_attributes():
         raise ValueError(f"no processor of transformers' that takes videos: {name}")
-    still = type(kind.__name__, (_WithoutVideos, kind), {})
+    still: Any = type(kind.__name__, (_WithoutVideos, kind), {})
     options = {"revision": revision, "trust_remote_code": False}
     parts = [
         None if part == _VIDEO else _LOADERS[part].from_pretrained(place, **options)

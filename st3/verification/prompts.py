@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
-from st3.inference.chat import in_chat_format
+from st3.inference.generation import processed
 from st3.profiling.picture import encode, tokens_of
 
 ENOUGH, MANY = 16, 640
@@ -111,11 +111,7 @@ def _candidates(model: Any, processor: Any, seed: int) -> Iterator[tuple[Any, st
         for side in _SIDES:
             how = f"its own processor, a picture of noise, {side} x {side} pixels"
             try:
-                text = in_chat_format(processor, _QUESTION)
-                yield (
-                    dict(processor(images=_noise(side, seed), text=text, return_tensors="pt")),
-                    how,
-                )
+                yield processed(processor, [_noise(side, seed)], [_QUESTION]), how
             except _FAILS as error:
                 yield error, how
     for side in _SIDES:

@@ -17,9 +17,9 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-from st3.benchmark.lab import shrink
 from st3.inference.image_processors import image_processor_for
 from st3.inference.presets import known_config
+from st3.inference.shrink import shrink
 
 WORDS = "what do you see where is the red green blue yellow corner user assistant <pad> </s> <unk>"
 TEMPLATE = (
@@ -107,7 +107,7 @@ def save_checkpoint(name: str, folder: Path) -> Path:
     image = tokenizer.convert_tokens_to_ids(
         made.marks.get("context_image_token", made.marks.get("image_token", ""))
     )
-    shrink(config)
+    config = shrink(config, pictures=False)
     config.text_config.update({"vocab_size": len(tokenizer), "pad_token_id": 0})
     config.image_token_id = config.image_token_index = image
     for key, mark in (("video_token_id", "video_token"), ("video_token_index", "video_token")):

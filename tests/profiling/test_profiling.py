@@ -427,7 +427,8 @@ def test_operators_add_up_and_are_the_models_own() -> None:
     [
         ("mm", "matmul"), ("addmm", "matmul"), ("mul", "other"), ("mean", "other"),
         ("_scaled_dot_product_flash_attention_for_cpu", "attention"), ("copy_", "copies"),
-        ("_cudnn_attention_forward", "attention"), ("index_select", "copies"), ("sort", "sorting"), ("topk", "sorting"), ("rsqrt", "other"),
+        ("_cudnn_attention_forward", "attention"), ("index_select", "copies"),
+        ("sort", "sorting"), ("topk", "sorting"), ("rsqrt", "other"),
     ],
 )  # fmt: skip
 def test_kinds_of_operators(name: str, kind: str) -> None:
