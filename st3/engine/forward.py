@@ -83,6 +83,7 @@ class Forward:
         layer = module.layer_idx + 1
         backend = self.backend
         if self.prefill is not None:
+            self.prefill.unseen.discard(layer)
             queries = self.parts.adapter.place_queries
             if queries is not None:
                 query = queries(module, query, self.prefill.place)

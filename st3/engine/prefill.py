@@ -76,7 +76,7 @@ class Prefill:
         self.features: Features | None = None
         self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
         self.last_keyed = max(self.plan.parts.keyed)
-        self.unseen = {*self.plan.parts.keyed}
+        self.unseen = {*self.plan.parts.keyed, *self.plan.parts.lenders}
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
         self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer
         self.order: Order | None = None
@@ -123,7 +123,6 @@ class Prefill:
         softcap: float | None,
     ) -> None:
         """Score if this layer decides something, and put its keys and values into the cache."""
-        self.unseen.discard(layer)
         if layer in self.scored:
             allowed = None if rule is None or rule.plain else partial(_seen, rule, self.place)
             view = LayerView(

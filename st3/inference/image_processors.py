@@ -90,6 +90,8 @@ def _fitted(made: Any, config: Any) -> dict[str, Any]:
     side = getattr(vision, "image_size", None)
     side = side[0] if isinstance(side, list | tuple) else side
     if isinstance(side, int):
+        if hasattr(made, "max_image_size"):  # of a tile
+            found["max_image_size"] = {"longest_edge": side}
         for setting in ("size", "crop_size"):
             default = getattr(made, setting, None) or {}
             if {*default} in ({"shortest_edge"}, {"height", "width"}):

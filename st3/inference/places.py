@@ -177,8 +177,8 @@ def _sheet(parts: Sequence[Array], blank: Any) -> Array:
     high = max(int(part.shape[0]) for part in parts)
     broad = max(int(part.shape[1]) for part in parts)
 
-    def long(columns: int) -> int:
-        return max(columns * broad, math.ceil(len(parts) / columns) * high)
+    def long(columns: int) -> tuple[int, int]:
+        return max(columns * broad, math.ceil(len(parts) / columns) * high), -columns
 
     columns = min(range(1, len(parts) + 1), key=long)
     lines = [parts[n : n + columns] for n in range(0, len(parts), columns)]

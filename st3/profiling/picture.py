@@ -191,11 +191,18 @@ class _Counting:
 
 
 class _Meeting(TorchDispatchMode):
-    """Where real tensors meet those on the meta device, they become such, too."""
+    """Where real tensors meet those on the meta device, they become such, too.
+
+    Whether a mask has holes cannot be asked there: a picture's has none.
+    """
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            asked = args[0]
+            if asked.is_meta and asked.dtype == torch.bool:
+                return True
         given = (tuple(args), kwargs or {})
         devices = {x.device.type for x in tree_leaves(given) if isinstance(x, torch.Tensor)}
         if "meta" in devices and len(devices) > 1:

@@ -1,4 +1,4 @@
-"""`st3 attention-map` as a user meets it, and the pictures' patches."""
+"""`st3 attention-map` as a user meets it, and what it draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import KEPT, prompts, tiny_llava
 from PIL import Image
 
@@ -18,7 +17,7 @@ from st3.attention.album import plates
 from st3.attention.capture import capture
 from st3.attention.look import Look, analyse, sentences
 from st3.attention.measures import VISUAL
-from st3.families.patches import Patches
+from st3.inference.places import places_from
 from st3.methods import make_method
 
 PICTURES = {
@@ -33,11 +32,19 @@ def tiny_look(row: str, method: str, compare: bool = False) -> Look:
     count = row.count("I")
     untrimmed = capture(model, inputs, make_method("none"), new_tokens=4)
     trimmed = capture(model, inputs, make_method(method), new_tokens=4 if compare else 1)
-    pixels = np.random.default_rng(0).random((count, 32, 32, 3))
+    noise = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(noise.integers(0, 256, (480, 480, 3), dtype=np.uint8)) for _ in range(count)
+    ]
+    middles = (np.arange(8) + 0.5) / 8
+    places = places_from(
+        pictures, np.arange(count).repeat(64), np.tile(middles, 8 * count),
+        np.tile(middles.repeat(8), count),
+    )  # fmt: skip
     texts = ([str(n) for n in untrimmed.answer], [str(n) for n in trimmed.answer])
     return Look(
         model="tiny", prompt="?", answer="!", method=make_method(method),
-        patches=Patches(pixels, 8, 8), untrimmed=untrimmed, trimmed=trimmed,
+        places=places, untrimmed=untrimmed, trimmed=trimmed,
         trimmed_answer="!" if compare else None, tokens=texts, machine={},
     )  # fmt: skip
 
@@ -180,32 +187,14 @@ def test_kept_patches_are_those_of_the_session(tmp_path: Path) -> None:
     from st3.plots.kept import show_kept
 
     seen = tiny_look("tItItt", "st3:stride=2")
-    session, patches = seen.trimmed.session, seen.patches
+    session, places = seen.trimmed.session, seen.places
     for layer in (1, 4, 10):
         axis = Figure().subplots()
-        show_kept(axis, patches, session.kept(layer))
+        show_kept(axis, places, session.kept(layer))
         shown = np.asarray(axis.images[0].get_array())
-        same = np.all(shown == patches.canvas, axis=2)
-        blocks = same.reshape(8, 4, 16, 4).all(axis=(1, 3))  # two pictures side by side
+        same = np.all(shown == places.canvas, axis=2)
+        assert not same[:, 480:486].any() or same[:, 480:486].all()  # the gap between them
+        blocks = np.concatenate((same[:, :480], same[:, 486:]), 1).reshape(8, 60, 16, 60)
+        blocks = blocks.all(axis=(1, 3))
         number = np.concatenate((np.arange(64).reshape(8, 8), np.arange(64, 128).reshape(8, 8)), 1)
         assert sorted(number[blocks].tolist()) == session.kept(layer)
-
-
-def test_patches_spread_over_a_sheet() -> None:
-    pixels = np.zeros((3, 4, 6, 3))
-    patches = Patches(pixels, 2, 3)
-    assert patches.count == 18
-    sheet = patches.spread(np.arange(18.0))
-    assert sheet.shape == (8, 12)
-    assert sheet[::2, ::2].tolist() == [
-        [0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14, 1, 1, 1], [15, 16, 17, 1, 1, 1],
-    ]  # fmt: skip
-    assert patches.canvas[4:, 6:].min() == 1
-
-
-def test_a_grid_that_does_not_fit_is_refused() -> None:
-    from st3.demo.packaging import build_processor
-    from st3.families.patches import patches_of
-
-    with pytest.raises(ValueError, match="65 visual tokens are not the 1 x 8 x 8 patches"):
-        patches_of(tiny_llava(layers=4), build_processor(), torch.zeros(1, 3, 32, 32), 65)

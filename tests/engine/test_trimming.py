@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextStream
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import st3
+from st3.engine.attention import FORWARD
 from st3.engine.masks import attention_mask
 from st3.methods import make_method
 from st3.methods.scorers import SCORERS, LayerView
@@ -524,3 +526,26 @@ def test_a_wrapper_that_holds_the_model_inside(llava: Any) -> None:
     with st3.trim(Wrapper(), "st3") as session:  # type: ignore[arg-type]
         assert torch.equal(greedy(llava, inputs).sequences, want)
         assert session.generated == 11
+
+
+def test_a_layer_that_goes_around_our_attention_is_noticed() -> None:
+    """After the first prefill, in one line, and not as a wrong answer."""
+    model = tiny_llava()
+    attention = model.model.language_model.layers[4].self_attn
+    theirs = attention.forward
+
+    def around(hidden_states: torch.Tensor, **kwargs: Any) -> Any:
+        before, attention.config = attention.config, copy.copy(attention.config)
+        attention.config._attn_implementation = {"": "sdpa"}
+        kwargs.pop(FORWARD, None)
+        kwargs["attention_mask"] = None
+        try:
+            return theirs(hidden_states, **kwargs)
+        finally:
+            attention.config = before
+
+    with st3.trim(model, "st3", stride=2):
+        greedy(model, prompts("ttItt"))
+        attention.forward = around
+        with pytest.raises(RuntimeError, match="layer 5 of the decoder did not call attention"):
+            greedy(model, prompts("ttItt"))
