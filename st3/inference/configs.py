@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.utils.hub import cached_file
 
 from st3.families.base import FAMILIES
+from st3.families.examples import guess
 from st3.families.parts import judge
 from st3.files import plainly
 from st3.inference.checkpoints import HUB_IDS, Source, fetching, find
@@ -41,7 +42,9 @@ def load_config(source: Source) -> Any:
         if not path.is_file():
             raise ValueError(f"{source.place} is no checkpoint: it has no config.json")
     else:
-        with fetching(source, f"; {FAMILIES}"):
+        family = guess(source.place)
+        known = f"by its name it is of the family {family}, which st3 trims" if family else FAMILIES
+        with fetching(source, f"; {known}"):
             path = Path(str(cached_file(source.place, "config.json", revision=source.revision)))
     return _make(path, source)
 

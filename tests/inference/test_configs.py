@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import st3
+from st3.families.examples import guess
 from st3.inference import configs, loading
 from st3.inference.checkpoints import Source
 from st3.inference.configs import find_config, load_config
@@ -96,6 +97,19 @@ def test_a_model_that_cannot_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> No
             judge("nobody/nothing")
         assert "st3 can trim models that have their pictures in the prompt" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"), ("Qwen/Qwen2.5-VL-72B-AWQ", "qwen2_5_vl"),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_moe"), ("google/gemma-3-27b-it", "gemma3"),
+        ("OpenGVLab/InternVL3_5-2B-HF", "internvl"), ("HuggingFaceTB/SmolVLM-Instruct", "smolvlm"),
+        ("meta-llama/Llama-3.2-11B-Vision", None), ("nobody/nothing", None),
+    ],
+)  # fmt: skip
+def test_a_name_speaks_of_a_family(name: str, family: str | None) -> None:
+    assert guess(name) == family
 
 
 def test_from_the_hub_only_the_configuration_is_fetched(
