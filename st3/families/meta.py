@@ -22,7 +22,7 @@ def meta_model(config: Any) -> Any:
     """
     text = config.get_text_config()
     for name in _SIZES:
-        size = getattr(text, name, 1)
+        size = size_in(text, name, 1)
         if isinstance(size, int) and size < 1:
             raise ValueError(f"text_config.{name} must be a whole number from 1 on, got {size!r}")
     key = identity(config)
@@ -45,6 +45,14 @@ def meta_model(config: Any) -> Any:
         _BUILT.clear()
     _BUILT[key] = model.eval()
     return _BUILT[key]
+
+
+def size_in(config: Any, name: str, default: Any = None) -> Any:
+    """What a configuration says of its layers; where these differ, of the first of them."""
+    try:
+        return getattr(config, name, default)
+    except RuntimeError:  # transformers' word for: each layer has its own
+        return getattr(config.per_layer_config[0], name, default)
 
 
 def identity(config: Any) -> str:
