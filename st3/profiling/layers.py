@@ -41,6 +41,8 @@ class Layer:
         shared: parameters that every token meets; `expert` those of one expert, of which there are
             `experts` and a token meets `active`. 0 where there are none.
         window: keys that a token sees at most, None where that is not limited.
+        hurried: whether `generate` sends only the last token of a prompt through it, as some models
+            do with their last layers where these borrow their keys.
         lender: the layer, from 1, whose keys it uses; None where it has its own.
     """
 
@@ -55,6 +57,7 @@ class Layer:
     experts: int
     active: int
     window: int | None
+    hurried: bool
     lender: int | None
 
     def prefill_macs(self, tokens: int, keys: int | None = None) -> int:
@@ -72,7 +75,7 @@ class Layer:
 
     def future_macs(self, keys: int) -> int:
         """Of `prefill_macs`, attention to what comes later or left the window: kernels skip it."""
-        return self.per_pair * self._seen(keys) ** 2 // 2
+        return 0 if self.hurried else self.per_pair * self._seen(keys) ** 2 // 2
 
     def _seen(self, keys: int) -> int:
         return keys if self.window is None else min(keys, self.window)
@@ -143,6 +146,7 @@ def _layer(layer: nn.Module, number: int, parts: Parts, seen: Rehearsal) -> Laye
         experts=experts,
         active=active,
         window=parts.windows.get(number),
+        hurried=number in seen.hurried,
         lender=parts.lenders.get(number),
     )
 

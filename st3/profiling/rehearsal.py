@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
 
-from st3.families.parts import Parts
+from st3.families.parts import Parts, argument_names
 
 _NAME = "st3-rehearsal"
 _PROMPT = 7  # tokens; any number that is no multiple of how often something is used
@@ -57,12 +57,14 @@ class Rehearsal:
         uses: module with matrices of its own -> how often they are used.
         stacks: modules that hold the matrices of experts, one upon the other.
         pairs: layer, from 1 -> MACs of a query with a key and its value.
+        hurried: layers that only the last token of a prompt enters: no later layer wants keys.
         caches: of each layer.
     """
 
     uses: dict[nn.Module, Use] = field(default_factory=dict)
     stacks: set[nn.Module] = field(default_factory=set)
     pairs: dict[int, int] = field(default_factory=dict)
+    hurried: set[int] = field(default_factory=set)
     caches: list[Held] = field(default_factory=list)
 
 
@@ -111,7 +113,8 @@ def rehearse(parts: Parts) -> Rehearsal:
 
 def _feed(decoder: Any, held: Any, tokens: int) -> None:
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    decoder(input_ids=ids, past_key_values=held, use_cache=True)
+    more = {"logits_to_keep": 1} if "logits_to_keep" in argument_names(type(decoder).forward) else {}
+    decoder(input_ids=ids, past_key_values=held, use_cache=True, **more)
 
 
 @contextmanager
@@ -161,7 +164,10 @@ def _note(rows: dict[nn.Module, int], module: nn.Module, args: Any, kwargs: Any)
 
 def _attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **more: Any) -> Any:
     batch, heads, tokens, size = query.shape
-    _NOW[-1].pairs[module.layer_idx + 1] = heads * (size + value.shape[3])
+    seen, number = _NOW[-1], module.layer_idx + 1
+    if number not in seen.pairs and tokens < _PROMPT:  # the prefill comes first
+        seen.hurried.add(number)
+    seen.pairs[number] = heads * (size + value.shape[3])
     return query.new_empty(batch, tokens, heads, value.shape[3]), None
 
 
