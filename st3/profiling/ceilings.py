@@ -124,7 +124,9 @@ def ideal_step(
             work.batch * (element * cached * keys + 2 * layer.state_bytes(element))
             for layer, cached, keys in zip(counter.layers, lent, held, strict=True)
         ]
-        found.append(_layers(ceilings, counter.layers, element, macs, moved, [work.batch] * len(macs)))
+        found.append(
+            _layers(ceilings, counter.layers, element, macs, moved, [work.batch] * len(macs))
+        )
     layers, steps = _add(*found), work.new - 1
     head = _one(ceilings, work.batch * counter.head(), element * shape.head_parameters)
     return _add(

@@ -56,9 +56,7 @@ def costs_of(
     )
 
 
-def kv_bytes(
-    layers: Sequence[Layer], course: Course, batch: int, element: int
-) -> tuple[int, ...]:
+def kv_bytes(layers: Sequence[Layer], course: Course, batch: int, element: int) -> tuple[int, ...]:
     """Bytes of live keys and values after prefill, and in each of the new - 1 decode steps.
 
     Latents where the cache holds these; of layers that borrow their keys, or keep a state, none.

@@ -65,9 +65,7 @@ def course_of(
             known[kind] = _held(layer.window, number, schedule, work, prompt)
         by_layer.append(known[kind])
     return Course(
-        tokens=tuple(
-            1 if layer.hurried else n for layer, n in zip(layers, tokens, strict=True)
-        ),
+        tokens=tuple(1 if layer.hurried else n for layer, n in zip(layers, tokens, strict=True)),
         keys=tuple(tokens[n] for n in lenders),
         held=tuple(tuple(by_layer[n][t] for n in lenders) for t in range(work.new)),
     )

@@ -113,7 +113,9 @@ def rehearse(parts: Parts) -> Rehearsal:
 
 def _feed(decoder: Any, held: Any, tokens: int) -> None:
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    more = {"logits_to_keep": 1} if "logits_to_keep" in argument_names(type(decoder).forward) else {}
+    more = (
+        {"logits_to_keep": 1} if "logits_to_keep" in argument_names(type(decoder).forward) else {}
+    )
     decoder(input_ids=ids, past_key_values=held, use_cache=True, **more)
 
 
@@ -150,9 +152,7 @@ def _hand_on(hidden_states: Any, *_: Any, **more: Any) -> Any:
 
 
 def _has_matrices(module: nn.Module) -> bool:
-    own = [
-        x for name, x in module.named_parameters(recurse=False) if not name.endswith("bias")
-    ]
+    own = [x for name, x in module.named_parameters(recurse=False) if not name.endswith("bias")]
     return any(x.dim() > 1 for x in own) and not isinstance(module, (*_CONVOLUTION, nn.Embedding))
 
 
