@@ -111,7 +111,7 @@ class Prefill:
 
     def _enter_group(self, group: Group) -> None:
         self.group = group
-        self.capacity = lru_cache(partial(_most_alive, self.schedule, group.first, self.prompt))
+        self.capacity = lru_cache(partial(most_alive, self.schedule, group.first, self.prompt))
 
     def observe(
         self,
@@ -245,7 +245,7 @@ def _even(a: Any, b: Any) -> bool:
     return len({x + y for x, y in zip(a, b, strict=True)}) == 1
 
 
-def _most_alive(schedule: Any, layer: int, prompt: Prompt, generated: int) -> int:
+def most_alive(schedule: Any, layer: int, prompt: Prompt, generated: int) -> int:
     """The most tokens alive at once in `layer` until `generated` tokens, in the widest row."""
     visual, text = max(prompt.visual), max(prompt.text)
     if not schedule.anneals:

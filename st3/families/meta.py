@@ -37,10 +37,7 @@ def fresh_model(config: Any) -> Any:
     """
     text = config.get_text_config()
     for name in _SIZES:
-        try:
-            size = getattr(text, name, 1)
-        except RuntimeError:  # layers differ in it
-            continue
+        size = size_in(text, name, 1)
         if isinstance(size, int) and size < 1:
             raise ValueError(f"text_config.{name} must be a whole number from 1 on, got {size!r}")
     try:
@@ -56,6 +53,14 @@ def fresh_model(config: Any) -> Any:
             ) from None
         what = " ".join(f"{type(error).__name__} {error}".split())
         raise ValueError(f"this configuration builds no model: {what}") from error
+
+
+def size_in(config: Any, name: str, default: Any = None) -> Any:
+    """What a configuration says of its layers; where these differ, of the first of them."""
+    try:
+        return getattr(config, name, default)
+    except RuntimeError:  # transformers' word for: each layer has its own
+        return getattr(config.per_layer_config[0], name, default)
 
 
 def identity(config: Any) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from st3.machine import free_memory
-from st3.methods.schedule import Schedule
 from st3.profiling.clocks import clock_for
-from st3.profiling.macs import MacCounter, tokens_alive
+from st3.profiling.course import Course
+from st3.profiling.layers import Layer
+from st3.profiling.macs import MacCounter
 from st3.profiling.shape import Shape, Workload
 
 _SECONDS = 0.25  # for each measurement
@@ -89,30 +90,44 @@ def best_of(found: Sequence[Ceilings]) -> Ceilings:
 
 
 def ideal_prefill(
-    ceilings: Ceilings, counter: MacCounter, shape: Shape, schedule: Schedule, work: Workload,
-    element: int,
-) -> Ideal:  # fmt: skip
+    ceilings: Ceilings, counter: MacCounter, course: Course, work: Workload, element: int
+) -> Ideal:
     """The decoder layers over the prompts: weights are read once, keys and values written.
 
     Of attention only the causal half counts: kernels may skip the other one.
     """
-    alive = tokens_alive(schedule, work, 0)
-    future = shape.heads * shape.head_size
-    macs = [work.batch * (counter.prefill_layer(n) - n * n * future) for n in alive]
-    return _layers(ceilings, shape, element, macs, [work.batch * n for n in alive])
+    each = zip(counter.layers, counter.prefill_layers(course), course.keys, strict=True)
+    macs = [work.batch * (count - layer.future_macs(keys)) for layer, count, keys in each]
+    written = [
+        work.batch * (element * layer.cached * held + layer.state_bytes(element))
+        for layer, held in zip(counter.layers, course.held[0], strict=True)
+    ]
+    rows = [work.batch * tokens for tokens in course.tokens]
+    return _layers(ceilings, counter.layers, element, macs, written, rows)
 
 
 def ideal_step(
-    ceilings: Ceilings, counter: MacCounter, shape: Shape, schedule: Schedule, work: Workload,
+    ceilings: Ceilings, counter: MacCounter, shape: Shape, course: Course, work: Workload,
     element: int,
 ) -> Ideal | None:  # fmt: skip
-    """The mean decode step, LM head included: all weights and all live keys and values are read."""
+    """The mean decode step, LM head included: weights and all live keys and values are read.
+
+    Of experts those that the batch meets. States are read and written.
+    """
     if work.new < 2:
         return None
-    alive = [n for t in range(1, work.new) for n in tokens_alive(schedule, work, t)]
-    macs = [work.batch * count for count in counter.decode_layers(alive)]
-    layers = _layers(ceilings, shape, element, macs, [work.batch * n for n in alive])
-    steps = work.new - 1
+    found = []
+    lent = [counter.layers[(x.lender or n) - 1].cached for n, x in enumerate(counter.layers, 1)]
+    for held in course.held[1:]:
+        macs = [work.batch * count for count in counter.step_layers(held)]
+        moved = [
+            work.batch * (element * cached * keys + 2 * layer.state_bytes(element))
+            for layer, cached, keys in zip(counter.layers, lent, held, strict=True)
+        ]
+        found.append(
+            _layers(ceilings, counter.layers, element, macs, moved, [work.batch] * len(macs))
+        )
+    layers, steps = _add(*found), work.new - 1
     head = _one(ceilings, work.batch * counter.head(), element * shape.head_parameters)
     return _add(
         Ideal(layers.time / steps, layers.arithmetic / steps, layers.bandwidth / steps), head
@@ -120,18 +135,18 @@ def ideal_step(
 
 
 def _layers(
-    ceilings: Ceilings, shape: Shape, element: int, macs: Sequence[int], cached: Sequence[int]
-) -> Ideal:
-    weights = shape.decoder_parameters // shape.layers
-    token = 2 * shape.kv_heads * shape.head_size
+    ceilings: Ceilings, layers: Sequence[Layer], element: int, macs: Sequence[int],
+    moved: Sequence[int], rows: Sequence[int],
+) -> Ideal:  # fmt: skip
+    """Layers one after the other: bytes are `moved`, and the weights that `rows` tokens meet."""
     parts = (
-        _one(ceilings, m, element * (weights + n * token))
-        for m, n in zip(macs, cached, strict=True)
+        _one(ceilings, count, element * layer.parameters_read(tokens) + more)
+        for layer, count, more, tokens in zip(layers, macs, moved, rows, strict=True)
     )
     return _add(*parts)
 
 
-def _one(ceilings: Ceilings, macs: int, moved: int) -> Ideal:
+def _one(ceilings: Ceilings, macs: int, moved: float) -> Ideal:
     arithmetic = 1000 * macs / ceilings.macs_per_second
     bandwidth = 1000 * moved / ceilings.bytes_per_second
     return Ideal(max(arithmetic, bandwidth), arithmetic, bandwidth)

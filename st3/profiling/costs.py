@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from st3.methods.schedule import Schedule
-from st3.profiling.macs import MacCounter, tokens_alive
+from st3.profiling.course import Course, course_of
+from st3.profiling.layers import Layer
+from st3.profiling.macs import MacCounter
 from st3.profiling.picture import Picture
-from st3.profiling.shape import Shape, Workload
+from st3.profiling.shape import Workload
 
 
 @dataclass(frozen=True)
@@ -32,27 +35,33 @@ class Costs:
 
 
 def costs_of(
-    counter: MacCounter, shape: Shape, picture: Picture, schedule: Schedule, work: Workload,
-    element: int,
-) -> Costs:  # fmt: skip
+    counter: MacCounter, picture: Picture, schedule: Schedule, work: Workload, element: int
+) -> Costs:
     """Count one method.
 
     Args:
         picture: one of those that the visual tokens come from.
+        schedule: for prompts of this length.
         element: bytes of one cached number.
     """
     pictures = math.ceil(work.visual / picture.tokens)
+    course = course_of(counter.layers, schedule, work, pictures)
     return Costs(
-        prefill_macs=work.batch * counter.prefill(schedule, work),
-        decode_macs=work.batch * counter.decode(schedule, work),
+        prefill_macs=work.batch * counter.prefill(course),
+        decode_macs=work.batch * counter.decode(course),
         vision_macs=work.batch * pictures * picture.vision_macs,
         projector_macs=work.batch * pictures * picture.projector_macs,
         head_macs=work.batch * work.new * counter.head(),
-        kv_bytes=kv_bytes(shape, schedule, work, element),
+        kv_bytes=kv_bytes(counter.layers, course, work.batch, element),
     )
 
 
-def kv_bytes(shape: Shape, schedule: Schedule, work: Workload, element: int) -> tuple[int, ...]:
-    """Bytes of live keys and values after prefill, and in each of the new - 1 decode steps."""
-    token = 2 * work.batch * shape.kv_heads * shape.head_size * element
-    return tuple(token * sum(tokens_alive(schedule, work, t)) for t in range(work.new))
+def kv_bytes(layers: Sequence[Layer], course: Course, batch: int, element: int) -> tuple[int, ...]:
+    """Bytes of live keys and values after prefill, and in each of the new - 1 decode steps.
+
+    Latents where the cache holds these; of layers that borrow their keys, or keep a state, none.
+    """
+    return tuple(
+        batch * element * sum(layer.cached * n for layer, n in zip(layers, held, strict=True))
+        for held in course.held
+    )

@@ -68,7 +68,7 @@ def profile(
     """
     maker = RowMaker(config, dtype)
     variants = beside_stock(methods, cuda_graphs=cuda_graphs, compile=compile)
-    schedules = {label: maker.schedule(variants[label]) for label in methods}
+    schedules = {label: maker.schedule(variants[label], works[0]) for label in methods}
     options: dict[str, Any] = {"repeats": repeats, "min_seconds": min_seconds}
     timed, ceilings, interrupted = _time(live, works, variants, dtype, on_run, options)
     best = best_of(ceilings) if ceilings else None

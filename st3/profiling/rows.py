@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from st3.engine.record import Plan
 from st3.families.meta import meta_model
+from st3.families.parts import find_parts
 from st3.methods import make_method
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
 from st3.profiling.costs import Costs, costs_of
+from st3.profiling.course import Course, course_of
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import picture_of
@@ -39,16 +43,17 @@ class RowMaker:
         self._config = config
         model = meta_model(config)
         self.shape = shape_of(model)
-        self._counter = MacCounter(model)
+        self._parts, self._counter = find_parts(model), MacCounter(model)
         self._element = dtype.itemsize
 
-    def schedule(self, variant: Variant) -> Schedule:
-        """What a variant leaves alive; all, without a method.
+    def schedule(self, variant: Variant, work: Workload) -> Schedule:
+        """What a variant leaves alive of such prompts; all, without a method.
 
         Raises:
             ValueError: the method does not fit the model's depth.
         """
-        return (variant.method or make_method("none")).schedule(self.shape.layers)
+        method = variant.method or make_method("none")
+        return Plan.of(method, self._parts, tokens=work.visual + work.text).schedule
 
     def rows(
         self,
@@ -66,15 +71,8 @@ class RowMaker:
             ceilings: of the device, None where nothing was measured.
 
         Raises:
-            ValueError: a sequence longer than some layers see.
-        RuntimeError: the live cache held other bytes than the schedule says.
+            RuntimeError: the live cache held other bytes than the schedule says.
         """
-        length = work.visual + work.text + work.new
-        if self.shape.window is not None and length > self.shape.window:
-            raise ValueError(
-                f"{length} tokens are more than some layers see, {self.shape.window}: st3 does not "
-                "count yet what leaves a window; ask for fewer visual, text or new tokens"
-            )
         rows = []
         full, full_ms = self._costs(variants[STOCK], work), 0.0
         if ceilings is not None:
@@ -89,7 +87,7 @@ class RowMaker:
                     figures, measured, label, ceilings,
                     self._ideal_prefill(ceilings, variant, work), full_ms,
                     ideal_step(
-                        ceilings, self._counter, self.shape, self.schedule(variant), work,
+                        ceilings, self._counter, self.shape, self._course(variant, work), work,
                         self._element,
                     ),
                 )  # fmt: skip
@@ -101,13 +99,16 @@ class RowMaker:
         return rows
 
     def _costs(self, variant: Variant, work: Workload) -> Costs:
-        picture = picture_of(self._config, work.picture)
-        schedule = self.schedule(variant)
-        return costs_of(self._counter, self.shape, picture, schedule, work, self._element)
+        picture, schedule = picture_of(self._config, work.picture), self.schedule(variant, work)
+        return costs_of(self._counter, picture, schedule, work, self._element)
+
+    def _course(self, variant: Variant, work: Workload) -> Course:
+        pictures = math.ceil(work.visual / picture_of(self._config, work.picture).tokens)
+        return course_of(self._counter.layers, self.schedule(variant, work), work, pictures)
 
     def _ideal_prefill(self, ceilings: Ceilings, variant: Variant, work: Workload) -> Ideal:
-        schedule = self.schedule(variant)
-        return ideal_prefill(ceilings, self._counter, self.shape, schedule, work, self._element)
+        course = self._course(variant, work)
+        return ideal_prefill(ceilings, self._counter, course, work, self._element)
 
 
 def samples_of(label: str, work: Workload, measured: Measured) -> dict[str, Any]:

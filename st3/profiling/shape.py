@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from st3.families.parts import Parts, find_parts
+from st3.families.meta import size_in
+from st3.families.parts import find_parts
+from st3.profiling.layers import layers_of
 from st3.profiling.picture import STANDARD
-
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,27 @@ class Workload:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} tokens must be at least 1, got {getattr(self, name)}")
 
+    def trailing(self, pictures: int) -> int:
+        """Text tokens behind the last picture, see `st3.profiling.runs.random_inputs`.
+
+        Half of them stand before the first one, and one between two, where there are enough.
+        """
+        behind = self.text - self.text // 2
+        return behind - min(pictures - 1, behind - 1)
+
 
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a model.
 
     Attributes:
-        layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary: the decoder's.
+        layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary: the decoder's, or where
+            its layers differ those of the first one; of experts the width of one.
         window: tokens that the narrowest layers see at most; None where all see everything.
         context: longest sequence in tokens.
-        decoder_parameters: in the decoder layers; `head_parameters` in the LM head and
-            `vision_parameters` in tower and projector.
+        decoder_parameters: in the decoder layers, of which one token meets
+            `active_decoder_parameters`; `head_parameters` in the LM head and `vision_parameters` in
+            tower and projector.
         parameters: of the whole model.
     """
 
@@ -60,6 +70,7 @@ class Shape:
     window: int | None
     context: int
     decoder_parameters: int
+    active_decoder_parameters: int
     head_parameters: int
     vision_parameters: int
     parameters: int
@@ -72,14 +83,14 @@ def shape_of(model: Any) -> Shape:
         model: from `st3.families.meta.meta_model`, or a live one.
 
     Raises:
-        ValueError: heads that do not fit together, layers that cost different amounts, or a
+        ValueError: heads that do not fit together, a decoder that cannot be counted, or a
             placeholder of visual tokens that is not in the vocabulary.
     """
     parts = find_parts(model)
     text = model.config.get_text_config()
-    heads = text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = size_in(text, "num_attention_heads")
+    kv_heads = size_in(text, "num_key_value_heads") or heads
+    head_size = size_in(text, "head_dim") or text.hidden_size // heads
     if heads % kv_heads:
         raise ValueError(f"{heads} attention heads cannot share {kv_heads} key-value heads")
     placeholder = parts.visual_ids[0]
@@ -88,16 +99,14 @@ def shape_of(model: Any) -> Shape:
             f"image_token_id {placeholder!r} is not in the vocabulary of {text.vocab_size}"
         )
     decoder: Any = parts.decoder
-    _check_countable(parts, text)
     in_layers = _count(decoder.layers)
-    head = int(model.lm_head.weight.numel())
-    in_decoder = _count(decoder)
-    total = int(model.num_parameters())
-    tied = model.lm_head.weight is decoder.embed_tokens.weight
+    weight = model.get_output_embeddings().weight
+    head, in_decoder, total = int(weight.numel()), _count(decoder), int(model.num_parameters())
+    tied = weight is decoder.get_input_embeddings().weight
     return Shape(
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
+        intermediate=size_in(text, "intermediate_size") or size_in(text, "moe_intermediate_size"),
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
@@ -105,29 +114,11 @@ def shape_of(model: Any) -> Shape:
         window=min(parts.windows.values(), default=None),
         context=text.max_position_embeddings,
         decoder_parameters=in_layers,
+        active_decoder_parameters=sum(layer.active_parameters for layer in layers_of(model)),
         head_parameters=head,
         vision_parameters=total - in_decoder - (0 if tied else head),
         parameters=total,
     )
-
-
-def _check_countable(parts: Parts, text: Any) -> None:
-    """See that all layers cost what the first one does, as the counts take for granted.
-
-    Raises:
-        ValueError: they do not.
-    """
-    why = None
-    if parts.recurrent:
-        why = "recurrent layers"
-    elif parts.lenders:
-        why = "layers that borrow the keys of others"
-    elif any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
-        why = "experts, of which a token meets a few"
-    elif getattr(text, "kv_lora_rank", None):
-        why = "latent attention"
-    if why:
-        raise ValueError(f"st3 does not count a decoder yet that has {why}")
 
 
 def _count(module: Any) -> int:

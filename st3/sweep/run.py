@@ -123,7 +123,7 @@ class Sweep:
 
     def _costs(self, schedule: Any) -> Costs:
         element = self.model.dtype.itemsize
-        return costs_of(self.counter, self.shape, self.picture, schedule, self.work, element)
+        return costs_of(self.counter, self.picture, schedule, self.work, element)
 
     def _times(self, method: Any) -> dict[str, float]:
         """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""
