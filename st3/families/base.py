@@ -9,7 +9,7 @@ all others need nothing. Everything else works on decoder layers, attention func
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -24,6 +24,12 @@ FAMILIES = (
 )
 """What it is for, in messages."""
 _IDS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+
+def picture_id(config: Any, visual_ids: Sequence[int]) -> int:
+    """The placeholder of a picture's tokens, where a video has another."""
+    found = (getattr(config, name, None) for name in _IDS[:2])
+    return next((number for number in found if number is not None), visual_ids[0])
 
 
 def conventional_merger(model: Any) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 from st3.engine.order import Order
 from st3.engine.prefill import most_alive
 from st3.engine.prompt import Prompt
-from st3.engine.window_layer import layer_for
+from st3.engine.window_layer import WindowLayer
 from st3.methods.schedule import Schedule
 from st3.profiling.layers import Layer
 from st3.profiling.shape import Workload
@@ -78,7 +78,7 @@ def _held(
     counts = [schedule.count(number, work.visual, t) for t in range(work.new)]
     if window is None:
         return [count + work.text + t for t, count in enumerate(counts)]
-    layer, tokens = layer_for(window, prompt.last_visual), counts[0] + work.text
+    layer, tokens = WindowLayer(window, prompt.last_visual), counts[0] + work.text
     states, new = (torch.empty(1, 1, n, 1, device="meta") for n in (tokens, 1))
     order = None
     if schedule.anneals:

@@ -15,6 +15,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from st3.engine.trim import trim
+from st3.families.base import picture_id
 from st3.families.meta import meta_model
 from st3.families.parts import argument_names, find_parts
 from st3.inference.decoding import decode
@@ -135,12 +136,13 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
         )
     generator = torch.Generator().manual_seed(seed)
     special = find_parts(model).visual_ids
+    place = picture_id(model.config, special)
     words = shape.vocabulary - len(special)
     text = torch.randint(0, words, (work.batch, work.text), generator=generator)
     for number in special:  # which go up: never a placeholder
         text += text >= number
     before = work.text // 2  # LLaVA's system prompt is about so long
-    visual = torch.full((work.batch, each), special[0])
+    visual = torch.full((work.batch, each), place)
     parts, rest_of_text = [text[:, :before]], text[:, before:]
     for _ in range(pictures):  # a word between two of them, where there are words enough
         parts += [visual, rest_of_text[:, :1] if rest_of_text.shape[1] > 1 else text[:, :0]]
@@ -148,7 +150,7 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
     ids = torch.cat((*parts, rest_of_text), dim=1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     taken = argument_names(type(model).forward)
-    inputs |= {name: (ids == special[0]).long() for name in _KINDS if name in taken}
+    inputs |= {name: (ids == place).long() for name in _KINDS if name in taken}
     for name, value in encode(model.config, work.picture, work.batch * pictures, seed).items():
         if name in taken:
             inputs[name] = value.to(model.dtype) if torch.is_floating_point(value) else value

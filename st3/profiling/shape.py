@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from st3.families.base import picture_id
 from st3.families.meta import size_in
 from st3.families.parts import find_parts
 from st3.profiling.layers import layers_of
@@ -50,8 +51,8 @@ class Shape:
     """Sizes of a model.
 
     Attributes:
-        layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary: the decoder's, or where
-            its layers differ those of the first one; of experts the width of one.
+        layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary: the decoder's, or
+            where its layers differ those of the first one; of experts the width of one.
         window: tokens that the narrowest layers see at most; None where all see everything.
         context: longest sequence in tokens.
         decoder_parameters: in the decoder layers, of which one token meets
@@ -93,7 +94,7 @@ def shape_of(model: Any) -> Shape:
     head_size = size_in(text, "head_dim") or text.hidden_size // heads
     if heads % kv_heads:
         raise ValueError(f"{heads} attention heads cannot share {kv_heads} key-value heads")
-    placeholder = parts.visual_ids[0]
+    placeholder = picture_id(model.config, parts.visual_ids)
     if not isinstance(placeholder, int) or not 0 <= placeholder < text.vocab_size:
         raise ValueError(
             f"image_token_id {placeholder!r} is not in the vocabulary of {text.vocab_size}"

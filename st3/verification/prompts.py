@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from st3.families.base import visual_mask
+from st3.families.base import picture_id, visual_mask
 from st3.families.parts import find_parts
 from st3.inference.generation import processed
 from st3.profiling.picture import encode, tokens_of
@@ -182,9 +182,7 @@ def _worded(model: Any, tokens: int, seed: int) -> dict[str, Any]:
     while len(words) < TEXT:
         word = int(torch.randint(1, text.vocab_size, (), generator=generator))
         words += [word] if word not in special else []
-    place = getattr(config, "image_token_id", None)
-    place = getattr(config, "image_token_index", None) if place is None else place
-    place = visual[0] if place is None else place
+    place = picture_id(config, visual)
     marks = [
         [n for name in names if isinstance(n := getattr(config, name, None), int)][:1]
         for names in (_BEGINS, _ENDS)

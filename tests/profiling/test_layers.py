@@ -1,7 +1,7 @@
 """Layers of every kind: MACs against torch's counter on live models, bytes against the live cache.
 
 One tiny random model for each kind: experts, shared experts and dense layers among them, latent
-attention, sliding windows, chunks, borrowed keys, heads that differ, recurrent states, convolutions.
+attention, sliding windows, chunks, borrowed keys, heads that differ, states, convolutions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from st3.methods import make_method
 from st3.profiling.costs import kv_bytes
 from st3.profiling.course import Course, course_of
 from st3.profiling.layers import Layer, layers_of
-from st3.profiling.shape import Workload, shape_of
+from st3.profiling.shape import Workload
 
 KINDS = [
     "llava", "qwen3_vl_moe", "glm4v_moe", "aria", "kimi_k25", "gemma3", "gemma4, shared keys",

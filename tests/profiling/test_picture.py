@@ -15,7 +15,7 @@ from st3.inference.image_processors import image_processor_for
 from st3.inference.loading import random_model
 from st3.inference.presets import PRESETS, known_config
 from st3.inference.shrink import shrink
-from st3.profiling.macs import MacCounter
+from st3.profiling.layers import layers_of
 from st3.profiling.picture import encode, picture_of, tower_of
 from st3.profiling.runs import random_inputs
 from st3.profiling.shape import Workload, shape_of
@@ -62,13 +62,22 @@ def test_built_in_shapes_have_as_many_parameters_as_the_published_models(name: s
 def test_fvcore_equals_the_closed_form_of_each_family(name: str) -> None:
     """A layer: projections of queries, keys, values and output; attention; three of the MLP."""
     config = known_config(name)
-    text, tokens = config.get_text_config(), 700
+    text, tokens = config.get_text_config(), 1500
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads, keys = text.num_attention_heads, text.num_key_value_heads
     weights = text.hidden_size * (2 * heads + 2 * keys) * size
     weights += 3 * text.hidden_size * text.intermediate_size
     expected = tokens * weights + 2 * tokens * tokens * heads * size
-    assert MacCounter(meta_model(config)).prefill_layer(tokens) == pytest.approx(expected, rel=1e-3)
+    layers = layers_of(meta_model(config))
+    for layer in layers:
+        seen = min(tokens, layer.window or tokens)
+        less = 2 * tokens * (tokens - seen) * heads * size
+        assert layer.prefill_macs(tokens) == expected - less
+    assert [n for n, layer in enumerate(layers, 1) if layer.window] == [
+        n
+        for n, kind in enumerate(getattr(text, "layer_types", None) or (), 1)
+        if kind == "sliding_attention"
+    ]
 
 
 @pytest.mark.parametrize("name", ["7b", "llava-next-7b", "gemma3-12b"])

@@ -18,7 +18,9 @@ from st3.methods.schedule import Schedule
 from st3.profiling import Workload, profile
 from st3.profiling.ceilings import Ceilings, ideal_prefill, ideal_step, measure_ceilings
 from st3.profiling.costs import costs_of, kv_bytes
+from st3.profiling.course import course_of
 from st3.profiling.latency import measure
+from st3.profiling.layers import layers_of
 from st3.profiling.macs import MacCounter
 from st3.profiling.operators import kind_of, operators
 from st3.profiling.picture import picture_of
@@ -70,7 +72,7 @@ def test_fvcore_equals_the_closed_form(shape: str) -> None:
     work = Workload(visual=picture.tokens, text=36, new=40, batch=3)
     for name in METHODS:
         schedule = make_method(name).schedule(sizes.layers)
-        cost = costs_of(counter, sizes, picture, schedule, work, 2)
+        cost = costs_of(counter, picture, schedule, work, 2)
         alive = [[schedule.count(n + 1, work.visual, t) + 36 + t for n in range(sizes.layers)]
                  for t in range(40)]  # fmt: skip
         prefill = sum(prefill_layer(text, n) for n in alive[0])
@@ -80,13 +82,16 @@ def test_fvcore_equals_the_closed_form(shape: str) -> None:
         assert cost.head_macs == 3 * 40 * text.hidden_size * text.vocab_size
 
 
-def test_a_line_is_only_used_where_it_is_one() -> None:
+def test_a_step_layer_by_layer() -> None:
     counter = MacCounter(meta_model(tiny_config(layers=4)))
     text = tiny_config(layers=4).text_config
-    assert counter.decode_layers([9, 30, 17, 9]) == [decode_layer(text, n) for n in (9, 30, 17, 9)]
-    counter.decode_layer = lambda keys: keys**2  # type: ignore[assignment]
-    assert counter.decode_layers([1, 2, 7]) == [1, 4, 49]
-    assert counter.decode_layers([]) == []
+    assert counter.step_layers((9, 30, 17, 9)) == [decode_layer(text, n) for n in (9, 30, 17, 9)]
+
+
+def predicted_bytes(config: Any, schedule: Any, work: Workload) -> tuple[int, ...]:
+    """In float32."""
+    layers = layers_of(meta_model(config))
+    return kv_bytes(layers, course_of(layers, schedule, work), work.batch, 4)
 
 
 def test_vision_tower_and_projector_of_llava() -> None:
@@ -118,7 +123,7 @@ def test_predicted_bytes_are_those_of_the_live_tensors(name: str, kv_heads: int)
     work = Workload(visual=128, text=9, new=7, batch=2)
     inputs = random_inputs(model, work)
     method = make_method(name)
-    expected = kv_bytes(shape_of(meta_model(model.config)), method.schedule(10), work, 4)
+    expected = predicted_bytes(model.config, method.schedule(10), work)
     live = []
 
     def look(*_: Any) -> None:
@@ -141,7 +146,7 @@ def test_untrimmed_bytes_are_those_of_stock_transformers() -> None:
     held = sum(
         x.nbytes for layer in result.past_key_values.layers for x in (layer.keys, layer.values)
     )
-    assert kv_bytes(shape_of(meta_model(model.config)), Schedule((1.0,) * 10), work, 4)[-1] == held
+    assert predicted_bytes(model.config, Schedule((1.0,) * 10), work)[-1] == held
 
 
 def test_inputs_are_what_was_asked_for() -> None:
@@ -249,7 +254,8 @@ def test_the_roofline() -> None:
     schedule = make_method("fastv:k=2,r=0.75").schedule(6)
     weights = 4 * shape.decoder_parameters / 6
     token = 4 * 2 * 2 * 16  # bytes of keys and values, two heads of 16
-    found = ideal_prefill(ceilings, counter, shape, schedule, work, 4)
+    course = course_of(counter.layers, schedule, work)
+    found = ideal_prefill(ceilings, counter, course, work, 4)
     # Of attention, 2 n^2 d, the causal half: d is four heads of 16.
     arithmetic = [2 * (prefill_layer(text, n) - n * n * 64) / 2e9 for n in (72, 72, 24, 24, 24, 24)]
     moved = [(weights + 2 * n * token) / 1e9 for n in (72, 72, 24, 24, 24, 24)]
@@ -257,7 +263,7 @@ def test_the_roofline() -> None:
     assert found.time == pytest.approx(1000 * sum(max(pair) for pair in pairs))
     assert found.arithmetic == pytest.approx(1000 * sum(arithmetic))
     assert found.bandwidth == pytest.approx(1000 * sum(moved))
-    step = ideal_step(ceilings, counter, shape, schedule, work, 4)
+    step = ideal_step(ceilings, counter, shape, course, work, 4)
     assert step is not None
     total = 0.0
     for t in (1, 2):
@@ -267,7 +273,10 @@ def test_the_roofline() -> None:
     head = max(2 * 64 * 100 / 2e9, 4 * 64 * 100 / 1e9)
     assert step.time == pytest.approx(1000 * (total / 2 + head))
     one = Workload(visual=64, new=1)
-    assert ideal_step(ceilings, counter, shape, schedule, one, 4) is None
+    assert (
+        ideal_step(ceilings, counter, shape, course_of(counter.layers, schedule, one), one, 4)
+        is None
+    )
 
 
 def test_ceilings_are_plausible() -> None:
@@ -401,7 +410,8 @@ def test_rotary_embeddings_of_any_kind_count() -> None:
     config.text_config.rope_parameters = {
         "rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4,
     }  # fmt: skip
-    assert MacCounter(meta_model(config)).prefill_layer(9) == prefill_layer(config.text_config, 9)
+    layer = layers_of(meta_model(config))[0]
+    assert layer.prefill_macs(9) == prefill_layer(config.text_config, 9)
 
 
 def test_operators_add_up_and_are_the_models_own() -> None:
