@@ -8,12 +8,14 @@ from typing import Any
 
 import transformers
 from transformers import AutoImageProcessor
-from transformers.models.auto import image_processing_auto as known
+from transformers.models.auto import image_processing_auto, processing_auto
 
 from st3.inference.checkpoints import Source, find
 from st3.inference.presets import PICTURES
 
 _FILE = "preprocessor_config.json"
+_IMAGES: Any = image_processing_auto
+_WHOLE: Any = processing_auto
 _BACKENDS = ("pil", "torchvision")
 _OF_TOWER = {
     "patch_size": "patch_size", "temporal_patch_size": "temporal_patch_size",
@@ -58,7 +60,7 @@ def _place(name: str) -> Source | None:
 def _of_family(config: Any, settings: Mapping[str, Any]) -> Any:
     """With the family's own settings but for those given, and those that the tower fixes."""
     family = config.model_type
-    names: Any = known.IMAGE_PROCESSOR_MAPPING_NAMES.get(family)  # type: ignore[attr-defined]
+    names = _names(family)
     if not hasattr(names, "keys"):
         raise ValueError(f"transformers has no image processor for the family {family!r}")
     errors = []
@@ -74,6 +76,14 @@ def _of_family(config: Any, settings: Mapping[str, Any]) -> Any:
         f"the image processor of the family {family!r} does not run here; it may want "
         f"torchvision: {errors[0] if errors else 'there is none'}"
     )
+
+
+def _names(family: str) -> Any:
+    """Classes by backend; where it has none, those of a family with the same processor."""
+    images, whole = _IMAGES.IMAGE_PROCESSOR_MAPPING_NAMES, _WHOLE.PROCESSOR_MAPPING_NAMES
+    alike = [name for name in whole if whole.get(family) and whole[name] == whole[family]]
+    found = (images.get(name) for name in (family, *alike))
+    return next((names for names in found if hasattr(names, "keys")), None)
 
 
 def _fitted(made: Any, config: Any) -> dict[str, Any]:
