@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from st3.engine.record import Plan
 from st3.families.base import visual_mask
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.interrupts import noticed
-from st3.methods import make_method
+from st3.methods import Method, make_method
+from st3.methods.schedule import Schedule
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import picture_of
 from st3.profiling.runs import Variant, generate_once, random_inputs
-from st3.profiling.shape import Workload, shape_of
+from st3.profiling.shape import Workload
 from st3.proportion import interval
 from st3.sweep.fidelity import Outcome, Reference, outcomes, references
 from st3.sweep.folder import BASELINE, append_cell, open_folder, read_cells
@@ -49,11 +53,12 @@ class Sweep:
         )
         self.seconds = time.perf_counter() - began
         empty = meta_model(model.config)
-        self.shape, self.counter = shape_of(empty), MacCounter(empty)
-        self.picture = picture_of(model.config)
-        self.work = self._typical()
-        self.full = self._costs(make_method("none").schedule(self.shape.layers))
-        timed = Workload(self.work.visual, self.work.text, _TIMED_TOKENS)
+        self.counter = MacCounter(empty)
+        self._parts = find_parts(empty)
+        self.work = self._typical(questions)
+        self.picture = picture_of(model.config, self.work.picture)
+        self.full = self._costs(self._schedule(make_method("none")))
+        timed = replace(self.work, new=_TIMED_TOKENS)
         self._timed, self._inputs = timed, random_inputs(model, timed)
 
     def baseline(self) -> dict[str, Any]:
@@ -78,7 +83,7 @@ class Sweep:
     def run(self, cell: Cell) -> dict[str, Any]:
         """All figures of one cell."""
         method = cell.method
-        schedule = method.schedule(self.shape.layers)
+        schedule = self._schedule(method)
         cost = self._costs(schedule)
         found: list[Outcome] = []
         differences = []
@@ -108,8 +113,14 @@ class Sweep:
             "differences": differences[:_SHOWN],
         }
 
-    def _typical(self) -> Workload:
-        """A prompt of median length, and an answer of mean length."""
+    def _schedule(self, method: Method) -> Schedule:
+        """What a method leaves alive of the typical prompt, where layers see windows, too."""
+        return Plan.of(method, self._parts, tokens=self.work.visual + self.work.text).schedule
+
+    def _typical(self, questions: Sequence[Question]) -> Workload:
+        """A prompt of median length, a picture of median area, an answer of mean length."""
+        sizes = sorted((question.picture.size for question in questions), key=math.prod)
+        size = sizes[len(sizes) // 2]
         placeholders = find_parts(self.model).visual_ids
         text: list[int] = []
         answers: list[int] = []
@@ -119,7 +130,8 @@ class Sweep:
             text += (mask.bool() & ~visual).sum(1).tolist()
             answers += reference.lengths
         new = max(2, round(statistics.fmean(answers)))
-        return Workload(self.picture.tokens, round(statistics.median(text)), new)
+        tokens = picture_of(self.model.config, size).tokens
+        return Workload(tokens, round(statistics.median(text)), new, picture=size)
 
     def _costs(self, schedule: Any) -> Costs:
         element = self.model.dtype.itemsize
