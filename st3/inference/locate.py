@@ -20,6 +20,7 @@ from st3.inference.places import Places, places_from
 _DARK, _BRIGHT = 16, 239  # of a slope: resizing may overshoot at its ends
 _SEEN = 0.05  # share of a token's pixels that must be of a picture, and not its frame
 _NO_PIXEL = 1e-4
+_LEAST = 2  # pixels of a side, to tell its ends apart
 
 Process = Callable[[Sequence[Image.Image]], dict[str, Any]]
 
@@ -34,9 +35,13 @@ def locate(config: Any, process: Process, pictures: Sequence[Image.Image], token
         tokens: how many visual tokens the prompt has, to compare.
 
     Raises:
-        ValueError: the model's cannot be told, since they lie nowhere on the picture, as those of a
-            resampler, or since its vision path is of another kind.
+        ValueError: a picture of next to no pixels; or tokens of which it cannot be told: they lie
+            nowhere on the picture, as a resampler's, or the vision path is of another kind.
     """
+    small = next((picture for picture in pictures if min(picture.size) < _LEAST), None)
+    if small is not None:
+        width, height = small.size
+        raise ValueError(f"a picture of {width} x {height} pixels is too small to draw tokens on")
     path, count = VisionPath(config), len(pictures)
 
     def shown(paint: Callable[[int, Image.Image], Image.Image]) -> tuple[torch.Tensor, Any]:

@@ -59,6 +59,10 @@ def _without_videos(source: Source, config: Any, error: Exception) -> Any:
     if isinstance(error, OSError):
         if not source.is_folder:
             raise error
+        file = Path(source.place) / _FILE
+        if file.is_file():
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file} makes no processor: {reason}") from error
         return None
     if isinstance(error, ImportError):
         raise ValueError(f"{source.place}: {_missing(error)}") from error  # noqa: TRY004

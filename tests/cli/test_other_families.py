@@ -92,3 +92,7 @@ def test_a_checkpoint_without_a_processor(folder: Path, st3_: Any) -> None:
     result = st3_("run", folder / "wide.png", "what", "--model", place)
     assert result.code == 1
     assert "has no processor of pictures and text: copy processor_config.json" in result.err
+    (place / "processor_config.json").write_text("{", encoding="utf-8")
+    result = st3_("run", folder / "wide.png", "what", "--model", place)
+    assert result.code == 1
+    assert f"{place / 'processor_config.json'} makes no processor:" in " ".join(result.err.split())

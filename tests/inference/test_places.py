@@ -173,3 +173,5 @@ def test_other_counts_are_refused(folder: Path) -> None:
     model, processor = _checkpoint("qwen2_5_vl", folder)
     with pytest.raises(ValueError, match="cannot be drawn"):
         find_places(model, processor, Image.fromarray(_noise((90, 90), 0)), PROMPT, 7)
+    with pytest.raises(ValueError, match="1 x 5 pixels is too small to draw tokens on"):
+        find_places(model, processor, Image.new("RGB", (1, 5)), PROMPT, 7)
