@@ -10,6 +10,8 @@ from transformers import AutoModelForImageTextToText
 
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _MANY = 8
+FAILURES = (TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError)
+"""What a model's own code raises where it cannot run without numbers or weights."""
 # Configuration -> model: several places ask for the same one, again and again.
 _BUILT: dict[str, Any] = {}
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from st3.families.meta import fresh_model
+from st3.families.meta import FAILURES, fresh_model
 from st3.families.parts import find_parts
 
 _STEP = 1e-3  # numbers ride on ones, which activations and gates bend alike for all of them
@@ -30,9 +30,6 @@ _POOLS: dict[str, Callable[..., torch.Tensor]] = {
 _NORMS = {"layer_norm", "rms_norm", "group_norm", "batch_norm"}
 _PRODUCTS = {"matmul", "__matmul__", "mm"}
 _ACTIVATIONS = {"gelu", "silu", "relu", "sigmoid", "tanh"}
-_FAILURES = (
-    TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError,
-)  # fmt: skip
 
 
 class VisionPath:
@@ -113,7 +110,7 @@ class VisionPath:
                 features = found.pooler_output
                 parts = features if isinstance(features, list | tuple) else [features]
                 return torch.cat([_mean(part, 1).flatten() for part in parts])
-            except _FAILURES as error:
+            except FAILURES as error:
                 failure = failure or error
         reason = " ".join(str(failure).split())[:200]
         raise ValueError(f"where its visual tokens lie cannot be told ({reason})") from failure

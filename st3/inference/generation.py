@@ -109,10 +109,14 @@ def prepare_batch(
             f"picture and prompt make {length} tokens, the model's context is {limit}: "
             f"shorten the prompt by at least {length - limit + 1} tokens"
         )
-    return {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-        for key, value in inputs.items()
-    }
+    return {key: on_model(value, model) for key, value in inputs.items()}
+
+
+def on_model(value: Any, model: Any) -> Any:
+    """A tensor on the model's device, numbers in its dtype; anything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+    return value
 
 
 def processed(

@@ -63,6 +63,7 @@ def locate(config: Any, process: Process, pictures: Sequence[Image.Image], token
 
     across, inputs = shown(lambda number, picture: _slope(picture, 0))
     down = shown(lambda number, picture: _slope(picture, 1))[0]
+    # A copy: the inputs go on to `carry` with their pixels.
     numbers = [fractions(across.clone()), fractions(down)]
     if not inside.all():
         numbers.append(inside.float())

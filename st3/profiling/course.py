@@ -15,7 +15,10 @@ import torch
 from st3.engine.order import Order
 from st3.engine.prefill import most_alive
 from st3.engine.prompt import Prompt
+from st3.engine.record import Plan
 from st3.engine.window_layer import WindowLayer
+from st3.families.parts import Parts
+from st3.methods import Method
 from st3.methods.schedule import Schedule
 from st3.profiling.layers import Layer
 from st3.profiling.shape import Workload
@@ -35,6 +38,15 @@ class Course:
     tokens: tuple[int, ...]
     keys: tuple[int, ...]
     held: tuple[tuple[int, ...], ...]
+
+
+def schedule_of(method: Method, parts: Parts, work: Workload) -> Schedule:
+    """What a method leaves alive of such prompts, fitted to layers that do not see all of them.
+
+    Raises:
+        ValueError: the method does not fit the model's depth.
+    """
+    return Plan.of(method, parts, tokens=work.visual + work.text).schedule
 
 
 def course_of(

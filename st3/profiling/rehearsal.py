@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
 
+from st3.families.meta import FAILURES
 from st3.families.parts import Parts, argument_names
 
 _NAME = "st3-rehearsal"
@@ -92,10 +93,7 @@ def rehearse(parts: Parts) -> Rehearsal:
                     hook = module.register_forward_pre_hook(partial(_note, rows), with_kwargs=True)
                     stack.callback(hook.remove)
             _feed(decoder, held, 1)
-    except (
-        TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError,
-        NotImplementedError,
-    ) as error:  # fmt: skip
+    except FAILURES as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"st3 cannot count this decoder, which does not run without numbers: {reason}"

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from st3.engine.record import Plan
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.methods import make_method
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
 from st3.profiling.costs import Costs, costs_of
-from st3.profiling.course import Course, course_of
+from st3.profiling.course import Course, course_of, schedule_of
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import picture_of
@@ -53,7 +52,7 @@ class RowMaker:
             ValueError: the method does not fit the model's depth.
         """
         method = variant.method or make_method("none")
-        return Plan.of(method, self._parts, tokens=work.visual + work.text).schedule
+        return schedule_of(method, self._parts, work)
 
     def rows(
         self,

@@ -19,6 +19,7 @@ from st3.families.base import picture_id
 from st3.families.meta import meta_model
 from st3.families.parts import argument_names, find_parts
 from st3.inference.decoding import decode
+from st3.inference.generation import on_model
 from st3.methods import Method
 from st3.profiling.clocks import Clock
 from st3.profiling.picture import encode, picture_of, tower_of
@@ -153,8 +154,8 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
     inputs |= {name: (ids == place).long() for name in _KINDS if name in taken}
     for name, value in encode(model.config, work.picture, work.batch * pictures, seed).items():
         if name in taken:
-            inputs[name] = value.to(model.dtype) if torch.is_floating_point(value) else value
-    return {name: value.to(model.device) for name, value in inputs.items()}
+            inputs[name] = value
+    return {name: on_model(value, model) for name, value in inputs.items()}
 
 
 class _Marks(BaseStreamer):

@@ -11,15 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from st3.engine.record import Plan
 from st3.families.base import visual_mask
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.interrupts import noticed
-from st3.methods import Method, make_method
-from st3.methods.schedule import Schedule
+from st3.methods import make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
+from st3.profiling.course import schedule_of
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import picture_of
 from st3.profiling.runs import Variant, generate_once, random_inputs
@@ -57,7 +56,7 @@ class Sweep:
         self._parts = find_parts(empty)
         self.work = self._typical(questions)
         self.picture = picture_of(model.config, self.work.picture)
-        self.full = self._costs(self._schedule(make_method("none")))
+        self.full = self._costs(schedule_of(make_method("none"), self._parts, self.work))
         timed = replace(self.work, new=_TIMED_TOKENS)
         self._timed, self._inputs = timed, random_inputs(model, timed)
 
@@ -83,7 +82,7 @@ class Sweep:
     def run(self, cell: Cell) -> dict[str, Any]:
         """All figures of one cell."""
         method = cell.method
-        schedule = self._schedule(method)
+        schedule = schedule_of(method, self._parts, self.work)
         cost = self._costs(schedule)
         found: list[Outcome] = []
         differences = []
@@ -112,10 +111,6 @@ class Sweep:
             **_accuracy([outcome.right for outcome in found if outcome.right is not None]),
             "differences": differences[:_SHOWN],
         }
-
-    def _schedule(self, method: Method) -> Schedule:
-        """What a method leaves alive of the typical prompt, where layers see windows, too."""
-        return Plan.of(method, self._parts, tokens=self.work.visual + self.work.text).schedule
 
     def _typical(self, questions: Sequence[Question]) -> Workload:
         """A prompt of median length, a picture of median area, an answer of mean length."""

@@ -18,8 +18,9 @@ from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from st3.families.base import picture_id, visual_mask
+from st3.families.meta import FAILURES
 from st3.families.parts import find_parts
-from st3.inference.generation import processed
+from st3.inference.generation import on_model, processed
 from st3.profiling.picture import encode, tokens_of
 
 ENOUGH, MANY = 16, 640
@@ -29,8 +30,7 @@ _QUESTION = "What is in the picture, and where?"
 _SIDES = (28, 56, 112, 224, 336, 448)  # pixels
 _GRID = (1, 8, 8)  # patches, of which four become a token
 _FAILS = (
-    ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError,
-    NotImplementedError, ImportError, OSError,
+    *FAILURES, AssertionError, ImportError, OSError,
 )  # fmt: skip
 _KINDS = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")  # 0 text, 1 picture
 _BEGINS = ("vision_start_token_id", "image_start_token_id", "boi_token_id", "boi_token_index")
@@ -70,7 +70,7 @@ def question_for(model: Any, processor: Any = None, seed: int = 0) -> Question:
         if isinstance(inputs, Exception):
             why = f"{how}: {' '.join(str(inputs).split())[:200]}"
             continue
-        inputs = {name: _there(value, model) for name, value in inputs.items()}
+        inputs = {name: on_model(value, model) for name, value in inputs.items()}
         visual = visual_mask(ids, inputs["input_ids"])
         count = int(visual.sum())
         if not count or (best is not None and _off(count) >= _off(int(best.visual.sum()))):
@@ -137,7 +137,7 @@ def _processed(model: Any, side: int, seed: int) -> dict[str, Any]:
     """Inputs through the family's image processor; the model itself says how many tokens."""
     merger: Any = find_parts(model).merger
     pixels = encode(model.config, (side, side), 1, seed)
-    pixels = {name: _there(value, model) for name, value in pixels.items()}
+    pixels = {name: on_model(value, model) for name, value in pixels.items()}
     known = signature(merger.get_image_features).parameters
     with torch.no_grad():
         found = merger.get_image_features(
@@ -159,7 +159,7 @@ def _encoded(model: Any, shape: Any, seed: int) -> dict[str, Any]:
         raise ValueError("it takes no encoded pictures")
     generator = torch.Generator().manual_seed(seed)
     width = model.config.get_text_config().hidden_size
-    features = _there(torch.randn(1, ENOUGH, width, generator=generator), model)
+    features = on_model(torch.randn(1, ENOUGH, width, generator=generator), model)
     output: Any = BaseModelOutputWithPooling(last_hidden_state=features)
     output.pooler_output = shape(features)
     early = getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", ())
@@ -194,11 +194,3 @@ def _worded(model: Any, tokens: int, seed: int) -> dict[str, Any]:
     kinds = torch.zeros_like(ids) if config.model_type == _ONE_KIND else (ids == place).long()
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return inputs | {name: kinds for name in _KINDS if name in taken}
-
-
-def _there(value: Any, model: Any) -> Any:
-    """On the model's device, numbers in its dtype."""
-    if isinstance(value, torch.Tensor):
-        wide = torch.is_floating_point(value)
-        return value.to(model.device, model.dtype if wide else value.dtype)
-    return value

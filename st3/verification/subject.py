@@ -33,7 +33,8 @@ def memory_short(config: Any, dtype: torch.dtype, free: int) -> str | None:
     needed = int(meta_model(config).num_parameters() * dtype.itemsize * _RUNS)
     if needed <= free:
         return None
-    return f"it needs about {si(needed, 'B')} in {_word(dtype)}, and {si(free, 'B')} are free"
+    word = str(dtype).removeprefix("torch.")
+    return f"it needs about {si(needed, 'B')} in {word}, and {si(free, 'B')} are free"
 
 
 def tiny_model(
@@ -89,7 +90,3 @@ def _smaller(config: Any) -> Iterator[tuple[str, Any]]:
                 continue
         small.name_or_path = ""  # the checkpoint's own processor is for the checkpoint's own tower
         yield how, small
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
