@@ -20,11 +20,13 @@ from st3.profiling.report import Report, Row
 from st3.profiling.rows import RowMaker, samples_of
 from st3.profiling.runs import Variant, beside_stock
 from st3.profiling.shape import Workload
+from st3.units import si
 
 _BEYOND = (
     "The model was much faster than the matrix products measured beside it: do not trust the "
     "roofline."
 )
+_STATE = "Recurrent layers keep {} of state for each prompt beside the KV cache, trimmed or not."
 _INTERRUPTED = "Interrupted: medians are over the rounds that had ended, if any."
 
 
@@ -94,6 +96,8 @@ def profile(
     picture, unknown = picture_if_any(config, work.picture, work.together)
     if picture is None:
         notes = [*notes, f"Vision tower and projector not counted: {unknown}."]
+    if maker.state_bytes:
+        notes = [*notes, _STATE.format(si(maker.state_bytes, "B"))]
     length = work.visual + work.text + work.new
     if length > maker.shape.context:
         notes = [*notes, f"{length} tokens exceed the model's context of {maker.shape.context}."]
