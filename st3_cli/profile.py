@@ -185,9 +185,12 @@ def profile(
     shape = shape_of(meta_model(found))
     size = picture or STANDARD
     if visual_tokens is None:
-        visual_tokens = pictures * picture_of(found, size).tokens
+        visual_tokens = pictures * picture_of(found, size, pictures).tokens
     chosen = build_methods(methods, shape.layers, given)
-    works = [Workload(visual_tokens, text_tokens, new_tokens, batch, size) for batch in batch_size]
+    works = [
+        Workload(visual_tokens, text_tokens, new_tokens, batch, size, pictures)
+        for batch in batch_size
+    ]
     where = loading.find_device(device.value)
     numbers = loading.find_dtype(dtype.value, where, found)
     backend = attn_implementation.value if attn_implementation else None

@@ -71,7 +71,7 @@ def _of_family(config: Any, settings: Mapping[str, Any]) -> Any:
         except KeyError:
             continue
         except (ImportError, AttributeError, ValueError) as error:
-            errors.append(" ".join(str(error).split())[:200])
+            errors.append(" ".join(str(error).split()).partition(". ")[0][:200])
     raise ValueError(
         f"the image processor of the family {family!r} does not run here; it may want "
         f"torchvision: {errors[0] if errors else 'there is none'}"

@@ -21,39 +21,45 @@ class Costs:
     Attributes:
         prefill_macs: decoder layers, over the prompt.
         decode_macs: decoder layers, over all decode steps together.
-        vision_macs, projector_macs: once, at prefill.
+        vision_macs, projector_macs: once, at prefill; None where the picture is not known.
         head_macs: the LM head, for every new token.
         kv_bytes: live keys and values after prefill and in each decode step.
     """
 
     prefill_macs: int
     decode_macs: int
-    vision_macs: int
-    projector_macs: int
+    vision_macs: int | None
+    projector_macs: int | None
     head_macs: int
     kv_bytes: tuple[int, ...]
 
 
 def costs_of(
-    counter: MacCounter, picture: Picture, schedule: Schedule, work: Workload, element: int
+    counter: MacCounter, picture: Picture | None, schedule: Schedule, work: Workload, element: int
 ) -> Costs:
     """Count one method.
 
     Args:
-        picture: one of those that the visual tokens come from.
+        picture: one of those that the visual tokens come from; None if nobody knows.
         schedule: for prompts of this length.
         element: bytes of one cached number.
     """
-    pictures = math.ceil(work.visual / picture.tokens)
+    pictures = pictures_in(work, picture)
+    count = work.batch * pictures
     course = course_of(counter.layers, schedule, work, pictures)
     return Costs(
         prefill_macs=work.batch * counter.prefill(course),
         decode_macs=work.batch * counter.decode(course),
-        vision_macs=work.batch * pictures * picture.vision_macs,
-        projector_macs=work.batch * pictures * picture.projector_macs,
+        vision_macs=None if picture is None else count * picture.vision_macs,
+        projector_macs=None if picture is None else count * picture.projector_macs,
         head_macs=work.batch * work.new * counter.head(),
         kv_bytes=kv_bytes(counter.layers, course, work.batch, element),
     )
+
+
+def pictures_in(work: Workload, picture: Picture | None) -> int:
+    """How many such pictures the visual tokens of a prompt make; one if nobody knows."""
+    return 1 if picture is None else math.ceil(work.visual / picture.tokens)
 
 
 def kv_bytes(layers: Sequence[Layer], course: Course, batch: int, element: int) -> tuple[int, ...]:

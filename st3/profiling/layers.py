@@ -21,6 +21,7 @@ from st3.families.parts import Parts, find_parts
 from st3.profiling.rehearsal import Rehearsal, rehearse
 
 _FOUND: weakref.WeakKeyDictionary[Any, tuple[Layer, ...]] = weakref.WeakKeyDictionary()
+_ACTIVE = ("num_experts_per_tok", "moe_topk")
 _DELTA_RULE = 3  # a state is read by the key, written by an outer product, read by the query
 
 
@@ -129,7 +130,7 @@ def _layer(layer: nn.Module, number: int, parts: Parts, seen: Rehearsal) -> Laye
     total = sum(parameter.numel() for parameter in layer.parameters())
     experts = active = expert = 0
     if stacks:
-        matrices = [x for x in stacks[0].parameters(recurse=False) if x.dim() == 3]
+        matrices = [x for x in stacks[0].parameters() if x.dim() == 3]
         experts, active = matrices[0].shape[0], _active(layer, parts)
         expert = sum(x.numel() for x in stacks[0].parameters()) // experts
         per_token += active * sum(x.numel() for x in matrices) // experts
@@ -179,7 +180,7 @@ def count_macs(module: nn.Module, *inputs: torch.Tensor) -> int:
 def _active(layer: nn.Module, parts: Parts) -> int:
     """How many experts a token meets: what the router says, or else the configuration."""
     found = {getattr(module, "top_k", None) for module in layer.modules()} - {None}
-    found = found or {getattr(parts.decoder.config, "num_experts_per_tok", None)}
+    found = found or {getattr(parts.decoder.config, name, None) for name in _ACTIVE} - {None}
     if len(found) == 1:
         (count,) = found
         if isinstance(count, int):

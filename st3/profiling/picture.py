@@ -30,12 +30,12 @@ STANDARD = (1344, 896)
 _NUMBERS = 100_000  # of a tensor that tells inputs apart
 _DIFFERENT = 7
 _OWN_NUMBER = ("layer_idx", "layer_id", "index")
-_FOUND: dict[tuple[str, str, tuple[int, int]], Picture] = {}
+_FOUND: dict[tuple[str, str, tuple[int, int], int], Picture] = {}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a size, in one model.
+    """One picture of a size, in one model, by itself or among others of one prompt.
 
     Attributes:
         size: width and height in pixels.
@@ -49,22 +49,37 @@ class Picture:
     projector_macs: int
 
 
-def picture_of(config: Any, size: tuple[int, int] = STANDARD) -> Picture:
+def picture_of(config: Any, size: tuple[int, int] = STANDARD, together: int = 1) -> Picture:
     """What a picture of this size becomes in a model of this configuration; found once.
+
+    Args:
+        together: how many such pictures the processor gets in one prompt: some make less of each.
 
     Raises:
         ValueError: no size of a picture, no image processor, or a tower that does not run on the
             meta device.
     """
     # Where it came from says which settings its image processor has.
-    key = identity(config), str(config.name_or_path), size
+    key = identity(config), str(config.name_or_path), size, together
     if key not in _FOUND:
-        _FOUND[key] = _count(config, size)
+        _FOUND[key] = _count(config, size, together)
     return _FOUND[key]
 
 
-def encode(config: Any, size: tuple[int, int], count: int, seed: int = 0) -> dict[str, Any]:
-    """So many pictures of noise, each by itself, as the image processor hands them on.
+def picture_if_any(
+    config: Any, size: tuple[int, int] = STANDARD, together: int = 1
+) -> tuple[Picture | None, str]:
+    """The same; or None and why it cannot be told here."""
+    try:
+        return picture_of(config, size, together), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def encode(
+    config: Any, size: tuple[int, int], count: int, seed: int = 0, *, together: int = 1
+) -> dict[str, Any]:
+    """So many pictures of noise as the image processor hands them on, `together` in each prompt.
 
     A few are different, and take turns.
 
@@ -79,7 +94,9 @@ def encode(config: Any, size: tuple[int, int], count: int, seed: int = 0) -> dic
         Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
         for _ in range(min(count, _DIFFERENT))
     ]
-    images = list(itertools.islice(itertools.cycle(few), count))
+    images: list[Any] = list(itertools.islice(itertools.cycle(few), count))
+    if together > 1:
+        images = [images[first : first + together] for first in range(0, count, together)]
     processor = image_processor_for(config)
     try:
         return dict(processor(images=images, return_tensors="pt"))
@@ -89,13 +106,13 @@ def encode(config: Any, size: tuple[int, int], count: int, seed: int = 0) -> dic
         ) from error
 
 
-def _count(config: Any, size: tuple[int, int]) -> Picture:
+def _count(config: Any, size: tuple[int, int], together: int) -> Picture:
     model = meta_model(config)
     merger: Any = find_parts(model).merger
     taken = inspect.signature(merger.get_image_features).parameters
     inputs = {
         name: value.to(model.dtype) if torch.is_floating_point(value) else value
-        for name, value in encode(config, size, 1).items()
+        for name, value in encode(config, size, together, together=together).items()
         if name in taken and isinstance(value, torch.Tensor)
     }
     tower = tower_of(model)
@@ -109,7 +126,8 @@ def _count(config: Any, size: tuple[int, int]) -> Picture:
             "cannot tell how many visual tokens a picture of "
             f"{size[0]} x {size[1]} pixels makes: {reason}"
         ) from error
-    return Picture(size, tokens, counting.inside, counting.total - counting.inside)
+    found = tokens, counting.inside, counting.total - counting.inside
+    return Picture(size, *(number // together for number in found))
 
 
 def tower_of(model: Any) -> Any:

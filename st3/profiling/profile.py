@@ -15,16 +15,18 @@ from st3.methods import Method
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
 from st3.profiling.latency import Measured, measure
 from st3.profiling.operators import operators
-from st3.profiling.picture import picture_of
+from st3.profiling.picture import picture_if_any
 from st3.profiling.report import Report, Row
 from st3.profiling.rows import RowMaker, samples_of
 from st3.profiling.runs import Variant, beside_stock
 from st3.profiling.shape import Workload
+from st3.units import si
 
 _BEYOND = (
     "The model was much faster than the matrix products measured beside it: do not trust the "
     "roofline."
 )
+_STATE = "Recurrent layers keep {} of state for each prompt beside the KV cache, trimmed or not."
 _INTERRUPTED = "Interrupted: medians are over the rounds that had ended, if any."
 
 
@@ -91,7 +93,11 @@ def profile(
     if best is not None:
         machine["ceilings"] = asdict(best)
     work = works[0]
-    picture = picture_of(config, work.picture)
+    picture, unknown = picture_if_any(config, work.picture, work.together)
+    if picture is None:
+        notes = [*notes, f"Vision tower and projector not counted: {unknown}."]
+    if maker.state_bytes:
+        notes = [*notes, _STATE.format(si(maker.state_bytes, "B"))]
     length = work.visual + work.text + work.new
     if length > maker.shape.context:
         notes = [*notes, f"{length} tokens exceed the model's context of {maker.shape.context}."]
@@ -100,7 +106,11 @@ def profile(
         weights=weights if samples else None,
         rows=tuple(rows),
         shape=asdict(maker.shape)
-        | {"picture_tokens": picture.tokens, "picture_size": list(picture.size)},
+        | {
+            "picture_tokens": picture and picture.tokens,
+            "picture_size": list(work.picture),
+            "state_bytes": maker.state_bytes,
+        },
         settings={
             "visual_tokens": work.visual, "text_tokens": work.text, "new_tokens": work.new,
             **options, "cuda_graphs": cuda_graphs, "compile": compile, "command": command,

@@ -89,7 +89,7 @@ def rehearse(parts: Parts) -> Rehearsal:
             stack.enter_context(_in_our_way(decoder, seen))
             _feed(decoder, held, _PROMPT)
             for module in decoder.layers.modules():
-                if _has_matrices(module) and module not in seen.stacks:
+                if _has_matrices(module):
                     hook = module.register_forward_pre_hook(partial(_note, rows), with_kwargs=True)
                     stack.callback(hook.remove)
             _feed(decoder, held, 1)
@@ -122,12 +122,7 @@ def _in_our_way(decoder: Any, seen: Rehearsal) -> Iterator[None]:
     """Attention is ours, experts do nothing, and rotary frequencies are plain ones."""
     config, before = decoder.config, decoder.config._attn_implementation
     turning = [(x, x.rope_type) for x in decoder.modules() if hasattr(x, "rope_type")]
-    seen.stacks = {
-        module
-        for module in decoder.layers.modules()
-        if not isinstance(module, _CONVOLUTION)
-        and any(x.dim() == 3 for x in module.parameters(recurse=False))
-    }
+    seen.stacks = _stacks(decoder.layers)
     try:
         _NOW.append(seen)
         config._attn_implementation = _NAME
@@ -145,13 +140,29 @@ def _in_our_way(decoder: Any, seen: Rehearsal) -> Iterator[None]:
             module.__dict__.pop("forward", None)
 
 
+def _stacks(layers: nn.Module) -> set[nn.Module]:
+    """Modules that hold matrices of experts; or what holds several such, one for each matrix."""
+    found = {
+        module
+        for module in layers.modules()
+        if not isinstance(module, _CONVOLUTION)
+        and any(x.dim() == 3 for x in module.parameters(recurse=False))
+    }
+    for module in layers.modules():
+        inside = found & {*module.children()}
+        if len(inside) > 1:
+            found = (found - inside) | {module}
+    return found
+
+
 def _hand_on(hidden_states: Any, *_: Any, **more: Any) -> Any:
     return hidden_states
 
 
 def _has_matrices(module: nn.Module) -> bool:
     own = [x for name, x in module.named_parameters(recurse=False) if not name.endswith("bias")]
-    return any(x.dim() > 1 for x in own) and not isinstance(module, (*_CONVOLUTION, nn.Embedding))
+    plain = not isinstance(module, (*_CONVOLUTION, nn.Embedding))
+    return plain and any(x.dim() == 2 for x in own) and all(x.dim() < 3 for x in own)
 
 
 def _note(rows: dict[nn.Module, int], module: nn.Module, args: Any, kwargs: Any) -> None:

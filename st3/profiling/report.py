@@ -42,8 +42,8 @@ class Row:
     decode_macs: int
     decode_flops: int
     decode_macs_ratio: float | None
-    vision_macs: int
-    projector_macs: int
+    vision_macs: int | None
+    projector_macs: int | None
     lm_head_macs: int
     kv_bytes: int
     kv_ratio: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +13,11 @@ from st3.families.parts import find_parts
 from st3.methods import make_method
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
-from st3.profiling.costs import Costs, costs_of
+from st3.profiling.costs import Costs, costs_of, pictures_in
 from st3.profiling.course import Course, course_of, schedule_of
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
-from st3.profiling.picture import picture_of
+from st3.profiling.picture import Picture, picture_if_any
 from st3.profiling.report import Row
 from st3.profiling.runs import STOCK, Run, Variant
 from st3.profiling.shape import Workload, shape_of
@@ -33,6 +32,7 @@ class RowMaker:
 
     Attributes:
         shape: sizes of the model.
+        state_bytes: of the states that recurrent layers keep for one prompt, whatever its length.
 
     Raises:
         ValueError: a configuration that does not fit.
@@ -44,6 +44,7 @@ class RowMaker:
         self.shape = shape_of(model)
         self._parts, self._counter = find_parts(model), MacCounter(model)
         self._element = dtype.itemsize
+        self.state_bytes = sum(x.state_bytes(self._element) for x in self._counter.layers)
 
     def schedule(self, variant: Variant, work: Workload) -> Schedule:
         """What a variant leaves alive of such prompts; all, without a method.
@@ -98,12 +99,15 @@ class RowMaker:
         return rows
 
     def _costs(self, variant: Variant, work: Workload) -> Costs:
-        picture, schedule = picture_of(self._config, work.picture), self.schedule(variant, work)
+        picture, schedule = self._picture(work), self.schedule(variant, work)
         return costs_of(self._counter, picture, schedule, work, self._element)
 
     def _course(self, variant: Variant, work: Workload) -> Course:
-        pictures = math.ceil(work.visual / picture_of(self._config, work.picture).tokens)
+        pictures = pictures_in(work, self._picture(work))
         return course_of(self._counter.layers, self.schedule(variant, work), work, pictures)
+
+    def _picture(self, work: Workload) -> Picture | None:
+        return picture_if_any(self._config, work.picture, work.together)[0]
 
     def _ideal_prefill(self, ceilings: Ceilings, variant: Variant, work: Workload) -> Ideal:
         course = self._course(variant, work)

@@ -123,7 +123,7 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
             the model's context.
     """
     shape = shape_of(meta_model(model.config))
-    each = picture_of(model.config, work.picture).tokens
+    each = picture_of(model.config, work.picture, work.together).tokens
     pictures, rest = divmod(work.visual, each)
     if rest:
         raise ValueError(
@@ -152,7 +152,9 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     taken = argument_names(type(model).forward)
     inputs |= {name: (ids == place).long() for name in _KINDS if name in taken}
-    for name, value in encode(model.config, work.picture, work.batch * pictures, seed).items():
+    count = work.batch * pictures
+    encoded = encode(model.config, work.picture, count, seed, together=work.together)
+    for name, value in encoded.items():
         if name in taken:
             inputs[name] = value
     return {name: on_model(value, model) for name, value in inputs.items()}

@@ -21,6 +21,7 @@ class Workload:
         new: tokens to generate; the first one comes from the prefill, so new - 1 decode steps.
         batch: prompts at a time, all alike.
         picture: width and height in pixels of the pictures that the visual tokens come from.
+        together: how many of them the processor gets at once; 1: each by itself.
 
     Raises:
         ValueError: a number that cannot be.
@@ -31,6 +32,7 @@ class Workload:
     new: int = 64
     batch: int = 1
     picture: tuple[int, int] = STANDARD
+    together: int = 1
 
     def __post_init__(self) -> None:
         for name in ("visual", "text", "new", "batch"):

@@ -10,7 +10,7 @@ from st3.families.meta import meta_model
 from st3.inference.checkpoints import find, in_cache
 from st3.inference.loading import load, random_model
 from st3.machine import free_memory
-from st3.profiling.picture import picture_of
+from st3.profiling.picture import picture_if_any
 from st3.profiling.shape import Shape, Workload, shape_of
 from st3.units import si
 
@@ -50,10 +50,12 @@ def choose(
     """
     shape = shape_of(meta_model(config))
     count = f"{si(shape.parameters)} parameters"
-    each = picture_of(config, work.picture).tokens
+    picture, unknown = picture_if_any(config, work.picture, work.together)
     reason = None
-    if work.visual % each:
-        reason = f"{work.visual} visual tokens are no whole number of pictures of {each}"
+    if picture is None:
+        reason = unknown
+    elif work.visual % picture.tokens:
+        reason = f"{work.visual} visual tokens are no whole number of pictures of {picture.tokens}"
     elif work.visual + work.text + work.new > shape.context:
         reason = (
             f"{work.visual + work.text + work.new} tokens do not fit a context of {shape.context}"

@@ -98,6 +98,40 @@ def test_the_share_that_fastv_publishes(st3_: Any) -> None:
     assert rows[0]["decode_macs_ratio"] is None
 
 
+def test_states_are_noted_and_pictures_can_be_unknown(
+    st3_: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoders are counted where no image processor runs, if somebody says how many tokens."""
+    from families.zoo import ZOO
+
+    from st3.profiling import picture
+
+    def none(config: Any) -> Any:
+        raise ValueError("there is no image processor")
+
+    monkeypatch.setattr(picture, "image_processor_for", none)
+    path = tmp_path / "config.json"
+    path.write_text(ZOO["qwen3_5"].configuration().to_json_string(use_diff=False), encoding="utf-8")
+    common = ("profile", "--config", path, "--methods", "st3:stride=1,ratio=0.1", "--json")
+    refused = st3_(*common)
+    assert refused.code == 1
+    assert "there is no image processor" in refused.err
+    result = st3_(*common, "--visual-tokens", 64, "--dtype", "float32")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    assert document["shape"]["state_bytes"] == 3 * 4 * (4 * 16 * 16 + 4 * 128)
+    notes = " ".join(document["notes"])
+    assert "Latency not measured: there is no image processor." in notes
+    assert "Vision tower and projector not counted: there is no image processor." in notes
+    assert "keep 18.43 kB of state for each prompt" in notes
+    rows = document["rows"]
+    assert rows[0]["vision_macs"] is rows[0]["projector_macs"] is None
+    assert rows[1]["prefill_macs"] < rows[0]["prefill_macs"]
+    named = st3_(*common, "--visual-tokens", 64, "--weights", "random")
+    assert named.code == 1
+    assert "there is no image processor" in named.err
+
+
 def test_options_go_to_the_st3_family(st3_: Any) -> None:
     result = st3_(
         "profile", "--methods", "stock,st3,pvtp,fastv,st3:tau=9", "--stride", "2", "--tau", "32",

@@ -45,6 +45,27 @@ def test_visual_tokens_by_hand(name: str, size: tuple[int, int]) -> None:
     assert picture_of(known_config(name), size).tokens == TOKENS[name, size]
 
 
+def test_pictures_of_one_prompt_may_become_less() -> None:
+    """LLaVA-OneVision: one of several is a square of 27 x 27 and a mark, with no tiles."""
+    config = known_config("llava-onevision-7b")
+    alone, among = picture_of(config), picture_of(config, together=3)
+    assert among.tokens == 27 * 27 + 1
+    assert alone.vision_macs == 13 * among.vision_macs  # twelve tiles and a small one
+    for name in ("7b", "qwen2.5-vl-7b", "internvl3-8b"):
+        assert picture_of(known_config(name), together=3) == picture_of(known_config(name))
+
+
+def test_a_live_model_takes_several_in_a_prompt() -> None:
+    config = shrink(known_config("llava-onevision-7b"))
+    model = random_model(config, device="cpu")
+    each = picture_of(config, PHOTO, 2).tokens
+    assert each < picture_of(config, PHOTO).tokens
+    work = Workload(2 * each, text=8, new=2, batch=2, picture=PHOTO, together=2)
+    inputs = random_inputs(model, work)
+    with torch.no_grad():
+        assert bool(model(**inputs, logits_to_keep=1).logits.isfinite().all())
+
+
 PARAMETERS = {
     "llava-next-7b": 7.06e9, "llava-onevision-7b": 8.03e9, "qwen2.5-vl-7b": 8.29e9,
     "qwen3-vl-8b": 8.77e9, "internvl3-8b": 7.94e9, "gemma3-12b": 12.19e9,

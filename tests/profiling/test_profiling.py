@@ -157,6 +157,10 @@ def test_inputs_are_what_was_asked_for() -> None:
     assert inputs["input_ids"].shape == (3, 137)
     assert inputs["pixel_values"].shape == (6, 3, 32, 32)
     assert not visual[:, -1].any()
+    for text in (1, 2, 9):
+        work = Workload(visual=128, text=text, new=4)
+        last = (random_inputs(model, work)["input_ids"][0] == model.config.image_token_id).nonzero()
+        assert int(last[-1]) == 128 + text - work.trailing(pictures=2) - 1
     assert len({tuple(row.tolist()) for row in inputs["input_ids"]}) == 3
     with pytest.raises(ValueError, match=r"100 visual tokens.*pictures of 64.*: 128"):
         random_inputs(model, Workload(visual=100))
