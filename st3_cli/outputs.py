@@ -8,6 +8,8 @@ from pathlib import Path
 from st3.files import follow
 from st3_cli.errors import UsageError
 
+_FILES = (".json", ".jsonl", ".csv", ".html", ".md", ".png")
+
 
 def check_output(option: str, path: Path | None, force: bool, *suffixes: str) -> None:
     """Check that `path` can be written, if there is one.
@@ -36,12 +38,15 @@ def check_folder(option: str, folder: Path) -> None:
     """Check that files can be written into `folder`, which may still have to be made.
 
     Raises:
-        UsageError: a file, a place that is not writable, or links that lead in a circle.
+        UsageError: a file or the name of one, a place that is not writable, or links that lead in
+            a circle.
     """
     target = _target(option, folder)
     nearest = next(place for place in (target, *target.parents) if place.exists())
     if not nearest.is_dir():
         raise UsageError(f"{option}: {nearest} is a file, give a folder")
+    if not folder.exists() and folder.suffix.lower() in _FILES:
+        raise UsageError(f"{option}: {folder} is named like a file, give a folder")
     _check_writable(option, nearest)
 
 

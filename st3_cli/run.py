@@ -91,6 +91,9 @@ def run(
     question = prompt if prompt is not None else demo.PROMPT
     live, processor = load_model(model, device, dtype, attn_implementation)
 
+    if show_kept is not None:  # before an answer is made: it may be refused
+        places = generation.find_places(live, processor, picture, question)
+
     def ask(how: Any, tokens: int = max_new_tokens, on_text: Any = None) -> Answer:
         return generation.answer(
             live, processor, picture, question, how,
@@ -116,15 +119,14 @@ def run(
         print_answer("\n")
         if baseline is None:
             aside(report.summary(answer))
+            if more := report.more_than_stock(answer):
+                aside(more)
         else:
             _print_comparison(answer, baseline)
     if show_kept is not None:
         from st3.plots.kept import save_kept
 
         assert answer.session is not None
-        places = generation.find_places(
-            live, processor, picture, question, answer.session.visual_tokens[0]
-        )
         with plainly("write", show_kept):
             save_kept(show_kept, places, answer.session, model)
         if not json:

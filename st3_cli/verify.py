@@ -42,13 +42,13 @@ def verify(
         ),
     ] = False,
     methods: Annotated[
-        str,
+        str | None,
         o.option(
             o.METHOD, "--methods", "--method", metavar="LIST", show_default="all",
             help="Several, of those that `st3 methods` lists; the options below go to the ST3 "
             "family in it.",
         ),
-    ] = "",
+    ] = None,
     given: m.Given = m.NOTHING,
     new_tokens: Annotated[
         int,
@@ -86,7 +86,7 @@ def verify(
     from st3.verification import verify as v
     from st3.verification.fitting import standard_methods
 
-    if methods:  # before anything is loaded
+    if methods is not None:  # before anything is loaded
         parse_methods(methods)
     quiet_transformers()
     subject = v.find_subject(
@@ -94,10 +94,12 @@ def verify(
         attn_implementation=attn_implementation.value if attn_implementation else None,
     )  # fmt: skip
     layers = subject.layers
-    chosen = build_methods(methods or standard_methods(layers), layers, given)
+    chosen = build_methods(
+        methods if methods is not None else standard_methods(layers), layers, given
+    )
     report = v.verify(
         subject, chosen, new=new_tokens,
-        on_method=lambda label: aside(f"verifying {label}") if err.is_terminal else None,
+        on_method=lambda label: aside(f"verifying {label}"),
     )  # fmt: skip
     if json:
         print_json_text(report.json())

@@ -82,10 +82,10 @@ def look(
     Raises:
         ValueError: see `st3.inference.generation.prepare`, `capture` and `find_places`.
     """
+    places = find_places(model, processor, picture, prompt)  # first: it may be refused
     inputs = prepare(model, processor, picture, prompt)
     untrimmed = capture(model, inputs, make_method("none"), new_tokens=new_tokens)
     trimmed = capture(model, inputs, method, new_tokens=new_tokens if compare else 1)
-    tokens = int((untrimmed.kinds == m.VISUAL).sum())
     texts = [
         [processor.tokenizer.decode([token]) for token in found.answer]
         for found in (untrimmed, trimmed)
@@ -99,7 +99,7 @@ def look(
         prompt=prompt,
         answer=answers[0],
         method=method,
-        places=find_places(model, processor, picture, prompt, tokens),
+        places=places,
         untrimmed=untrimmed,
         trimmed=trimmed,
         trimmed_answer=answers[1] if compare else None,

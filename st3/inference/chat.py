@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from jinja2 import TemplateSyntaxError
@@ -12,7 +13,8 @@ def in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
     """The prompt in the chat format, with one placeholder for the picture.
 
     Templates of multimodal models take a message as a list of parts, those of text models as a
-    string; the first form that gives the picture one place is taken.
+    string; the first form that gives the picture one place is taken. Where there is no template,
+    it is LLaVA-1.5's format, with a warning.
 
     Raises:
         ValueError: an empty prompt, one that holds the picture's placeholder, or a chat template
@@ -25,6 +27,11 @@ def in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
         raise ValueError(f"leave {picture} out of the prompt: the picture is put in by itself")
     template, file = _template(processor)
     if template is None:
+        warnings.warn(
+            "this checkpoint has no chat template, so the question is put as LLaVA-1.5 was taught "
+            "to take it; copy chat_template.jinja from the checkpoint that it was made of",
+            stacklevel=2,
+        )
         return f"USER: {picture}\n{prompt} ASSISTANT:"
     parts = [{"type": "image"}, {"type": "text", "text": prompt}]
     refused, misplaced = "", ""

@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from st3.inference.misfit import naming_misfits
+
 _TOKENS = {"pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"}
 _LENGTHS = {"max_length", "max_new_tokens"}
 """Every command has an option of its own for these."""
@@ -42,11 +44,15 @@ def decode(model: Any, inputs: dict[str, Any], *, endless: bool = False, **asked
 
     Returns:
         What `generate` does: int64 [B, n + new], unless a dictionary is asked for.
+
+    Raises:
+        ValueError: see `naming_misfits`.
     """
     plain = {key: _PLAIN.get(key) for key in _filled(model)} | {"do_sample": False}
     if endless:
         plain |= {"eos_token_id": None, "pad_token_id": 0}
-    return model.generate(**inputs, **(plain | asked))
+    with naming_misfits():
+        return model.generate(**inputs, **(plain | asked))
 
 
 def set_aside(model: Any) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel, ProcessorMixin, TextStreamer
 
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
+from st3.families.base import visual_mask
+from st3.families.parts import find_parts
 from st3.inference.chat import in_chat_format
 from st3.inference.decoding import decode
 from st3.inference.locate import locate
@@ -105,9 +107,13 @@ def prepare_batch(
     limit = context(model)
     length = inputs["input_ids"].shape[1]
     if length >= limit:
+        seen = int(visual_mask(find_parts(model).visual_ids, inputs["input_ids"]).sum(1).max())
+        mend = f"shorten the prompt by at least {length - limit + 1} tokens"
+        if seen >= limit:
+            mend = "scale the picture down, or see whether the processor's files are this model's"
         raise ValueError(
-            f"picture and prompt make {length} tokens, the model's context is {limit}: "
-            f"shorten the prompt by at least {length - limit + 1} tokens"
+            f"picture and prompt make {length} tokens, {seen} of them visual; the model's context "
+            f"is {limit}: {mend}"
         )
     return {key: on_model(value, model) for key, value in inputs.items()}
 
@@ -133,18 +139,18 @@ def find_places(
     processor: ProcessorMixin,
     picture: Image.Image,
     prompt: str,
-    tokens: int,
 ) -> Places:
     """Where the visual tokens of a question lie on its picture.
 
     Args:
         model, processor: from `st3.load`.
         picture, prompt: as asked.
-        tokens: visual tokens of the question.
 
     Raises:
-        ValueError: they cannot be drawn, see `locate`.
+        ValueError: see `prepare`; or they cannot be drawn, see `locate`.
     """
+    ids = prepare(model, processor, picture, prompt)["input_ids"]
+    tokens = int(visual_mask(find_parts(model).visual_ids, ids).sum())
 
     def process(pictures: Sequence[Image.Image]) -> dict[str, Any]:
         return processed(processor, pictures, [prompt])

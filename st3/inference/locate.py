@@ -73,8 +73,8 @@ def locate(config: Any, process: Process, pictures: Sequence[Image.Image], token
     arrived = path.carry(inputs, numbers).numpy()
     if arrived.shape[1] != tokens:
         raise ValueError(
-            f"the prompt has {tokens} visual tokens, its pictures make {arrived.shape[1]}: this "
-            "model's cannot be drawn"
+            f"the prompt has {tokens} visual tokens, its pictures make {arrived.shape[1]}: they "
+            "cannot be drawn; are the processor's files this model's?"
         )
     seen = np.ones(tokens) if inside.all() else arrived[2]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -15,8 +15,10 @@ Array = np.ndarray[Any, Any]
 
 NOWHERE = -1
 _SIDE = 480  # pixels of the longer side that is drawn
+_NARROWEST = 64  # and of the shorter, however narrow the picture: so that its tokens show
 _GAP = 6
 _APART = 2e-3  # of a side: two tokens that are less apart are beside or above each other
+_SAME = 1e-3  # of a side: that a place may be off
 _OVERLAP = 0.2  # of the smaller of two grids: more, and they are drawn on a picture each
 
 
@@ -34,6 +36,11 @@ class View:
     picture: int
     pixels: Array
     owner: Array
+
+    @property
+    def tokens(self) -> int:
+        """How many lie on it."""
+        return len(np.unique(self.owner[self.owner != NOWHERE]))
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,15 @@ class Places:
     def shape(self) -> tuple[int, int]:
         """Height and width of the sheet."""
         return int(self.owner.shape[0]), int(self.owner.shape[1])
+
+    @property
+    def seen(self) -> str:
+        """What lies side by side or one above the other, as a title says it; empty of one view."""
+        *most, last = [str(view.tokens) for view in self.views]
+        if not most:
+            return ""
+        more = f", and {len(self.nowhere)} that lie nowhere" if self.nowhere else ""
+        return f"seen {len(self.views)} times: of {', '.join(most)} and {last} visual tokens{more}"
 
     def spread(self, values: Array, elsewhere: Any) -> Array:
         """One value a visual token -> one a pixel of the sheet, `elsewhere` where there is none."""
@@ -119,11 +135,14 @@ def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Ar
 
 
 def _grids(tokens: Array, x: Array, y: Array) -> list[_Grid]:
-    """Tokens in their order: a line goes on to the right, and a grid down with the same columns."""
+    """Tokens in their order: a line goes on to the right, and a grid down with the same columns.
+
+    At the ends of a side of few pixels, neighbours lie in one place.
+    """
     lines: list[list[int]] = []
     for token in tokens:
-        last = lines[-1][-1] if lines else token
-        if x[token] > x[last] + _APART and abs(y[token] - y[last]) < _APART:
+        last = lines[-1][-1] if lines else None
+        if last is not None and x[token] > x[last] - _SAME and abs(y[token] - y[last]) < _APART:
             lines[-1].append(int(token))
         else:
             lines.append([int(token)])
@@ -133,7 +152,7 @@ def _grids(tokens: Array, x: Array, y: Array) -> list[_Grid]:
         if (
             len(above) == len(line)
             and np.abs(x[above] - x[line]).max() < max(_APART, 0.25 / len(line) ** 2)
-            and y[line].mean() > y[above].mean() + _APART
+            and y[line].mean() > y[above].mean() - _SAME
         ):
             grids[-1].append(line)
         else:
@@ -143,12 +162,20 @@ def _grids(tokens: Array, x: Array, y: Array) -> list[_Grid]:
 
 
 def _borders(middles: Array) -> Array:
-    """Between neighbours, and as far beyond the outer ones; of one alone, the whole side."""
-    if len(middles) == 1:
+    """Of tokens that lie evenly, as all do; of one alone, the whole side.
+
+    What the outermost see of the picture may be a part of them, and so may lie further in.
+    """
+    count = len(middles)
+    if count == 1:
         return np.array([0.0, 1.0])
-    inner = (middles[1:] + middles[:-1]) / 2
-    first, last = 2 * middles[0] - inner[0], 2 * middles[-1] - inner[-1]
-    return np.concatenate(([first], inner, [last])).clip(0, 1)
+    steps = np.diff(middles)
+    step = steps[steps > 0.9 * steps.max()].mean()
+    borders = np.median(middles) + step * (np.arange(count + 1) - count / 2)
+    for edge in (0.0, 1.0):
+        borders[np.abs(borders - edge) < step / 4] = edge
+    clipped: Array = borders.clip(0, 1)
+    return clipped
 
 
 def _owners(grids: Sequence[_Grid], pixels: Array) -> Array:
@@ -167,7 +194,7 @@ def _owners(grids: Sequence[_Grid], pixels: Array) -> Array:
 def _pixels(image: Image.Image) -> Array:
     """A picture of the size that is drawn, [height, width, 3] in 0..1."""
     longer = max(image.size)
-    size = tuple(max(8, round(side * _SIDE / longer)) for side in image.size)
+    size = tuple(max(_NARROWEST, round(side * _SIDE / longer)) for side in image.size)
     small = image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
     return np.asarray(small, dtype=np.float64) / 255
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoProcessor, ProcessorMixin
+import transformers
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, ProcessorMixin
 
 from st3.inference.checkpoints import Source
 from st3.inference.still_processors import load_still_processor
@@ -34,13 +35,43 @@ def load_processor(source: Source, config: Any) -> ProcessorMixin:
     except _FAILURES as error:
         processor = _without_videos(source, config, error)
     if any(getattr(processor, part, None) is None for part in ("tokenizer", "image_processor")):
+        unknown = _unknown_class(source)
+        if unknown is not None:
+            raise ValueError(
+                f"{source.place}: this version of transformers has no processor {unknown!r}: see "
+                f"processor_class in {_FILE}, or update transformers"
+            )
         raise ValueError(
             f"{source.place} has no processor of pictures and text: copy {_FILE} (or "
             "preprocessor_config.json) and the tokenizer's files from the checkpoint it was made of"
         )
+    _check_tokenizer(processor, source)
     complete(processor, config, str(Path(source.place) / _FILE if source.is_folder else _FILE))
     processor.tokenizer.padding_side = "left"
     return processor  # type: ignore[no-any-return]
+
+
+def _unknown_class(source: Source) -> str | None:
+    """The processor's class that the files name, where transformers does not know it."""
+    try:
+        settings, _ = ProcessorMixin.get_processor_dict(
+            source.place, revision=source.revision or "main"
+        )
+    except _FAILURES:
+        return None
+    name = settings.get("processor_class")
+    return None if name is None or hasattr(transformers, name) else str(name)
+
+
+def _check_tokenizer(processor: Any, source: Source) -> None:
+    """A tokenizer whose files are missing comes out empty."""
+    mark = getattr(processor, "image_token", None)
+    known = processor.tokenizer.convert_tokens_to_ids(mark) if isinstance(mark, str) else 0
+    if known is None or (known == processor.tokenizer.unk_token_id and mark != "<unk>"):
+        raise ValueError(
+            f"{source.place}: its tokenizer does not know {mark}, which stands for a picture: copy "
+            "tokenizer.json and tokenizer_config.json from the checkpoint that it was made of"
+        )
 
 
 def _without_videos(source: Source, config: Any, error: Exception) -> Any:
@@ -71,7 +102,22 @@ def _without_videos(source: Source, config: Any, error: Exception) -> Any:
             f"{source.place}: its processor is code of its own, which st3 does not run: in "
             f"{_FILE}, name one that transformers itself has"
         ) from None
+    broken = _broken_tokenizer(source)
+    if broken is not None:
+        raise ValueError(f"{source.place}: its tokenizer cannot be read: {broken}") from error
     raise ValueError(f"{source.place}: its processor cannot be read: {error}") from error
+
+
+def _broken_tokenizer(source: Source) -> str | None:
+    """What is wrong with it, and where; None if it can be read."""
+    try:
+        AutoTokenizer.from_pretrained(
+            source.place, revision=source.revision or "main", trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        return f"{reason} - copy tokenizer.json and tokenizer_config.json anew"
+    return None
 
 
 def _missing(error: ImportError) -> str:

@@ -64,6 +64,16 @@ def summary(answer: Answer) -> str:
     return " · ".join(parts)
 
 
+def more_than_stock(answer: Answer) -> str | None:
+    """Why the KV cache is larger than stock's, if it is, in a sentence."""
+    if _kv_ratios(answer)[0] <= 1:
+        return None
+    return (
+        "the KV cache is larger than untrimmed: layers with a sliding window hold only the last "
+        "tokens of a prompt, and this method keeps visual tokens by importance instead"
+    )
+
+
 def compare(answer: Answer, baseline: Answer) -> list[tuple[str, str, str]]:
     """Rows (label, trimmed, untrimmed) of the comparison."""
     same = answer.text == baseline.text

@@ -29,7 +29,7 @@ from st3.attention.measures import (
 )
 from st3.inference.places import Places
 from st3.methods.schedule import Group
-from st3.plots.base import plain, save, sheet
+from st3.plots.base import headline, plain, save, sheet
 
 _HEAT = "magma_r"
 _KIND_LOOKS = {
@@ -55,10 +55,11 @@ def save_heads(
             f"layer {layer}, head {head}: {float(share[layer - 1, head - 1]):.0%}", fontsize=7
         )
     _bar(figure, image, axes)
-    figure.suptitle(
+    headline(
+        figure,
         f"{who}: attention of the last prompt token to the picture.\n"
-        "Percentages: the head's attention that goes to the picture at all",
-        fontsize=10,
+        "Percentages: the head's attention that goes to the picture at all\n"
+        f"{places.seen}",
     )
     save(figure, path)
 
@@ -72,10 +73,11 @@ def save_layers(path: Path, places: Places, found: Capture, who: str) -> None:
         image = _lay_over(axis, places, part[number])
         axis.set_title(f"layer {number + 1}: {float(share[number]):.1%}", fontsize=9)
     _bar(figure, image, axes)
-    figure.suptitle(
+    headline(
+        figure,
         f"{who}: attention of the last prompt token to the picture, mean over heads.\n"
-        "Percentages: the layer's attention that goes to the picture at all",
-        fontsize=10,
+        "Percentages: the layer's attention that goes to the picture at all\n"
+        f"{places.seen}",
     )
     save(figure, path)
 
@@ -131,10 +133,10 @@ def save_neighbours(
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="layer", ylabel="layer")
         figure.colorbar(image, ax=axis, shrink=0.8)
-    figure.suptitle(
+    headline(
+        figure,
         f"{who}: do layers attend alike? (mean over heads; frames: the groups of layers in which "
         f"{method} keeps one choice)",
-        fontsize=10,
     )
     save(figure, path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from st3.methods.schedule import Group
 COLOURS = ("#000000", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#0072B2")
 PANEL = 2.6
 """Inches of a picture in a sheet of many."""
+_HEADING = 1.6  # inches that the words above a panel need
+_LETTERS = 12.5  # of a headline, an inch
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -34,12 +37,20 @@ def sheet(
     columns = min(columns, panels)
     rows = math.ceil(panels / columns)
     tall = min(max((shape[0] / shape[1]) ** 0.5, 0.5), 2.0)
-    size = (max(columns * panel / tall + beside, 5.0), rows * (panel * tall + 0.3) + 0.6)
+    wide = max(panel / tall, _HEADING)
+    size = (max(columns * wide + beside, 5.0), rows * (panel * tall + 0.3) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.axis("off")
     return figure, axes[:panels]
+
+
+def headline(figure: Figure, text: str) -> None:
+    """Words above a figure, in as many lines as its width asks for."""
+    width = max(20, int(figure.get_figwidth() * _LETTERS))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, width)]
+    figure.suptitle("\n".join(lines), fontsize=10)
 
 
 def plain(*axes: Any) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from st3.methods.schedule import Schedule
-from st3.plots.base import COLOURS, name_group, plain, save
+from st3.plots.base import COLOURS, headline, name_group, plain, save
 from st3.units import si
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ def save_profile(path: Path, report: Report) -> None:
     cache.legend(frameon=False, fontsize=8, loc="lower right")
     plain(layers, time, macs, cache)
     settings = report.settings
-    figure.suptitle(
+    headline(
+        figure,
         f"{report.model}: {settings['visual_tokens']} visual + {settings['text_tokens']} text "
         f"tokens, {settings['new_tokens']} new, batch {rows[0].batch_size}: compute and memory"
         " (counted)",
-        fontsize=11,
     )
     save(figure, path)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from st3.engine.session import TrimSession
 from st3.inference.places import NOWHERE, Places
-from st3.plots.base import name_group, save, sheet
+from st3.plots.base import headline, name_group, save, sheet
 
 
 def save_kept(path: Path, places: Places, session: TrimSession, model: str) -> None:
@@ -24,10 +24,10 @@ def save_kept(path: Path, places: Places, session: TrimSession, model: str) -> N
         axis.set_title(
             f"{name_group(group)}\n{len(kept)} of {total} ({len(kept) / total:.0%})", fontsize=9
         )
-    figure.suptitle(
+    headline(
+        figure,
         f"{model}: visual tokens kept at prefill by {session.method.name} "
-        f"({session.layers} layers; dropped patches are grey)",
-        fontsize=10,
+        f"({session.layers} layers; dropped patches are grey)\n{places.seen}",
     )
     save(figure, path)
 
@@ -48,10 +48,11 @@ def save_kept_over_time(path: Path, places: Places, session: TrimSession, model:
         kept = session.kept(group.first, 0, time)
         show_kept(axis, places, kept)
         axis.set_title(f"{name_group(group)}, token {time}\n{len(kept)} left", fontsize=8)
-    figure.suptitle(
+    headline(
+        figure,
         f"{model}: visual tokens left by {session.method.name} as tokens are generated "
-        f"({session.schedule.annealing} annealing, tau = {tau}; after it none is left)",
-        fontsize=10,
+        f"({session.schedule.annealing} annealing, tau = {tau}; after it none is left)\n"
+        f"{places.seen}",
     )
     save(figure, path)
 

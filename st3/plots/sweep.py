@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 from st3.methods.pvtp import strides_below
-from st3.plots.base import COLOURS, plain, save
+from st3.plots.base import COLOURS, headline, plain, save
 
 _MEASURES = {
     "fidelity": ("same answers as untrimmed", "viridis"),
@@ -46,7 +46,7 @@ def save_heatmaps(path: Path, rows: Sequence[dict[str, Any]], layers: int, title
         if by == "ratio":
             _lines_of_one_c(axis, rows, strides, values, layers)
     what = "   (hatched: C < 0, cannot be; dashed: equal C)" if by == "ratio" else ""
-    figure.suptitle(title + what, fontsize=10)
+    headline(figure, title + what)
     save(figure, path)
 
 
@@ -109,7 +109,7 @@ def save_taus(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
         axis.set(xlabel="tau (generated tokens)", ylabel=label)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     right.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(title, fontsize=10)
+    headline(figure, title)
     plain(left, right)
     save(figure, path)
 

@@ -1,14 +1,15 @@
 """A prompt of text and one picture for any family, as small as a picture gets.
 
 A checkpoint's own processor makes it, else the family's image processor cuts up a picture of noise.
-Where there is neither, noise takes the place of the encoded picture. Each is tried with one stock
-forward; the first that runs is taken.
+Where there is neither, noise takes the place of the encoded picture. Each is tried with a stock
+forward; the first way that runs is taken, and what it had to pass over is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -24,7 +25,7 @@ from st3.inference.generation import on_model, processed
 from st3.profiling.picture import encode, tokens_of
 
 ENOUGH, MANY = 16, 640
-"""Visual tokens that a prompt has at least and at most, if any picture makes so many."""
+"""Visual tokens that a prompt has at least and at most, if any picture makes so few."""
 TEXT = 24
 _QUESTION = "What is in the picture, and where?"
 _SIDES = (28, 56, 112, 224, 336, 448)  # pixels
@@ -46,15 +47,30 @@ class Question:
         inputs: for the model's forward, on its device and in its dtype.
         visual: bool [1, n], which of its tokens are visual.
         how: what made it, for a report.
+        passed: what would have been truer and does not work, a sentence each.
     """
 
     inputs: dict[str, Any]
     visual: torch.Tensor
     how: str
+    passed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to make prompts.
+
+    Attributes:
+        name: who makes them.
+        tries: what makes them of what, the smallest picture first.
+    """
+
+    name: str
+    tries: tuple[tuple[str, Callable[[], dict[str, Any]]], ...]
 
 
 def question_for(model: Any, processor: Any = None, seed: int = 0) -> Question:
-    """A prompt that the model takes.
+    """A prompt that the model takes, made in the truest way that works.
 
     Args:
         model: a live one that fits.
@@ -64,34 +80,41 @@ def question_for(model: Any, processor: Any = None, seed: int = 0) -> Question:
     Raises:
         ValueError: nothing that is known here is taken; says what was tried last.
     """
+    passed: list[str] = []
+    for way in _ways(model, processor, seed):
+        found = _smallest(model, way)
+        if isinstance(found, Question):
+            return replace(found, passed=(*passed,))
+        passed.append(f"{way.name} makes no prompt that this model takes: {found}")
+    raise ValueError(f"no prompt with a picture could be made for this model: {passed[-1]}")
+
+
+def _smallest(model: Any, way: _Way) -> Question | str:
+    """The prompt whose visual tokens are nearest to what is wanted, or why there is none."""
     ids, why = find_parts(model).visual_ids, "no picture makes a visual token"
     best: Question | None = None
-    for inputs, how in _candidates(model, processor, seed):
-        if isinstance(inputs, Exception):
-            why = f"{how}: {' '.join(str(inputs).split())[:200]}"
-            continue
-        inputs = {name: on_model(value, model) for name, value in inputs.items()}
-        visual = visual_mask(ids, inputs["input_ids"])
-        count = int(visual.sum())
-        if not count or (best is not None and _off(count) >= _off(int(best.visual.sum()))):
-            continue
+    for how, make in way.tries:
         try:
+            inputs = {name: on_model(value, model) for name, value in make().items()}
+            visual = visual_mask(ids, inputs["input_ids"])
+            off = _off(visual)
+            if off is None or (best is not None and off >= (_off(best.visual) or 0)):
+                continue
             with torch.no_grad():
                 model(**inputs)
         except _FAILS as error:
-            why = f"{how}: {' '.join(str(error).split())[:200]}"
+            why = f"{how}: {' '.join(str(error).split())[:200] or type(error).__name__}"
             continue
         best = Question(inputs, visual, how)
-        if not _off(count):
+        if not off:
             break
-    if best is None:
-        raise ValueError(f"no prompt with a picture could be made for this model: {why}")
-    return best
+    return best or why
 
 
-def _off(count: int) -> int:
-    """How far a number of visual tokens is from what is wanted."""
-    return max(ENOUGH - count, count - MANY, 0)
+def _off(visual: torch.Tensor) -> int | None:
+    """How far a number of visual tokens is from what is wanted; None of none."""
+    count = int(visual.sum())
+    return max(ENOUGH - count, count - MANY, 0) if count else None
 
 
 def special_ids(config: Any) -> list[int]:
@@ -105,27 +128,31 @@ def special_ids(config: Any) -> list[int]:
     return sorted(number for number in found if number >= 0)
 
 
-def _candidates(model: Any, processor: Any, seed: int) -> Iterator[tuple[Any, str]]:
-    """Inputs, or the error that came of making them, and what made them."""
+def _ways(model: Any, processor: Any, seed: int) -> Iterator[_Way]:
+    """The truest first."""
     if processor is not None:
-        for side in _SIDES:
-            how = f"its own processor, a picture of noise, {side} x {side} pixels"
-            try:
-                yield processed(processor, [_noise(side, seed)], [_QUESTION]), how
-            except _FAILS as error:
-                yield error, how
-    for side in _SIDES:
-        how = f"a picture of noise, {side} x {side} pixels, and random text"
-        try:
-            yield _processed(model, side, seed), how
-        except _FAILS as error:
-            yield error, how
-    for shape in (torch.Tensor.contiguous, tuple):
-        how = "noise in place of the encoded picture, and random text"
-        try:
-            yield _encoded(model, shape, seed), how
-        except _FAILS as error:
-            yield error, how
+
+        def ask(side: int) -> dict[str, Any]:
+            return processed(processor, [_noise(side, seed)], [_QUESTION])
+
+        yield _of_pictures("its own processor", "", ask)
+    yield _of_pictures(
+        "the family's image processor", ", and random text",
+        lambda side: _processed(model, side, seed),
+    )  # fmt: skip
+    how = "noise in place of the encoded picture, and random text"
+    shapes = (torch.Tensor.contiguous, tuple)
+    yield _Way("noise", tuple((how, partial(_encoded, model, shape, seed)) for shape in shapes))
+
+
+def _of_pictures(name: str, more: str, make: Callable[[int], dict[str, Any]]) -> _Way:
+    return _Way(
+        name,
+        tuple(
+            (f"{name}, a picture of noise, {side} x {side} pixels{more}", partial(make, side))
+            for side in _SIDES
+        ),
+    )
 
 
 def _noise(side: int, seed: int) -> Image.Image:

@@ -56,7 +56,7 @@ class Report:
     Attributes:
         model: what was asked for.
         family: its `model_type`; `text_model` its text model's.
-        weights: `trained` or `random`.
+        weights: `checkpoint`'s own or `random`.
         dtype, device: in what and where.
         layers: of the decoder.
         prompt: what made it; `prompt_tokens`, `visual_tokens` in it; `new_tokens` of the answer.

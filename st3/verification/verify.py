@@ -26,7 +26,7 @@ class Subject:
     Attributes:
         name: what was asked for.
         model: a live one. `question`: a prompt that it takes.
-        weights: `trained` or `random`.
+        weights: `checkpoint`'s own or `random`.
         notes: why it is this one, a sentence each.
     """
 
@@ -103,7 +103,9 @@ def find_subject(
             except (ValueError, OSError, ImportError) as error:
                 reason = " ".join(str(error).split())
                 notes.append(f"No processor, so the prompt is of random text: {reason}")
-            return Subject(name, model, question_for(model, processor, seed), "trained", (*notes,))
+            return Subject(
+                name, model, question_for(model, processor, seed), "checkpoint", (*notes,)
+            )
         notes.append(f"The checkpoint does not fit ({short}): this is a tiny random model of it.")
     numbers = torch.float32 if dtype == "auto" else loading.find_dtype(dtype, where, config)
     model, question, how = tiny_model(
@@ -143,7 +145,7 @@ def verify(
         bound=BOUNDS[model.dtype],
         tie_tolerance=TIES[model.dtype],
         rows=tuple(verifier.rows(chosen, on_method)),
-        notes=subject.notes,
+        notes=(*subject.notes, *(f"{why[0].upper()}{why[1:]}" for why in question.passed)),
         machine=describe_machine(model.device, model.dtype),
     )
 

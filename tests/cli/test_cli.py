@@ -257,6 +257,7 @@ def test_offline(st3_: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert len(result.err.strip().splitlines()) == 1
 
 
+@pytest.mark.filterwarnings("ignore:this checkpoint has no chat template")
 def test_a_local_checkpoint(st3_: Any, tmp_path: Path) -> None:
     """Another grid, another depth, no chat template, the same command."""
     tiny_checkpoint(tmp_path)

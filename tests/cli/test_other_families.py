@@ -76,6 +76,75 @@ def test_sweep(name: str, folder: Path, st3_: Any) -> None:
     assert all(0 < cell["kv_ratio"] < 1 for cell in cells)
 
 
+def _with_settings(name: str, folder: Path, **settings: Any) -> Path:
+    """A copy of a checkpoint whose processor has other settings; of pictures, `pictures`."""
+    place = save_checkpoint(name, folder)
+    file = place / "processor_config.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    found["image_processor"] |= settings.pop("pictures", {})
+    file.write_text(json.dumps(found | settings), encoding="utf-8")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("gemma3", {"image_seq_length": 100}, "tokens: 100, features: 256"),
+        ("qwen2_5_vl", {"pictures": {"merge_size": 3}}, "does not fit the model"),
+        ("qwen2_5_vl", {"pictures": {"patch_size": 16}}, "does not fit the model"),
+        ("llava_next", {"patch_size": 7}, "4656 of them visual"),
+        ("qwen3_vl", {"processor_class": "NoProcessor"}, "has no processor 'NoProcessor'"),
+    ],
+)
+@pytest.mark.parametrize("drawn", [True, False])
+def test_files_of_another_checkpoint(
+    name: str, settings: dict[str, Any], words: str, drawn: bool, tmp_path: Path, st3_: Any
+) -> None:
+    picture = tmp_path / "small.png"
+    Image.new("RGB", (50, 50), "red").save(picture)
+    place = _with_settings(name, tmp_path / "model", **settings)
+    show = ("--show-kept", tmp_path / "kept.png") if drawn else ()
+    result = st3_("run", picture, "what", "--model", place, "--max-new-tokens", 2, *show)
+    assert result.code == 1
+    assert result.out == ""
+    assert words in result.err or drawn
+    assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "kept.png").exists()
+
+
+def test_a_tokenizer_that_is_broken_or_missing(tmp_path: Path, st3_: Any, folder: Path) -> None:
+    place = save_checkpoint("qwen3_vl", tmp_path / "model")
+    file = place / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8")[:300], encoding="utf-8")
+    asked = ("run", folder / "wide.png", "what", "--model", place)
+    assert "its tokenizer cannot be read: Unterminated string" in st3_(*asked).err
+    file.unlink()
+    (place / "tokenizer_config.json").unlink()
+    result = st3_(*asked)
+    assert result.code == 1
+    assert "its tokenizer does not know <|image_pad|>" in result.err
+
+
+@pytest.mark.filterwarnings("default")
+def test_without_a_chat_template_the_format_is_said(
+    tmp_path: Path, st3_: Any, folder: Path
+) -> None:
+    place = save_checkpoint("qwen3_vl", tmp_path / "model")
+    (place / "chat_template.jinja").unlink()
+    result = st3_("run", folder / "wide.png", "what", "--model", place, "--max-new-tokens", 2)
+    assert result.code == 0
+    assert "no chat template, so the question is put as LLaVA-1.5" in result.err
+
+
+def test_a_cache_larger_than_stock_is_explained(folder: Path, st3_: Any) -> None:
+    result = st3_(
+        "run", folder / "wide.png", "what", "--model", _made("gemma3", folder),
+        "--max-new-tokens", 2,
+    )  # fmt: skip
+    assert result.code == 0
+    assert "larger than untrimmed: layers with a sliding window" in result.err
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="it is there")
 def test_what_only_torchvision_can_do_is_said_in_one_line(folder: Path, st3_: Any) -> None:
     place = save_checkpoint("qwen2_5_vl", folder / "copy")

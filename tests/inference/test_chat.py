@@ -30,13 +30,19 @@ TEXT_ALONE = (
         (PARTS, "<image>how many?"),
         (PRINTS, "[INST] <image>\nhow many? [/INST]"),
         ({"default": STRINGS, "tool_use": "{{ 1 / 0 }}"}, "user: <image>\nhow many? ASSISTANT:"),
-        (None, "USER: <image>\nhow many? ASSISTANT:"),
     ],
 )
 def test_a_template_gets_what_it_wants(template: Any, text: str) -> None:
     processor = build_processor()
     processor.chat_template = template
     assert in_chat_format(processor, "how many?") == text
+
+
+def test_without_a_template_it_is_said() -> None:
+    processor = build_processor()
+    processor.chat_template = None
+    with pytest.warns(UserWarning, match="has no chat template"):
+        assert in_chat_format(processor, "how many?") == "USER: <image>\nhow many? ASSISTANT:"
 
 
 def test_the_tokenizers_template_where_the_processor_has_none() -> None:

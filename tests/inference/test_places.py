@@ -71,7 +71,7 @@ def test_a_quarter_is_its_tokens(name: str, size: tuple[int, int], folder: Path)
     before = _noise(size, 0)
     plain, tokens = _features(model, processor, Image.fromarray(before))
     assert len(plain) == tokens
-    places = find_places(model, processor, Image.fromarray(before), PROMPT, tokens)
+    places = find_places(model, processor, Image.fromarray(before), PROMPT)
     assert places.count == tokens
     placed = 0
     for right, below in QUARTERS:
@@ -169,9 +169,28 @@ def test_tiles_and_lines_by_hand() -> None:
     assert np.isnan(spread[240:246]).all()
 
 
+@pytest.mark.parametrize("size", [(3, 700), (700, 3), (2, 300), (40, 40)], ids=str)
+def test_a_narrow_picture_is_one_grid(size: tuple[int, int], folder: Path) -> None:
+    """Of which the processor makes a square: 16 x 16 tokens of the same size."""
+    model, processor = _checkpoint("gemma3", folder)
+    picture = Image.fromarray(_noise(size, 0))
+    (view,) = find_places(model, processor, picture, PROMPT).views
+    height, width = view.owner.shape
+    lines, columns = ((np.arange(side) + 0.5) * 16 // side for side in (height, width))
+    want = lines[:, None] * 16 + columns[None]
+    assert (view.owner == want).mean() > 0.9
+    across = np.abs(view.owner % 16 - want % 16).max()
+    down = np.abs(view.owner // 16 - want // 16).max()
+    assert max(across, down) <= 1
+
+
 def test_other_counts_are_refused(folder: Path) -> None:
     model, processor = _checkpoint("qwen2_5_vl", folder)
-    with pytest.raises(ValueError, match="cannot be drawn"):
-        find_places(model, processor, Image.fromarray(_noise((90, 90), 0)), PROMPT, 7)
+
+    def process(images: Any) -> dict[str, Any]:
+        return dict(processor.image_processor(images=list(images), return_tensors="pt"))
+
+    with pytest.raises(ValueError, match="7 visual tokens, its pictures make 9"):
+        locate(model.config, process, [Image.fromarray(_noise((90, 90), 0))], 7)
     with pytest.raises(ValueError, match="1 x 5 pixels is too small to draw tokens on"):
-        find_places(model, processor, Image.new("RGB", (1, 5)), PROMPT, 7)
+        find_places(model, processor, Image.new("RGB", (1, 5)), PROMPT)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import edit, tiny_checkpoint
+from families.checkpoints import save_checkpoint
 from families.zoo import ZOO
 
 from st3.engine.hooks import Hooks
@@ -60,7 +61,7 @@ def test_a_checkpoint_is_green(st3_: Any, tmp_path: Path, name: str) -> None:
     document, rows = found(result)
     assert [row["verdict"] for row in rows.values()] == ["green"] * 3, document["rows"]
     assert result.code == 0
-    assert document["weights"] == "trained"
+    assert document["weights"] == "checkpoint"
     recurrent = name in ("lfm2_vl", "qwen3_5")
     oracle = "compaction oracle" if recurrent else "masked oracle"
     assert [row["reference"] for row in rows.values()] == ["stock", oracle, oracle]
@@ -253,6 +254,7 @@ def test_one_line_says_what_is_wrong(st3_: Any, tmp_path: Path, llava: Path) -> 
         assert words in result.err
         assert len(result.err.splitlines()) == 1
         assert result.out == ""
+    assert st3_("verify", llava, "--methods", "").code == 1
     wrong = st3_("verify", llava, "--methods", "st4")
     assert wrong.code == 1
     assert "did you mean st3" in wrong.err
@@ -275,6 +277,29 @@ def test_without_a_prompt_there_is_nothing_to_verify(
     assert result.code == 1
     assert "no prompt with a picture could be made for this model" in result.err
     assert "no pictures today" in result.err
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "smolvlm"])
+def test_its_own_processor_comes_first(st3_: Any, tmp_path: Path, name: str) -> None:
+    """However many visual tokens the smallest picture makes."""
+    place = save_checkpoint(name, tmp_path / "model")
+    document, rows = found(st3_("verify", place, *FEW, "--json"))
+    assert document["verdict"] == "green"
+    assert document["prompt"].startswith("its own processor, a picture of noise")
+    assert document["visual_tokens"] > 640
+    assert document["notes"] == []
+    assert rows["st3"]["kept_per_layer"][-1] < document["visual_tokens"]
+
+
+def test_a_processor_that_makes_no_prompt_is_told(st3_: Any, tmp_path: Path) -> None:
+    place = save_checkpoint("qwen2_5_vl", tmp_path / "model")
+    (place / "chat_template.jinja").write_text("{% for %}", encoding="utf-8")
+    result = st3_("verify", place, "--methods", "none", "--json")
+    document, _ = found(result)
+    assert document["prompt"].startswith("the family's image processor, a picture of noise")
+    (note,) = document["notes"]
+    assert note.startswith("Its own processor makes no prompt that this model takes:")
+    assert "chat_template.jinja is broken in line 1" in note
 
 
 def test_random_models_attend_unevenly() -> None:
