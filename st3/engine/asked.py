@@ -12,6 +12,7 @@ from transformers import DynamicCache, GenerationMixin
 
 from st3.engine.cache import TrimmedCache
 from st3.engine.prompt import Prompt
+from st3.families.parts import Parts
 
 _BRINGING = ("pixel", "image_features", "inputs_embeds", "mm_encoder_outputs")
 """What is in the names of arguments that bring what visual tokens stand for."""
@@ -45,9 +46,32 @@ def padding_mask(mask: Any) -> torch.Tensor | None:
     raise ValueError(f"st3.trim needs a mask [batch, tokens], got {kind}")
 
 
-def unpadded(kwargs: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
+def check_pictured(prompt: Prompt, *, pictured: bool) -> None:
+    """Refuse places for visual tokens without pictures."""
+    if any(prompt.visual) and not pictured:
+        raise ValueError(
+            f"the prompt has places for {max(prompt.visual)} visual tokens, and nothing to put "
+            "there: give pixel_values"
+        )
+
+
+def check_turn(parts: Parts, prompt: Prompt) -> None:
+    """Refuse what a later turn cannot bring to this model."""
+    if parts.lenders and any(prompt.visual):
+        raise ValueError(
+            "st3 cannot take a picture in a later turn of a model whose layers borrow keys: put "
+            "every picture into the first"
+        )
+    if parts.recurrent and not prompt.full:
+        raise ValueError(
+            "a model with recurrent layers takes no padding in a later turn: feed the rows one by "
+            "one"
+        )
+
+
+def unpadded(kwargs: dict[str, Any], *, padded: bool) -> dict[str, Any]:
     """No mask where nothing is padded: what is made of it would be thrown away."""
-    plain = isinstance(kwargs.get("attention_mask"), torch.Tensor) and prompt.full
+    plain = isinstance(kwargs.get("attention_mask"), torch.Tensor) and not padded
     return {"attention_mask": None} if plain else {}
 
 

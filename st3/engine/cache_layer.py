@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
-from st3.engine.order import Order, to_device
+from st3.engine.order import Order, merged, to_device
 
 _STEP = 8  # slots are a multiple of it, which masks of some attention kernels must be
 _ROOM = 64  # generated tokens that a buffer first has room for, where nobody said how many
@@ -37,6 +37,8 @@ class TrimmedLayer(CacheLayerMixin):
     in that sequence, for masks that ask. Slots are a multiple of `step`. `spare` are buffers that
     may be taken, if they fit, in place of new ones. `room` is how many generated tokens fit, and
     `token_bytes` what one slot takes in all rows.
+    `last_visual` is the last place of a visual token in the sequence. `turns` counts the forwards
+    that brought some, `gone` those of which it has let all go before their schedule said so.
     `window` is how many tokens the layer sees at most, None where that is not limited. `offered` is
     what `update` got at prefill, which attention may see in another form.
     """
@@ -47,8 +49,11 @@ class TrimmedLayer(CacheLayerMixin):
     valid: torch.Tensor | None
     places: torch.Tensor | None
     offered: tuple[torch.Tensor, torch.Tensor] | None
+    coming: tuple[int, torch.Tensor | None, torch.Tensor | None] | None
 
     window: int | None = None
+    turns, gone = 1, 0
+    last_visual = -1
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,14 +138,63 @@ class TrimmedLayer(CacheLayerMixin):
             return key_states, value_states
         self._own()
         new = key_states.shape[2]
+        tokens, valid, places = self.coming or (new, None, None)
+        self.coming = None
         if self.end + new > self.keys.shape[2]:
             self.make_room(new)
+        coming = slice(self.end, self.end + new)
         if self.places is not None:
-            fresh = torch.arange(self.seen, self.seen + new, device=self.places.device)
-            self.places[:, self.end : self.end + new] = fresh
+            if places is None:
+                places = torch.arange(new, device=self.places.device)
+            self.places[:, coming] = self.seen + places
+        if valid is not None:
+            if self.valid is None:
+                self.valid = valid.new_ones(len(valid), self.keys.shape[2])
+            self.valid[:, coming] = valid
         self._write(key_states, value_states)
-        self.seen += new
+        self.seen += tokens
         return self.live()
+
+    def expect(
+        self, tokens: int, valid: torch.Tensor | None, places: torch.Tensor | None = None
+    ) -> None:
+        """The coming `update` brings what is left of `tokens` tokens of the sequence.
+
+        `valid` bool [B, n], or None if each is one; `places` int64 [B, n] of those that are left,
+        from 0, or None if all are.
+        """
+        self.coming = tokens, valid, places
+
+    def merge(
+        self,
+        order: Order,
+        old: Sequence[Sequence[int]],
+        new: Sequence[Sequence[int]],
+        *,
+        appended: int,
+        generated: int,
+        last_visual: int,
+    ) -> None:
+        """Lay out anew, once the tokens of a later turn were appended; see `order.merged`.
+
+        Args:
+            order, old, new: as there.
+            appended: tokens at the end of the window that are the turn's.
+            generated: tokens of the conversation so far.
+            last_visual: the last place of a visual token in it.
+        """
+        self.turns, self.last_visual = self.turns + 1, last_visual
+        live = self.alive - appended
+        order = merged(order, old, new, self.visual, live, self.live_valid())
+        count, room = order.index.shape[1], max(self.room, generated + _ROOM)
+        self._capacity, self.room = lambda t: count + max(0, t - generated), room
+        places = self.live_places()
+        if places is not None:
+            places = places.gather(1, order.index)
+        keys, values = (order.taken(states) for states in self.live())
+        self.visual = order.visual
+        slots = max(self.slots_for(room), count + SLACK)
+        self.refill(keys, values, order.valid, slots, places)
 
     @property
     def alive(self) -> int:
@@ -199,7 +253,7 @@ class TrimmedLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything, and free the buffers."""
         self.keys = self.values = torch.empty(0)
-        self.valid = self.places = self.offered = None
+        self.valid = self.places = self.offered = self.coming = None
         self.is_initialized = False
         self.start = self.end = self.visual = self.seen = 0
 

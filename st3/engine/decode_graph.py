@@ -155,7 +155,7 @@ class DecodeGraph:
             self.step = copy.copy(forward)
         self.step.record, self.step.cache = forward.record, forward.cache
         t = forward.record.generated + 1
-        self.active = tokens == 1 and self._plain(kwargs)
+        self.active = tokens == 1 and len(forward.record.turns) == 1 and self._plain(kwargs)
         if self.frozen and not self.active:
             self._thaw()
         elif self.frozen and t > self._horizon:

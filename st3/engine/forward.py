@@ -1,5 +1,7 @@
 """One forward of a decoder under trimming: a prefill, a decode step or a user's next turn.
 
+Where it brings visual tokens, a `Prefill` thins them out, in a later turn as in the first.
+
 It is made before the decoder runs and goes along as an argument to every layer, so nothing about a
 generation is kept in the model: forwards of several threads do not meet.
 """
@@ -31,7 +33,7 @@ class Forward:
         record: of the generation.
         backend: the attention implementation that the model had before.
         cache: what is filled or read, None without one.
-        prefill: the tokens alive, None for later forwards.
+        prefill: the tokens alive, None for a forward without visual tokens after the first.
     """
 
     def __init__(
@@ -86,11 +88,10 @@ class Forward:
             self.prefill.unseen.discard(layer)
             queries = self.parts.adapter.place_queries
             if queries is not None:
-                query = queries(module, query, self.prefill.place)
+                query = queries(module, query, self.prefill.turn.base + self.prefill.place)
             if layer in self.parts.lenders:
                 return self._borrow(module, query, key, value, layer, rule, **kwargs)
-            scaling, softcap = kwargs["scaling"], kwargs.get("softcap")
-            self.prefill.observe(layer, query, key, scaling, rule, softcap)
+        if self.prefill is not None and not self.prefill.later:
             valid, places = self.prefill.valid, self.prefill.place
         else:
             assert self.cache is not None
@@ -99,6 +100,9 @@ class Forward:
                 function, bias = stock_attention(module, backend), cached.slots.bias
                 return call_attention(function, module, query, key, value, bias, **kwargs)
             valid, places = cached.live_valid(), cached.live_places()
+        if self.prefill is not None:
+            scaling, softcap = kwargs["scaling"], kwargs.get("softcap")
+            self.prefill.observe(layer, query, key, scaling, rule, softcap, valid, places)
         if self.session.observer is not None:
             self.session.observer(layer, query, key, kwargs["scaling"], valid)
         if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled(
@@ -133,12 +137,12 @@ class Forward:
         backend: str,
     ) -> torch.Tensor:
         """The mask of a rule, made once for the layers of a group."""
-        group = self.record.group(layer)
-        known = self._masks.get((id(rule), group.first))
+        first, _ = self.record.run(layer)
+        known = self._masks.get((id(rule), first))
         if known is None:
             known = rule_mask(rule, valid, places, query, backend)
-            self._masks = {key: mask for key, mask in self._masks.items() if key[1] == group.first}
-            self._masks[id(rule), group.first] = known
+            self._masks = {key: mask for key, mask in self._masks.items() if key[1] == first}
+            self._masks[id(rule), first] = known
         return known
 
     def _borrow(

@@ -23,6 +23,8 @@ from torch import nn
 from st3.engine.asked import (
     brings_pictures,
     check_cache,
+    check_pictured,
+    check_turn,
     fed_tokens,
     in_chunks,
     padding_mask,
@@ -212,20 +214,45 @@ class Hooks:
 
     def _go_on(self, trim: Trim, record: Record, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A decode step, or a user's next turn; returns the decoder's arguments."""
-        seen, tokens = self._seen, fed_tokens(kwargs)
-        mask = padding_mask(seen.mask)
-        if tokens > 1:
-            if seen.visual is not None and bool(seen.visual.any()):
-                raise ValueError("st3 needs every picture of a conversation in its first forward")
-            if mask is not None and not bool(mask[:, -tokens:].all()):
-                raise ValueError(
-                    "st3 cannot take padding in a later turn: feed the rows one by one"
-                )
-        forward = Forward(trim.session, record, self.backend, kwargs["past_key_values"])
+        seen, tokens, cache = self._seen, fed_tokens(kwargs), kwargs["past_key_values"]
+        forward = Forward(trim.session, record, self.backend, cache)
         if trim.graph is not None:
             trim.graph.prepare(tokens, kwargs, forward)
-        record.step(tokens)
-        return forward.arguments() | unpadded(kwargs, record.prompt)
+        if tokens == 1:
+            record.step(tokens)
+        else:
+            self._next_turn(forward, tokens, kwargs)
+        return forward.arguments() | unpadded(kwargs, padded=record.padded)
+
+    def _next_turn(self, forward: Forward, tokens: int, kwargs: dict[str, Any]) -> None:
+        """A user's next turn, with pictures or without."""
+        seen, record, cache = self._seen, forward.record, kwargs["past_key_values"]
+        mask = padding_mask(seen.mask)
+        mask = None if mask is None else mask[:, -tokens:].bool()
+        visual = seen.visual
+        if visual is None:  # embeddings of text
+            visual = torch.zeros(len(record.prompt.visual), tokens, dtype=torch.bool)
+        if mask is not None:
+            visual = visual & mask.to(visual.device)
+        prompt = layout(visual, mask)
+        check_pictured(prompt, pictured=seen.pictured)
+        check_turn(self.parts, prompt)
+        record.padded |= not prompt.full
+        mask = None if prompt.full else mask
+        if not any(prompt.visual):
+            record.step(tokens)
+            for layer in cache.trimmed():
+                layer.expect(tokens, mask)
+            return
+        if in_chunks():
+            raise ValueError(
+                "st3 needs a whole turn to choose what to drop: leave prefill_chunk_size unset"
+            )
+        turn = record.begin_turn(forward.session.plan.for_prompt(tokens), prompt)
+        features = take_features(kwargs)
+        forward.prefill = Prefill(record, turn, visual, mask, cache)
+        if features is not None:
+            forward.prefill.features = Features(*features)
 
     def _begin(self, trim: Trim, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A prefill; returns the decoder's arguments."""
@@ -240,11 +267,7 @@ class Hooks:
             )
         visual = seen.visual if mask is None else seen.visual & mask.bool()
         prompt = layout(visual, mask)
-        if any(prompt.visual) and not seen.pictured:
-            raise ValueError(
-                f"the prompt has places for {max(prompt.visual)} visual tokens, and nothing to put "
-                "there: give pixel_values"
-            )
+        check_pictured(prompt, pictured=seen.pictured)
         own = None if prompt.full else mask  # a recording must read no mask of one call
         use_cache = kwargs.get("use_cache")
         if use_cache is None:
@@ -269,7 +292,7 @@ class Hooks:
                 session.retire(new)
             record = Record(plan, prompt, visual, own, new)
             session.begin(record, new)
-            prefill = Prefill(record, visual, own, new)
+            prefill = Prefill(record, record.turns[0], visual, own, new)
             if features is not None:
                 prefill.features = Features(*features)
             return Forward(session, record, self.backend, new, prefill)
@@ -279,7 +302,7 @@ class Hooks:
             wanted = use_cache and features is None and graph.takes_prefill(kwargs)
             if wanted and graph.prefill.prepare(prompt, visual, kwargs, begin):
                 return kwargs
-        return kwargs | begin(visual).arguments() | unpadded(kwargs, prompt)
+        return kwargs | begin(visual).arguments() | unpadded(kwargs, padded=not prompt.full)
 
 
 class _Replayed:

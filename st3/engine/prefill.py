@@ -1,4 +1,7 @@
-"""One prefill under trimming: which tokens are alive, and how they thin out from group to group.
+"""One forward that brings visual tokens: which are alive, and how they thin out group by group.
+
+It is a prefill, or a later turn of a conversation: its tokens then thin out among themselves, and
+attend to those that the cache holds as well.
 
 Numbers of tokens come from the schedule, on the host; which tokens they are is decided on the
 device, with sorts and gathers and no synchronisation. Rows of a batch may have different numbers of
@@ -19,6 +22,7 @@ from st3.engine.masks import MaskRule
 from st3.engine.order import Order, to_device
 from st3.engine.prompt import Prompt
 from st3.engine.record import Record
+from st3.engine.turn import Turn
 from st3.methods.schedule import Group
 from st3.methods.scorers import LayerView
 
@@ -43,13 +47,13 @@ class Prefill:
     """The tokens alive in the current group, from layer to layer.
 
     Args:
-        record: of the generation, written here.
+        record: of the generation. `turn`: its turn that begins, written here.
         visual: bool [B, n]. `mask`: [B, n] or None, the attention mask.
         cache: to be filled, None without one.
 
     Attributes (B rows, n tokens alive, in prompt order):
         visual: bool [B, n].
-        place: int64 [B, n], in the prompt.
+        place: int64 [B, n], in what this forward was given.
         ordinal: int64 [B, n], a visual token's number among its row's visual tokens.
         valid: bool [B, n], or None if all are.
         unseen: layers that have not called attention yet.
@@ -58,14 +62,15 @@ class Prefill:
     def __init__(
         self,
         record: Record,
+        turn: Turn,
         visual: torch.Tensor,
         mask: torch.Tensor | None,
         cache: TrimmedCache | None,
     ) -> None:
         self.record, self.cache, self.plan = record, cache, record.plan
-        self.prompt = prompt = record.prompt
-        self.schedule, self.scorer = self.plan.schedule, self.plan.scorer
-        groups = self.plan.groups
+        self.turn, self.later = turn, turn.base > 0
+        self.prompt = prompt = turn.prompt
+        self.schedule, self.scorer, groups = turn.schedule, turn.scorer, turn.groups
         self.groups = {group.first: group for group in groups}
         self._enter_group(groups[0])
         self.place = torch.arange(prompt.tokens, device=visual.device).expand(visual.shape)
@@ -89,7 +94,7 @@ class Prefill:
             for group in deciding
             for layer in range(self.first_scored[group.first], group.scored_in + 1)
         }
-        self.record.record_kept(self.group, visual, self.ordinal)
+        self.turn.record_kept(self.group, visual, self.ordinal)
         self._alive = [(1, Alive(prompt.tokens, self.place, None, whole=True))]
 
     def alive(self, layer: int | None = None) -> Alive:
@@ -103,6 +108,9 @@ class Prefill:
         if layer > 1 and layer in self.groups:
             self._enter_group(self.groups[layer])
             hidden = self._thin(hidden)
+        if self.later and layer in self.plan.parts.keyed:
+            assert self.cache is not None
+            self.cache.layers[layer - 1].expect(self.prompt.tokens, self.valid, self.place)
         return hidden
 
     def follow(self, value: Any, behind: int) -> Any:
@@ -121,12 +129,21 @@ class Prefill:
         scaling: float,
         rule: MaskRule | None,
         softcap: float | None,
+        valid: torch.Tensor | None,
+        places: torch.Tensor | None,
     ) -> None:
-        """Score if this layer decides something, and put its keys and values into the cache."""
+        """Score if this layer decides something, and put its keys and values into the cache.
+
+        `key` [B, key heads, k, head size], `valid` [B, k] and `places` [B, k] are those of all that
+        the layer sees, this forward's n tokens last.
+        """
         if layer in self.scored:
-            allowed = None if rule is None or rule.plain else partial(_seen, rule, self.place)
+            allowed = None
+            if rule is not None and not rule.plain:
+                assert places is not None
+                allowed = partial(_seen, rule, places)
             view = LayerView(
-                query, key, scaling, self.valid, self.visual, self.ordinal,
+                query, key, scaling, valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
                 allowed=allowed, softcap=softcap,
             )  # fmt: skip
@@ -141,7 +158,10 @@ class Prefill:
         if first and self.order is None:  # what decides its order comes in a later layer
             return
         for number, placed in self.unsorted:
-            self._store(number, placed)
+            if self.later:
+                self._merge(number)
+            else:
+                self._store(number, placed)
         self.unsorted.clear()
         self.lent[layer] = self.place
         if layer == self.last_keyed:
@@ -160,6 +180,21 @@ class Prefill:
             valid=self.valid,
             order=self.order,
             places=self.place if placed else None,
+        )
+
+    def _merge(self, layer: int) -> None:
+        """A later turn's tokens lie at the end; where they will leave, among the others."""
+        assert self.cache is not None
+        if self.order is None:
+            return
+        cached, turn = self.cache.layers[layer - 1], self.turn
+        cached.merge(
+            self.order,
+            self.record.leaving(layer, self.record.turns[cached.gone : -1]),
+            self.record.leaving(layer, [turn]),
+            appended=self.place.shape[1],
+            generated=self.record.generated,
+            last_visual=turn.base + self.prompt.last_visual,
         )
 
     def _ranking(self) -> torch.Tensor:
@@ -221,7 +256,7 @@ class Prefill:
         needed = min(later, default=self.plan.layers)
         self.recent = {n: score.gather(1, index) for n, score in self.recent.items() if n >= needed}
         self.ranked = None
-        self.record.record_kept(self.group, self.visual, self.ordinal)
+        self.turn.record_kept(self.group, self.visual, self.ordinal)
         if self.schedule.anneals:
             places = torch.arange(alive, device=index.device).expand_as(column)
             self._lay_out(listed, torch.zeros_like(listed).scatter_(1, column, places), counts)
@@ -232,7 +267,7 @@ class Prefill:
         # Rows that hold equally many now may differ later.
         uneven = len({*self.prompt.visual}) > 1 or len({*self.prompt.text}) > 1
         self.order = Order(index, listed >= 0 if uneven else None, max(counts))
-        self.record.record_order(self.group, self.ordinal, index[:, : max(counts)])
+        self.turn.record_order(self.group, self.ordinal, index[:, : max(counts)])
 
 
 def _seen(rule: MaskRule, places: torch.Tensor, rows: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.prompt import Prompt
+from st3.engine.turn import Turn
 from st3.families.parts import Parts
 from st3.methods import Method
 from st3.methods.schedule import Group, Schedule
@@ -67,17 +68,19 @@ class Record:
     """The record of one trimmed generation; it does not keep its cache alive.
 
     Args:
-        plan: of the `with`.
+        plan: of the `with`, for the prompt.
         prompt: its layout.
         visual: bool [B, n]. `mask`: [B, n] or None, the attention mask.
         cache: what it fills, None without one.
 
     Attributes:
+        turns: forwards that brought visual tokens, the prompt first, whatever it brought.
         generated: tokens generated and fed back so far.
-        kv_bytes: bytes of live keys and values after prefill and after each decode step; padding
+        kv_bytes: bytes of live keys and values after prefill and after each later forward; padding
             of a ragged batch counts.
         untrimmed_kv_bytes: the same had nothing been dropped.
         padding: bool [B, n], False where there is no token; None where all are.
+        padded: whether any row has been padded so far.
     """
 
     def __init__(
@@ -89,23 +92,25 @@ class Record:
         cache: TrimmedCache | None,
     ) -> None:
         self.plan, self.prompt = plan, prompt
+        self.turns = [Turn(plan.schedule, plan.scorer, plan.groups, prompt)]
         self.generated = 0
         self.kv_bytes: list[int] = []
         self.untrimmed_kv_bytes: list[int] = []
         self.padding = None if mask is None else mask.bool()
+        self.padded = not prompt.full
         valid = torch.ones_like(visual) if self.padding is None else self.padding
         self._places = visual, valid & ~visual
         self._turned = False
-        self._kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._runs = [(group.first, group.last) for group in plan.groups]
         self._allocated = 0
         self._cache = _reference(cache)
 
     def replayed(self, cache: TrimmedCache) -> Record:
         """The record of a generation whose prefill, into `cache`, was a replay of this one's."""
         other = copy.copy(self)
-        for name in ("kv_bytes", "untrimmed_kv_bytes", "_kept", "_order"):
+        for name in ("kv_bytes", "untrimmed_kv_bytes"):
             setattr(other, name, copy.copy(getattr(self, name)))
+        other.turns = [turn.copied() for turn in self.turns]
         other._cache = _reference(cache)
         return other
 
@@ -125,23 +130,22 @@ class Record:
         if self.cache is not None and self.cache.closed is None:
             self._allocated = self.cache.allocated_bytes
 
+    @property
+    def visual(self) -> tuple[int, ...]:
+        """Visual tokens of each row so far, before anything was dropped."""
+        return tuple(map(sum, zip(*(turn.prompt.visual for turn in self.turns), strict=True)))
+
     def kept_per_layer(self, row: int = 0, generated: int = 0) -> list[int]:
         """Visual tokens alive in each layer of one prompt after `generated` tokens."""
-        visual, schedule = self.prompt.visual[row], self.plan.schedule
-        return [schedule.count(n, visual, generated) for n in range(1, self.plan.layers + 1)]
+        layers = range(1, self.plan.layers + 1)
+        return [sum(turn.count(n, row, generated) for turn in self.turns) for n in layers]
 
     def kept(self, layer: int, row: int = 0, generated: int = 0) -> list[int]:
         """Which visual tokens are alive in `layer` (from 1): numbers from 0, in prompt order.
 
-        Several pictures of one prompt are counted through.
+        All pictures of a row are counted through, later turns' as well.
         """
-        group = self.group(layer)
-        visual, ordinal = self._kept[group]
-        alive: list[int] = ordinal[row][visual[row]].tolist()
-        count = self.plan.schedule.count(layer, self.prompt.visual[row], generated)
-        if count < len(alive):
-            alive = sorted(self._best(group, row, count).tolist())
-        return alive
+        return [n for turn in self.turns for n in turn.alive(layer, row, generated)]
 
     def key_places(self, layer: int) -> torch.Tensor:
         """See `TrimSession.key_places`."""
@@ -152,31 +156,26 @@ class Record:
         is_visual, is_text = (mask[0] for mask in self._places)
         visual, text = is_visual.nonzero().flatten(), is_text.nonzero().flatten()
         answer = torch.arange(self.generated, device=visual.device) + len(is_visual)
-        group = self.group(layer)
+        turn = self.turns[0]
         cached = None if self.cache is None else self.cache.layers[layer - 1]
         if self.generated and isinstance(cached, TrimmedLayer) and cached.window is not None:
             places = cached.live_places()
             assert places is not None
             return places[0]
         if self.generated and self.plan.schedule.anneals:  # the cache is sorted
-            count = self.plan.schedule.count(layer, len(visual), self.generated)
-            return torch.cat((visual[self._best(group, 0, count)], text, answer))
-        alive, ordinal = (x[0] for x in self._kept[group])
-        if group.first == 1:
+            count = turn.count(layer, 0, self.generated)
+            return torch.cat((visual[turn.best(layer, 0, count)], text, answer))
+        alive, ordinal = turn.kept_places(layer, 0)
+        if turn.group(layer).first == 1:
             return torch.cat((torch.arange(len(is_visual), device=visual.device), answer))
         prompt = torch.empty_like(ordinal)
         prompt[alive] = visual[ordinal[alive]]
         prompt[~alive] = text
         return torch.cat((prompt, answer))
 
-    def group(self, layer: int) -> Group:
-        """The layers that share their tokens with `layer`."""
-        return next(group for group in self.plan.groups if group.first <= layer <= group.last)
-
-    def _best(self, group: Group, row: int, count: int) -> torch.Tensor:
-        """The `count` most important visual tokens of a group that anneals, least first."""
-        ordinal, index = (x[row] for x in self._order[group])
-        return ordinal[index[len(index) - count :]]
+    def run(self, layer: int) -> tuple[int, int]:
+        """The first and the last of the layers that share all their tokens with `layer`."""
+        return next(run for run in self._runs if run[0] <= layer <= run[1])
 
     def step(self, tokens: int) -> None:
         """A later forward feeds `tokens` tokens: evict what annealing lets go, before it attends.
@@ -185,24 +184,51 @@ class Record:
         """
         self.generated += tokens == 1
         self._turned |= tokens > 1
-        cache, schedule = self.cache, self.plan.schedule
-        assert cache is not None
-        if schedule.anneals:
-            for group in self.plan.groups:
-                left = [schedule.count(group.first, n, self.generated) for n in self.prompt.visual]
-                for layer in cache.trimmed(group.first, group.last):
-                    layer.evict(left)
-        for number in self.plan.parts.windows:
-            cache.layers[number - 1].expire()
+        self._evict()
         self.record_bytes(new=tokens)
 
-    def record_kept(self, group: Group, visual: torch.Tensor, ordinal: torch.Tensor) -> None:
-        """The group's tokens: which are visual, bool [B, n], and their numbers, int64 [B, n]."""
-        self._kept[group] = (visual, ordinal)
+    def begin_turn(self, plan: Plan, prompt: Prompt) -> Turn:
+        """A later forward brings visual tokens: what is to be known of them, from now on."""
+        cache = self.cache
+        assert cache is not None
+        self._turned = True
+        self._evict()
+        base = cache.get_seq_length()
+        turn = Turn(
+            plan.schedule, plan.scorer, plan.groups, prompt, self.generated, base, self.visual
+        )
+        self.turns.append(turn)
+        starts = sorted({group.first for turn in self.turns for group in turn.groups})
+        ends = [start - 1 for start in starts[1:]] + [self.plan.layers]
+        self._runs = list(zip(starts, ends, strict=True))
+        return turn
 
-    def record_order(self, group: Group, ordinal: torch.Tensor, index: torch.Tensor) -> None:
-        """The group's visual tokens, least important first: places `index` [B, v] in `ordinal`."""
-        self._order[group] = (ordinal, index)
+    def _evict(self) -> None:
+        """What the schedule and the windows let go by now."""
+        cache = self.cache
+        assert cache is not None
+        if any(turn.schedule.anneals for turn in self.turns):
+            for first, last in self._runs:
+                left: dict[int, list[int]] = {}
+                for layer in cache.trimmed(first, last):
+                    if layer.gone not in left:
+                        left[layer.gone] = self._left(first, layer.gone)
+                    layer.evict(left[layer.gone])
+        for number in self.plan.parts.windows:
+            cache.layers[number - 1].expire()
+
+    def _left(self, layer: int, gone: int) -> list[int]:
+        """Visual tokens alive in each row of a layer which let the first `gone` turns go."""
+        turns, rows = self.turns[gone:], range(len(self.prompt.visual))
+        return [sum(turn.count(layer, row, self.generated) for turn in turns) for row in rows]
+
+    def leaving(self, layer: int, turns: list[Turn]) -> list[list[int]]:
+        """When visual tokens of some turns will leave `layer`, a list a row, soonest first."""
+        rows = range(len(self.prompt.visual))
+        return [
+            sorted(t for turn in turns for t in turn.leaving(layer, row, self.generated))
+            for row in rows
+        ]
 
     def record_bytes(self, new: int = 0) -> None:
         """Note the bytes alive, once `new` tokens a layer will have been added."""

@@ -97,7 +97,7 @@ class TrimSession:
 
     @property
     def kv_bytes(self) -> list[int]:
-        """Bytes of live keys and values after prefill and after each decode step."""
+        """Bytes of live keys and values after prefill and after each later forward."""
         return self.record.kv_bytes
 
     @property
@@ -112,12 +112,12 @@ class TrimSession:
 
     @property
     def visual_tokens(self) -> tuple[int, ...]:
-        """Visual tokens of each prompt of the batch before anything was dropped."""
-        return self.record.prompt.visual
+        """Visual tokens of each row of the batch so far, before anything was dropped."""
+        return self.record.visual
 
     @property
     def prompt_tokens(self) -> tuple[int, ...]:
-        """All tokens of each prompt, padding not counted."""
+        """All tokens of each first prompt, padding not counted."""
         prompt = self.record.prompt
         return tuple(a + b for a, b in zip(prompt.visual, prompt.text, strict=True))
 
@@ -128,7 +128,8 @@ class TrimSession:
     def kept(self, layer: int, row: int = 0, generated: int = 0) -> list[int]:
         """Which visual tokens are alive in `layer` (from 1): numbers from 0, in prompt order.
 
-        Several pictures of one prompt are counted through.
+        Several pictures of one row are counted through, those of later turns as well; so are the
+        generated tokens of a conversation.
         """
         return self.record.kept(layer, row, generated)
 

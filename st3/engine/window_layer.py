@@ -50,6 +50,7 @@ class WindowLayer(TrimmedLayer):
         self.seen = seen
         if order is not None:
             order = self._in_window(order)
+            self.gone = int(self._passed())
         else:
             kept = slice(max(0, key_states.shape[2] - self.window + 1), None)
             key_states, value_states = key_states[:, :, kept], value_states[:, :, kept]
@@ -62,7 +63,7 @@ class WindowLayer(TrimmedLayer):
         """Let go what has left the window, as far as a pointer can: what is in front."""
         if self.visual and self._passed():
             self.start += self.visual
-            self.visual = 0
+            self.visual, self.gone = 0, self.turns
         if not self.visual:
             self.start = max(self.start, self.end - self.window + 1)
 

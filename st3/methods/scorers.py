@@ -26,14 +26,15 @@ class LayerView:
 
     Attributes:
         query: [B, query heads, n, head size], after RoPE.
-        key: [B, key heads, n, head size], after RoPE.
+        key: [B, key heads, k, head size], after RoPE: those of the n tokens last, behind what a
+            conversation has said before.
         scaling: factor of the attention logits.
-        valid: bool [B, n], False for padding; None where there is none.
+        valid: bool [B, k], False for padding; None where there is none.
         visual: bool [B, n], which tokens are visual.
         ordinal: int64 [B, n], for visual tokens their number among the prompt's visual tokens.
         total: visual tokens of the prompt that has most, before anything was dropped.
         trailing: number of tokens behind the last visual token (the longest prompt's), at least 1.
-        allowed: number of rows -> bool [B, 1, rows, n], what the last rows see; None: causality.
+        allowed: number of rows -> bool [B, 1, rows, k], what the last rows see; None: causality.
         softcap: logits go through softcap * tanh(logits / softcap), if there is one.
     """
 
@@ -49,11 +50,12 @@ class LayerView:
     softcap: float | None = None
 
     def rows(self, count: int) -> torch.Tensor:
-        """Attention of the last `count` tokens, float32 [B, query heads, count, n]."""
+        """Attention of the last `count` tokens to these, float32 [B, query heads, count, n]."""
         allowed = None if self.allowed is None else self.allowed(count)
-        return attention_rows(
+        rows = attention_rows(
             self.query, self.key, self.scaling, self.valid, count, allowed, self.softcap
         )
+        return rows[..., -self.visual.shape[1] :]
 
 
 class Scorer(ABC):
@@ -122,7 +124,9 @@ class KeyNormScorer(Scorer):
     """Small keys are important (Devoto et al., EMNLP 2024, arXiv 2406.11430); mean over heads."""
 
     def score(self, view: LayerView) -> torch.Tensor:
-        norms: torch.Tensor = torch.linalg.vector_norm(view.key.float(), dim=-1)
+        norms: torch.Tensor = torch.linalg.vector_norm(
+            view.key[:, :, -view.visual.shape[1] :].float(), dim=-1
+        )
         return -norms.mean(1)
 
 

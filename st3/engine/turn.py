@@ -1,0 +1,95 @@
+"""The visual tokens that came into a conversation in one forward: where they are kept, until when.
+
+A generation has one such turn, its prompt. Where pictures come with a later message as well, each
+turn is scored, cut and annealed by itself; its clock starts with it (ours: the paper asks once).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from st3.engine.prompt import Prompt
+from st3.methods.schedule import Group, Schedule
+from st3.methods.scorers import Scorer
+
+NEVER = sys.maxsize
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One of them.
+
+    Attributes:
+        schedule, scorer, groups: how it is trimmed.
+        prompt: its layout.
+        begun: tokens generated before it. `base`: all tokens before it, padding included.
+        first: visual tokens of each row before it.
+    """
+
+    schedule: Schedule
+    scorer: Scorer
+    groups: tuple[Group, ...]
+    prompt: Prompt
+    begun: int = 0
+    base: int = 0
+    first: tuple[int, ...] = ()
+    _kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def copied(self) -> Turn:
+        """The same, with a record of its own."""
+        return replace(self, _kept={**self._kept}, _order={**self._order})
+
+    def group(self, layer: int) -> Group:
+        """The layers that share their tokens with `layer` (from 1)."""
+        return next(group for group in self.groups if group.first <= layer <= group.last)
+
+    def count(self, layer: int, row: int, generated: int) -> int:
+        """Visual tokens of it alive in `layer` of one row, after `generated` tokens in all."""
+        if generated < self.begun:
+            return 0
+        return self.schedule.count(layer, self.prompt.visual[row], generated - self.begun)
+
+    def alive(self, layer: int, row: int, generated: int) -> list[int]:
+        """Which ones, in prompt order: numbers from 0 through the row's visual tokens."""
+        if generated < self.begun:
+            return []
+        group = self.group(layer)
+        visual, ordinal = self._kept[group]
+        found: list[int] = ordinal[row][visual[row]].tolist()
+        count = self.count(layer, row, generated)
+        if count < len(found):
+            found = sorted(self.best(layer, row, count).tolist())
+        return [number + self.first[row] for number in found] if self.first else found
+
+    def best(self, layer: int, row: int, count: int) -> torch.Tensor:
+        """The `count` most important ones where it anneals, least first: int64 [count], from 0."""
+        ordinal, index = (x[row] for x in self._order[self.group(layer)])
+        return ordinal[index[len(index) - count :]]
+
+    def leaving(self, layer: int, row: int, generated: int) -> list[int]:
+        """For each alive, soonest first: after how many tokens, in all, it will be gone."""
+        left = self.count(layer, row, generated)
+        found: list[int] = []
+        last = self.begun + (self.schedule.tau or 0) if self.schedule.anneals else generated
+        for t in range(generated + 1, last + 1):
+            now = self.count(layer, row, t)
+            found += [t] * (left - now)
+            left = now
+        return found + [NEVER] * left
+
+    def kept_places(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the tokens alive in `layer` at prefill: which are visual, bool [n], and their numbers."""
+        visual, ordinal = self._kept[self.group(layer)]
+        return visual[row], ordinal[row]
+
+    def record_kept(self, group: Group, visual: torch.Tensor, ordinal: torch.Tensor) -> None:
+        """The group's tokens: which are visual, bool [B, n], and their numbers, int64 [B, n]."""
+        self._kept[group] = (visual, ordinal)
+
+    def record_order(self, group: Group, ordinal: torch.Tensor, index: torch.Tensor) -> None:
+        """The group's visual tokens, least important first: places `index` [B, v] in `ordinal`."""
+        self._order[group] = (ordinal, index)
