@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from st3 import __version__
-from st3_cli import attention_map, env, families, methods, profile, run, sweep, verify
+from st3_cli import attention_map, chat, env, families, methods, profile, run, sweep, verify
 
 app = typer.Typer(
     name="st3",
@@ -36,6 +36,7 @@ def _main(
 
 
 app.command(name="run", epilog=run.EXAMPLES)(run.run)
+app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
 app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)

@@ -214,7 +214,7 @@ class Hooks:
 
     def _go_on(self, trim: Trim, record: Record, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A decode step, or a user's next turn; returns the decoder's arguments."""
-        seen, tokens, cache = self._seen, fed_tokens(kwargs), kwargs["past_key_values"]
+        tokens, cache = fed_tokens(kwargs), kwargs["past_key_values"]
         forward = Forward(trim.session, record, self.backend, cache)
         if trim.graph is not None:
             trim.graph.prepare(tokens, kwargs, forward)

@@ -10,7 +10,7 @@ import torch
 
 
 def to_device(values: Sequence[Any], device: torch.device) -> torch.Tensor:
-    """int64 [n], or [m, n] of lists of integers, on `device`, without making the host wait for it."""
+    """int64 [n] or [m, n] on `device`, without making the host wait for it."""
     return torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 

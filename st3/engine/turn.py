@@ -82,7 +82,7 @@ class Turn:
         return found + [NEVER] * left
 
     def kept_places(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the tokens alive in `layer` at prefill: which are visual, bool [n], and their numbers."""
+        """Of those alive in `layer` at prefill: which are visual, bool [n], and their numbers."""
         visual, ordinal = self._kept[self.group(layer)]
         return visual[row], ordinal[row]
 

@@ -25,7 +25,7 @@ def in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
     picture = getattr(processor, "image_token", "<image>")
     if picture in prompt:
         raise ValueError(f"leave {picture} out of the prompt: the picture is put in by itself")
-    template, file = _template(processor)
+    template, file = template_of(processor)
     if template is None:
         warnings.warn(
             "this checkpoint has no chat template, so the question is put as LLaVA-1.5 was taught "
@@ -59,7 +59,7 @@ def in_chat_format(processor: ProcessorMixin, prompt: str) -> str:
     )
 
 
-def _template(processor: Any) -> tuple[str | None, str]:
+def template_of(processor: Any) -> tuple[str | None, str]:
     """The processor's chat template, or its tokenizer's, and the file where it belongs."""
     found, file = processor.chat_template, "chat_template.jinja"
     if found is None:

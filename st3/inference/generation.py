@@ -55,8 +55,13 @@ class Answer:
         return 1000 * self.new_tokens / self.timing.total_ms
 
 
-class _Streamer(TextStreamer):
-    """Hands text on as it becomes certain, and notes when each token came."""
+class Streamer(TextStreamer):
+    """Hands text on as it becomes certain, and notes when each token came.
+
+    Args:
+        tokenizer: of the model.
+        on_text: gets the text piece by piece.
+    """
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -64,13 +69,25 @@ class _Streamer(TextStreamer):
         self.times: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
+        """The prompt first, then token by token."""
         if not self.next_tokens_are_prompt:
             self.times.append(time.perf_counter())
         super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Text that no later token changes."""
         if self.on_text is not None and text:
             self.on_text(text)
+
+
+def timing(times: Sequence[float], began: float) -> Timing:
+    """From when each token came, in seconds, and when `generate` began."""
+    steps = len(times) - 1
+    return Timing(
+        ttft_ms=1000 * (times[0] - began),
+        tpot_ms=1000 * (times[-1] - times[0]) / steps if steps else None,
+        total_ms=1000 * (times[-1] - began),
+    )
 
 
 def prepare(
@@ -198,7 +215,7 @@ def answer(
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
     )
-    streamer = _Streamer(processor.tokenizer, on_text)
+    streamer = Streamer(processor.tokenizer, on_text)
     torch.manual_seed(seed)
     tokens = min(max_new_tokens, context(model) - length)
     trimmed: Any = nullcontext()
@@ -208,16 +225,10 @@ def answer(
         started = time.perf_counter()
         output = decode(model, inputs, streamer=streamer, max_new_tokens=tokens, **sampling)
     new = output[0, length:]
-    times = streamer.times
-    steps = len(times) - 1
     return Answer(
         text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
         prompt_tokens=length,
         new_tokens=len(new),
-        timing=Timing(
-            ttft_ms=1000 * (times[0] - started),
-            tpot_ms=1000 * (times[-1] - times[0]) / steps if steps else None,
-            total_ms=1000 * (times[-1] - started),
-        ),
+        timing=timing(streamer.times, started),
         session=session,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -72,6 +73,44 @@ def more_than_stock(answer: Answer) -> str | None:
         "the KV cache is larger than untrimmed: layers with a sliding window hold only the last "
         "tokens of a prompt, and this method keeps visual tokens by importance instead"
     )
+
+
+def describe_turn(answer: Answer, number: int) -> dict[str, Any]:
+    """The JSON document of a turn of a conversation, `number` from 1, once it is answered.
+
+    `kept_per_layer` and `kv_cache` are what is alive then, of all turns so far.
+    """
+    session = answer.session
+    assert session is not None
+    ours, theirs = session.kv_bytes[-1], session.untrimmed_kv_bytes[-1]
+    return {
+        "turn": number,
+        "answer": answer.text,
+        "new_tokens": answer.new_tokens,
+        "context_tokens": answer.prompt_tokens + answer.new_tokens,
+        "visual_tokens": {
+            "total": session.visual_tokens[0],
+            "kept_per_layer": session.kept_per_layer(0, session.generated),
+        },
+        "kv_cache": {"bytes": ours, "untrimmed_bytes": theirs, "ratio": ours / theirs},
+        "timing": dataclasses.asdict(answer.timing),
+    }
+
+
+def turn_summary(answer: Answer) -> str:
+    """The same in a line."""
+    told = describe_turn(answer, 0)
+    visual, cache = told["visual_tokens"], told["kv_cache"]
+    kept = visual["kept_per_layer"]
+    parts = [
+        f"{answer.new_tokens} token{'s' * (answer.new_tokens != 1)}, "
+        f"{answer.tokens_per_second:.1f} tok/s",
+        f"TTFT {answer.timing.ttft_ms:.0f} ms",
+        f"context {told['context_tokens']} tokens",
+        f"visual tokens kept {kept[0]} of {visual['total']} in layer 1, {kept[-1]} in the last",
+        f"KV cache {si(cache['bytes'], 'B')}, {cache['ratio']:.0%} of untrimmed",
+    ]
+    return " · ".join(parts if visual["total"] else parts[:3] + parts[4:])
 
 
 def compare(answer: Answer, baseline: Answer) -> list[tuple[str, str, str]]:

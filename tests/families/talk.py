@@ -78,9 +78,7 @@ class Talk:
             self.inputs["input_ids"], {**self.inputs}
         )
         asked = words | _together(pictures) | {"position_ids": positions}
-        out = greedy(
-            self.model, asked, new, suppress_tokens=SPOKEN, past_key_values=self.cache
-        )
+        out = greedy(self.model, asked, new, suppress_tokens=SPOKEN, past_key_values=self.cache)
         self.cache = out.past_key_values
         self.said.append(torch.stack(out.logits, 1))
         fresh = out.sequences[:, length:]

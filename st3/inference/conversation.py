@@ -1,0 +1,190 @@
+"""A conversation with a model about pictures, which keeps its KV cache from turn to turn.
+
+Pictures may come with any turn. Under `st3.trim` those of each turn are scored, cut and annealed by
+themselves (`st3.engine.turn`); nothing that was said is fed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+
+from st3.engine.session import TrimSession
+from st3.engine.trim import trim
+from st3.families.parts import find_parts
+from st3.inference.decoding import decode
+from st3.inference.dialogue import first_words, later_words
+from st3.inference.generation import Answer, Streamer, context, on_model, timing
+from st3.inference.pictures import check_processed
+from st3.methods import Method
+
+_KINDS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+_WORDS = ("input_ids", "attention_mask", *_KINDS)
+_SIZES = ("grid", "second_per")  # in names of what positions are made from
+
+
+class Conversation:
+    """One conversation; a context, at whose end its KV cache is freed.
+
+    Args:
+        model, processor: from `st3.load`.
+        method: how to trim; None leaves everything to stock transformers.
+
+    Attributes:
+        session: of `st3.trim`; None without a method.
+
+    Raises:
+        ValueError: a method that does not fit the model.
+    """
+
+    def __init__(self, model: Any, processor: Any, method: Method | None = None) -> None:
+        self.model, self.processor = model, processor
+        self._stack = ExitStack()
+        self.session: TrimSession | None = None
+        if method is not None:
+            self.session = self._stack.enter_context(trim(model, method))
+        self.forget()
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._words: dict[str, torch.Tensor] = {}
+        self._sizes: dict[str, torch.Tensor] = {}
+        self._before: tuple[str, int] | None = None
+        self._cache: Any = None
+
+    @property
+    def tokens(self) -> int:
+        """Of all that was said, as if nothing had been dropped."""
+        return int(self._words["input_ids"].shape[1]) if self._words else 0
+
+    def ask(
+        self,
+        text: str,
+        pictures: Sequence[Image.Image] = (),
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        on_text: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Answer:
+        """The next turn. What is wrong with it leaves the conversation as it was.
+
+        Args:
+            text: without any chat format.
+            pictures: RGB, that come with it.
+            max_new_tokens: at most so many, fewer where the context ends.
+            temperature: 0 for greedy.
+            seed: of sampling.
+            on_text: gets the answer piece by piece.
+            stop: asked after each token whether to leave it at that.
+
+        Raises:
+            ValueError: an empty text, a picture that the processor would blow up, or more than the
+                model's context holds.
+        """
+        words, media, sizes = self._next(text, pictures)
+        length = words["input_ids"].shape[1]
+        room = context(self.model) - length
+        if room < 1:
+            raise ValueError(
+                f"with this turn the conversation has {length} tokens, the model's context is "
+                f"{context(self.model)}: begin a new one, or ask without the picture"
+            )
+        inputs = words | media
+        positions = self.model._prepare_position_ids_for_generation(
+            words["input_ids"], words | sizes
+        )
+        if self._cache is None:
+            self._cache = DynamicCache()
+        streamer = Streamer(self.processor.tokenizer, on_text)
+        torch.manual_seed(seed)
+        sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0}
+        tokens = min(max_new_tokens, room)
+        began = time.perf_counter()
+        try:
+            output = decode(
+                self.model, inputs, streamer=streamer, max_new_tokens=tokens,
+                position_ids=positions, past_key_values=self._cache,
+                suppress_tokens=[*find_parts(self.model).visual_ids],  # no answer is a picture
+                stopping_criteria=StoppingCriteriaList([_Stop(stop)] if stop else []),
+                **(sampling if temperature else {}),
+            )  # fmt: skip
+        except BaseException:
+            self.forget()  # the cache may hold half a turn
+            raise
+        said = output[:, length:]
+        self._words = {"input_ids": output} | {
+            key: torch.cat((value, said.new_full(said.shape, int(key == "attention_mask"))), 1)
+            for key, value in words.items()
+            if key != "input_ids"
+        }
+        self._sizes, self._before = sizes, (text, len(pictures))
+        return Answer(
+            text=self.processor.tokenizer.decode(said[0], skip_special_tokens=True).strip(),
+            prompt_tokens=length,
+            new_tokens=said.shape[1],
+            timing=timing(streamer.times, began),
+            session=self.session,
+        )
+
+    def _next(
+        self, text: str, pictures: Sequence[Image.Image]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, torch.Tensor]]:
+        """All words so far with those of the next turn; its pictures; sizes of all pictures."""
+        for picture in pictures:
+            check_processed(picture, self.processor.image_processor)
+        if self._before is None:
+            written = first_words(self.processor, text, len(pictures))
+        else:
+            written = later_words(self.processor, self._before, text, len(pictures))
+        images = {"images": [list(pictures)]} if pictures else {}
+        made = dict(self.processor(text=[written], return_tensors="pt", **images))
+        made = {key: on_model(value, self.model) for key, value in made.items()}
+        words = {key: made.pop(key) for key in _WORDS if key in made}
+        sizes = {
+            key: torch.cat([self._sizes[key], value]) if key in self._sizes else value
+            for key, value in made.items()
+            if any(part in key for part in _SIZES)
+        }
+        return self._joined(words), made, self._sizes | sizes
+
+    def _joined(self, words: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Behind what was said, without a beginning, and without an end that was said already."""
+        before = self._words
+        if not before:
+            return words
+        tokenizer, ids = self.processor.tokenizer, words["input_ids"][0].tolist()
+        skipped = int(tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id)
+        last = int(before["input_ids"][0, -1])
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        skipped += last in ends and ids[skipped : skipped + 1] == [last]
+        joined = {}
+        for key in {**before, **words}:
+            old = before.get(key, torch.zeros_like(before["input_ids"]))
+            new = words.get(key, torch.zeros_like(words["input_ids"]))[:, skipped:]
+            joined[key] = torch.cat((old, new), 1)
+        return joined
+
+
+class _Stop(StoppingCriteria):
+    """Ends a generation when asked to."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self.stop = stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
+        return torch.full((len(input_ids),), self.stop(), device=input_ids.device)
