@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import IMAGE, greedy, prompts, tiny_llava
+from families.talk import Talk, oracle
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextStreamer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -283,12 +284,12 @@ def test_assisted_decoding_is_refused(llava: Any) -> None:
         llava.generate(**inputs, prompt_lookup_num_tokens=2, max_new_tokens=20)
 
 
-def test_padding_in_a_later_turn_is_refused(llava: Any) -> None:
+def test_padding_on_the_right_of_a_later_turn_is_refused(llava: Any) -> None:
     inputs = prompts("ttItttt", "tItt")
     with st3.trim(llava):
         cache = llava(**inputs).past_key_values
-        mask = torch.cat((inputs["attention_mask"], torch.tensor([[1, 1], [0, 1]])), dim=1)
-        with pytest.raises(ValueError, match="padding in a later turn"):
+        mask = torch.cat((inputs["attention_mask"], torch.tensor([[1, 1], [1, 0]])), dim=1)
+        with pytest.raises(ValueError, match="padded on the right"):
             llava(input_ids=torch.ones(2, 2).long(), attention_mask=mask, past_key_values=cache)
 
 
@@ -364,16 +365,32 @@ def test_a_static_cache_is_refused(llava: Any) -> None:
         greedy(llava, prompts("ttItttt"), cache_implementation="static")
 
 
-def test_a_second_picture_in_a_later_turn_is_refused(llava: Any) -> None:
-    first, second = prompts("ttItttt"), prompts("Itt")
-    with st3.trim(llava):
-        cache = llava(**first).past_key_values
-        with pytest.raises(ValueError, match="every picture"):
-            llava(
-                input_ids=second["input_ids"],
-                pixel_values=second["pixel_values"],
-                past_key_values=cache,
-            )
+def test_a_later_turn_that_cannot_be_is_refused(llava: Any) -> None:
+    with st3.trim(llava) as session:
+        cache = llava(**prompts("ttItttt")).past_key_values
+        held = cache.live_tokens
+        for row, pixels, why in (
+            ("Itt", None, "nothing to put there"),
+            ("tI", prompts("tI")["pixel_values"], "ends in a picture"),
+        ):
+            ids = prompts(row)["input_ids"]
+            with pytest.raises(ValueError, match=why):
+                llava(input_ids=ids, pixel_values=pixels, past_key_values=cache)
+        assert cache.live_tokens == held
+        assert len(session.record.turns) == 1
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_every_scorer_in_a_later_turn(scorer: str) -> None:
+    """What the cache holds is no token of the turn: its scores are of its own tokens alone."""
+    talk = Talk(tiny_llava(), lambda _, rows: prompts(*rows))
+    with st3.trim(talk.model, "st3", scorer=scorer, stride=1, tau=9) as session:
+        for row in ("ttItt", "tItttt"):
+            talk.say([row])
+    want, hidden = oracle(talk, session.record.turns, scorer)
+    for said, wanted in zip(talk.said, want, strict=True):
+        torch.testing.assert_close(said, wanted, atol=1e-4, rtol=1e-5)
+    assert len(hidden[1].alive(10, 0)) < 64
 
 
 def test_a_model_without_visual_tokens_is_refused() -> None:

@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
+from st3.verification.choice import Choice
 from st3.verification.masked import Hidden
 
 _NAME = "st3_talk_oracle"
@@ -131,12 +132,15 @@ class Whole:
         return seen
 
 
-def oracle(talk: Talk, plans: Sequence[Any]) -> tuple[list[torch.Tensor], list[Hidden]]:
+def oracle(
+    talk: Talk, plans: Sequence[Any], scorer: str = "last-token"
+) -> tuple[list[torch.Tensor], list[Hidden]]:
     """Logits [B, new, vocabulary] of each answer, and what each turn kept.
 
     Args:
         talk: as it was held.
         plans: what each turn was trimmed by: a schedule, and groups of layers.
+        scorer: by which tokens are chosen.
     """
     model, fed = talk.model, talk.fed()
     parts = find_parts(model)
@@ -149,7 +153,8 @@ def oracle(talk: Talk, plans: Sequence[Any]) -> tuple[list[torch.Tensor], list[H
         times[end + 1 :] = begun + torch.arange(1, count - end)
     turns = range(len(talk.said))
     hidden = [
-        Hidden(plans[n].schedule, plans[n].groups, talk.visual(n), parts.lenders) for n in turns
+        Hidden(plans[n].schedule, plans[n].groups, talk.visual(n), parts.lenders, Choice(scorer))
+        for n in turns
     ]
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
