@@ -76,8 +76,6 @@ def explain(error: Exception) -> tuple[str, int]:
             f"this locale ({locale}) lacks letters that are needed: set PYTHONUTF8=1, or "
             "LC_ALL=C.UTF-8"
         ), 1
-    if type(error).__name__ == "SafetensorError":
-        return f"the checkpoint's weights are damaged, fetch them again: {_line(str(error))}", 1
     if isinstance(error, ImportError) and "Flash" in str(error):
         return f"{_line(str(error))} Or use --attn-implementation sdpa.", 1
     if isinstance(error, (ValueError, RuntimeError, OSError, ImportError)) and str(error):

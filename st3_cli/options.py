@@ -80,7 +80,8 @@ ModelOption = Annotated[
     str,
     option(
         MODEL, "--model", "-m", metavar="NAME",
-        help="demo, 7b, 13b, a Hub id (or id@revision), or a folder.",
+        help="demo, a short name (7b, qwen2.5-vl-7b, ...; `st3 models`), a Hub id (or "
+        "id@revision), or a folder.",
     ),
 ]  # fmt: skip
 DeviceOption = Annotated[

@@ -78,7 +78,7 @@ def verify(
     """Is it right on my model? Untrimmed must be stock, and every method what an oracle says.
 
     The oracle is the model's own stock layers, at full length, hiding what a method drops.
-    Exit code 0: all that was measured is green. 1: something is red.
+    Exit code 0: all that was measured is green. 1: something is red, or nothing was measured.
     """
     check_output("--output", output, force, ".json", ".md")
 

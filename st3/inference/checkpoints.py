@@ -60,7 +60,7 @@ def find(name: str, revision: str | None = None) -> Source:
         raise ValueError(f"there is no folder {name}")
     if place.count("/") != 1 or not all(place.split("/")):
         raise ValueError(
-            f"unknown model {name!r}: give demo, 7b, 13b, a Hub id such as "
+            f"unknown model {name!r}: give demo, {', '.join(HUB_IDS)}, a Hub id such as "
             f"{HUB_IDS['7b']}[@revision], or the folder of a checkpoint"
         )
     return Source(place, at or revision)

@@ -19,7 +19,7 @@ from st3.families.parts import find_parts
 from st3.inference.chat import in_chat_format
 from st3.inference.decoding import decode
 from st3.inference.locate import locate
-from st3.inference.pictures import check_processed
+from st3.inference.pictures import PictureError, check_processed
 from st3.inference.places import Places
 from st3.methods import Method
 
@@ -148,7 +148,17 @@ def processed(
     """What the processor makes of prompts with a picture each; a list a row, as some want it."""
     texts = [in_chat_format(processor, prompt) for prompt in prompts]
     images = [[picture] for picture in pictures]
-    return dict(processor(images=images, text=texts, padding=len(texts) > 1, return_tensors="pt"))
+    try:
+        made = processor(images=images, text=texts, padding=len(texts) > 1, return_tensors="pt")
+    except ValueError as error:
+        if "aspect ratio" not in str(error):
+            raise
+        sizes = " or ".join(f"{wide} x {high}" for wide, high in {p.size for p in pictures})
+        raise PictureError(
+            f"a picture of {sizes} pixels is too narrow for this model's processor ({error}): crop "
+            "it to a part that is less narrow"
+        ) from error
+    return dict(made)
 
 
 def find_places(

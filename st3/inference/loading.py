@@ -7,6 +7,8 @@ makes a model of the same shape with random weights, for measuring without a dow
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -83,7 +85,7 @@ def load_weights(
         OSError: not found, or not reachable.
     """
     check_weights(source)
-    with fetching(source):
+    with fetching(source), _reading(source):
         _check_generation(source)
         model, report = cast(
             tuple[Any, Any],
@@ -105,6 +107,19 @@ def load_weights(
             f"{missing[0]} among them: the checkpoint is incomplete"
         )
     return cast(PreTrainedModel, model.to(device).eval())
+
+
+@contextmanager
+def _reading(source: Source) -> Iterator[None]:
+    """Name the checkpoint whose file is damaged."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(
+            f"{source.place}: its weights are damaged, fetch them again ({error})"
+        ) from error
 
 
 def _check_generation(source: Source) -> None:

@@ -21,6 +21,7 @@ _DARK, _BRIGHT = 16, 239  # of a slope: resizing may overshoot at its ends
 _SEEN = 0.05  # share of a token's pixels that must be of a picture, and not its frame
 _NO_PIXEL = 1e-4
 _LEAST = 2  # pixels of a side, to tell its ends apart
+_PIXELS, _PASSES = 100_000, 12  # a picture of fewer pixels is painted several times, at most 12
 
 Process = Callable[[Sequence[Image.Image]], dict[str, Any]]
 
@@ -61,10 +62,21 @@ def locate(config: Any, process: Process, pictures: Sequence[Image.Image], token
         grey = pixels.sub_(black).mul_(scale)
         return grey.sub_(_DARK).div_(_BRIGHT - _DARK).mul_(inside)
 
-    across, inputs = shown(lambda number, picture: _slope(picture, 0))
-    down = shown(lambda number, picture: _slope(picture, 1))[0]
-    # A copy: the inputs go on to `carry` with their pixels.
-    numbers = [fractions(across.clone()), fractions(down)]
+    def slope(axis: int) -> torch.Tensor:
+        """Of a picture of few pixels several, that round in different places."""
+        phases = [n / passes for n in range(passes)]
+        total, *others = (
+            shown(lambda _, picture, p=phase: _slope(picture, axis, p))[0]  # type: ignore[misc]
+            for phase in phases
+        )
+        for other in others:
+            total = total + other
+        return total / passes
+
+    fewest = min(picture.size[0] * picture.size[1] for picture in pictures)
+    passes = min(max(_PIXELS // fewest, 1), _PASSES)
+    across, down, inputs = slope(0), slope(1), process(pictures)
+    numbers = [fractions(across), fractions(down)]
     if not inside.all():
         numbers.append(inside.float())
     if count > 1:
@@ -100,15 +112,16 @@ def _plain(picture: Image.Image, grey: int) -> Image.Image:
     return Image.new("RGB", picture.size, (grey, grey, grey))
 
 
-def _slope(picture: Image.Image, axis: int) -> Image.Image:
-    """Brighter to the right (0) or downwards (1); dithered, so that means are exact."""
+def _slope(picture: Image.Image, axis: int, phase: float) -> Image.Image:
+    """Brighter to the right (0) or downwards (1); dithered, so that means are exact.
+
+    Pictures whose phases are evenly spread in 0..1 round every pixel to its mean.
+    """
     width, height = picture.size
     side = picture.size[axis]
     line = _DARK + (_BRIGHT - _DARK) * (np.arange(side) + 0.5) / side
     line = line[None, :] if axis == 0 else line[:, None]
     # A sequence that fills the plane evenly: neighbours round differently.
-    even = (
-        0.7548776662 * np.arange(width)[None, :] + 0.5698402910 * np.arange(height)[:, None]
-    ) % 1
-    grey = np.floor(line + even).astype(np.uint8)
-    return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))
+    even = 0.7548776662 * np.arange(width)[None, :] + 0.5698402910 * np.arange(height)[:, None]
+    thirds = (even[..., None] + phase + np.arange(3) / (3 * _PASSES)) % 1
+    return Image.fromarray(np.floor(line[..., None] + thirds).astype(np.uint8))

@@ -13,6 +13,7 @@ from st3.inference.checkpoints import Source
 from st3.inference.still_processors import load_still_processor
 
 _FILE = "processor_config.json"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 
 
@@ -110,6 +111,8 @@ def _without_videos(source: Source, config: Any, error: Exception) -> Any:
 
 def _broken_tokenizer(source: Source) -> str | None:
     """What is wrong with it, and where; None if it can be read."""
+    if source.is_folder and not any(Path(source.place, name).is_file() for name in _TOKENIZERS):
+        return f"it has no {_TOKENIZERS[0]} - copy it from the checkpoint that it was made of"
     try:
         AutoTokenizer.from_pretrained(
             source.place, revision=source.revision or "main", trust_remote_code=False

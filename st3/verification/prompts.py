@@ -27,6 +27,7 @@ from st3.profiling.picture import encode, tokens_of
 ENOUGH, MANY = 16, 640
 """Visual tokens that a prompt has at least and at most, if any picture makes so few."""
 TEXT = 24
+OWN = "its own processor"
 _QUESTION = "What is in the picture, and where?"
 _SIDES = (28, 56, 112, 224, 336, 448)  # pixels
 _GRID = (1, 8, 8)  # patches, of which four become a token
@@ -135,7 +136,7 @@ def _ways(model: Any, processor: Any, seed: int) -> Iterator[_Way]:
         def ask(side: int) -> dict[str, Any]:
             return processed(processor, [_noise(side, seed)], [_QUESTION])
 
-        yield _of_pictures("its own processor", "", ask)
+        yield _of_pictures(OWN, "", ask)
     yield _of_pictures(
         "the family's image processor", ", and random text",
         lambda side: _processed(model, side, seed),

@@ -9,6 +9,7 @@ from typing import Any
 
 from st3.tables import Table
 from st3.units import si
+from st3.verification.prompts import OWN
 
 GREEN, RED = "green", "red"
 
@@ -110,6 +111,8 @@ class Report:
     def tables(self) -> list[Table]:
         """The findings, and what is not green in words."""
         weights = "random weights" if self.weights == "random" else "its own weights"
+        if self.weights != "random" and not self.prompt.startswith(OWN):
+            weights += ", random text"
         title = f"{self.model}: {self.family}, {weights}, {self.dtype} on {self.device}"
         heads = (
             "method", "verdict", "logits, prefill", "logits, steps", "allowed", "kept at last",

@@ -42,15 +42,19 @@ class Subject:
         return len(find_parts(self.model).layers)
 
 
-def find_config(name: str) -> tuple[Any, checkpoints.Source | None]:
+def find_config(name: str, *, random: bool = False) -> tuple[Any, checkpoints.Source | None]:
     """The configuration of what a user calls a model, and its checkpoint if there is one.
 
-    A built-in shape is one without weights unless its checkpoint was downloaded before.
+    A built-in shape is one without weights unless its checkpoint was downloaded before. With
+    `random`, the Hub id that it stands for is the same.
 
     Raises:
         ValueError: a name, family or configuration that cannot be used.
         OSError: not found, or not reachable.
     """
+    short = {place: short for short, place in checkpoints.HUB_IDS.items()}
+    if random:
+        name = short.get(name, name)
     if name in presets.PRESETS and name != "demo":
         known = name in checkpoints.HUB_IDS
         source = checkpoints.find(name) if known else None
@@ -83,7 +87,7 @@ def find_subject(
         ValueError: what cannot be used, and why; also where no prompt can be made.
         OSError: not found, or not reachable.
     """
-    config, source = find_config(name)
+    config, source = find_config(name, random=random)
     where = loading.find_device(device)
     notes: list[str] = []
     if source is None:

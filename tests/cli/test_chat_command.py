@@ -9,6 +9,7 @@ import pty
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(tmp_path: Path) -> None:
             process.send_signal(2)
             shown.until("stopped")
             shown.until("> ")
-            process.send_signal(2)  # at the prompt
+            time.sleep(0.5)  # readline shows the prompt a moment before it waits
+            process.send_signal(2)
             shown.until("leaves")
             os.write(ours, b"/quit\n")
             assert process.wait(30) == 0

@@ -184,6 +184,22 @@ def test_a_narrow_picture_is_one_grid(size: tuple[int, int], folder: Path) -> No
     assert max(across, down) <= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "tokens"),
+    [
+        ("internvl", (64, 40), [6 * 256, 256]), ("llava_next", (64, 40), [576, 48 * 19]),
+        ("gemma3", (24, 18), [256]), ("qwen2_5_vl", (3, 2), [6]), ("smolvlm", (80, 60), [729, 81]),
+    ],
+)  # fmt: skip
+def test_a_small_picture_is_seen_as_a_large_one(
+    name: str, size: tuple[int, int], tokens: list[int], folder: Path
+) -> None:
+    """However far it is blown up: tiles, then the whole, or the other way round."""
+    model, processor = _checkpoint(name, folder)
+    places = find_places(model, processor, Image.fromarray(_noise(size, 0)), PROMPT)
+    assert [view.tokens for view in places.views] == tokens
+
+
 def test_other_counts_are_refused(folder: Path) -> None:
     model, processor = _checkpoint("qwen2_5_vl", folder)
 

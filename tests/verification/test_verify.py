@@ -213,6 +213,12 @@ def test_a_shape_without_weights(
     assert "| st3:tau=9 | green |" in page.read_text(encoding="utf-8")
 
 
+def test_the_hub_id_of_a_shape_needs_no_hub(st3_: Any) -> None:
+    result = st3_("verify", "Qwen/Qwen3-VL-8B-Instruct", "--random", "--methods", "none")
+    assert result.code == 0
+    assert "random weights" in result.out
+
+
 def test_what_does_not_fit_becomes_random(
     st3_: Any, monkeypatch: pytest.MonkeyPatch, llava: Path
 ) -> None:
