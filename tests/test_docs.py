@@ -16,6 +16,22 @@ def test_tables_are_rendered_from_the_benchmarks() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_what_conversations_cost() -> None:
+    """Qwen2.5-VL-7B: 28 layers, 4 key heads of 128 in 2 bytes; 1536 visual tokens a turn."""
+    from st3.methods import make_method
+
+    page = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
+    for method in ("none", "pvtp", "st3"):
+        schedule = make_method(method).schedule(28)
+        cells = []
+        for turns in (1, 5, 10, 20):
+            ages = [127 * (turns - turn) for turn in range(turns)]
+            visual = sum(schedule.count(n, 1536, age) for age in ages for n in range(1, 29))
+            held = 2 * 4 * 128 * 2 * (visual + 28 * 160 * turns)
+            cells.append(f"{held / 1e6:.0f} MB")
+        assert f"| `{method}` | {' | '.join(cells)} |" in page
+
+
 def test_every_link_leads_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     for page in pages:

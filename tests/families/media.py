@@ -199,10 +199,10 @@ def _encoded(model: Any, rows: Sequence[str], form: Callable[[torch.Tensor], Any
     features = noise(many, tokens, model.config.get_text_config().hidden_size, seed=9)
     inputs = assemble(rows, [[START, *[IMAGE] * tokens, END]] * many)
     if "mm_encoder_outputs" in signature(model.forward).parameters:
-        return inputs | {"mm_encoder_outputs": {"image": _output(form(features))}}
+        return inputs | {"mm_encoder_outputs": {"image": encoder_output(form(features))}}
 
     def pass_on(pixel_values: torch.Tensor, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
-        return _output(form(pixel_values))
+        return encoder_output(form(pixel_values))
 
     model.model.get_image_features = pass_on  # before 5.23 there is no other way
     return inputs | {"pixel_values": features}
@@ -219,7 +219,8 @@ def only_encoded(media: Media) -> Media:
     return make
 
 
-def _output(features: Any) -> BaseModelOutputWithPooling:
+def encoder_output(features: Any) -> BaseModelOutputWithPooling:
+    """What an encoder of pictures returns."""
     return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
 
 
@@ -228,7 +229,7 @@ def some_pictures(inputs: dict[str, Any], these: slice) -> dict[str, Any]:
     if "pixel_values" in inputs:
         return {"pixel_values": inputs["pixel_values"][these]}
     features = inputs["mm_encoder_outputs"]["image"].pooler_output[these]
-    return {"mm_encoder_outputs": {"image": _output(features)}}
+    return {"mm_encoder_outputs": {"image": encoder_output(features)}}
 
 
 def encoded_grids(high: int = 4, wide: int = 8) -> Media:

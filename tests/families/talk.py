@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from conftest import greedy
+from families.media import encoder_output
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -206,18 +207,25 @@ def _each_picture(inputs: dict[str, Any], count: int, turn: int) -> list[dict[st
     """What stands for each picture, different in each turn."""
     if not count:
         return []
-    media = {
+    given = {
         key: value for key, value in inputs.items()
         if key not in ("input_ids", "attention_mask", *_KINDS)
     }  # fmt: skip
-    media["pixel_values"] = media["pixel_values"].roll(turn, -1) * (1 + 0.2 * turn)
-    sizes = [1] * count
-    if "image_grid_thw" in media:
-        sizes = media["image_grid_thw"].prod(-1).tolist()
-    pixels = media.pop("pixel_values").split(sizes)
-    rest = [{key: value[n : n + 1] for key, value in media.items()} for n in range(count)]
-    return [{"pixel_values": p, **more} for p, more in zip(pixels, rest, strict=True)]
+    sizes, what = [1] * count, "pixel_values"
+    if "mm_encoder_outputs" in given:
+        what = "mm_encoder_outputs"
+        given[what] = torch.stack([*given[what]["image"].pooler_output])
+    elif "image_grid_thw" in given:
+        sizes = given["image_grid_thw"].prod(-1).tolist()
+    different = given.pop(what).roll(turn, -1) * (1 + 0.2 * turn)
+    rest = [{key: value[n : n + 1] for key, value in given.items()} for n in range(count)]
+    return [{what: part, **more} for part, more in zip(different.split(sizes), rest, strict=True)]
 
 
 def _together(pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {key: torch.cat([p[key] for p in pictures]) for key in (pictures or [{}])[0]}
+    found: dict[str, Any] = {
+        key: torch.cat([p[key] for p in pictures]) for key in (pictures or [{}])[0]
+    }
+    if "mm_encoder_outputs" in found:
+        found["mm_encoder_outputs"] = {"image": encoder_output((*found["mm_encoder_outputs"],))}
+    return found

@@ -47,6 +47,15 @@ def _held(name: str, turns: Any, method: str) -> tuple[Talk, Any]:
     return talk, record
 
 
+@pytest.mark.parametrize("name", ["qwen3_5", "lfm2_vl"])
+def test_with_recurrent_layers_untrimmed_is_stock(name: str) -> None:
+    """What is trimmed there has no oracle of several turns."""
+    talk, record = _held(name, TALK, "none")
+    want, _ = oracle(talk, [record.plan] * 4)
+    for said, wanted in zip(talk.said, want, strict=True):
+        torch.testing.assert_close(said, wanted, atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("turns", [TALK, PADDED], ids=["one", "padded"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", FAMILIES)
