@@ -6,9 +6,7 @@ stores its visual tokens sorted by importance, least first, in front of everythi
     [ visual, least ... most | text | generated -> ]
 
 Annealing is then a start pointer that moves right: no gather, no mask, no copy, and attention
-reads one contiguous window. When the window reaches the end of the buffer it slides back to slot 0,
-over slots that annealing has freed. Buffers are allocated once, for as many generated tokens as the
-generation may have; where that is not known, for 64 and then for twice as many each time.
+reads one contiguous window of the buffers (`st3.engine.buffers`).
 """
 
 from __future__ import annotations
@@ -17,37 +15,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import CacheLayerMixin
 
+from st3.engine.buffers import ROOM, SLACK, Buffers
 from st3.engine.order import Order, merged, to_device
 
-_STEP = 8  # slots are a multiple of it, which masks of some attention kernels must be
-_ROOM = 64  # generated tokens that a buffer first has room for, where nobody said how many
-SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
 
-
-class TrimmedLayer(CacheLayerMixin):
+class TrimmedLayer(Buffers):
     """Keys and values of one decoder layer.
 
-    `keys` and `values` are the buffers, [B, key heads, slots, head size]; the live window is
-    `start`..`end`, of which the first `visual` slots are visual tokens. `valid` is None, or a bool
-    [B, slots] that is False where a row of the batch has nothing (padding, or fewer visual tokens
-    than another row). `seen` counts the tokens of the sequence as if none had been dropped, so that
-    positions come out as untrimmed. `places` is None, or int64 [B, slots]: where each token stood
-    in that sequence, for masks that ask. Slots are a multiple of `step`. `spare` are buffers that
-    may be taken, if they fit, in place of new ones. `room` is how many generated tokens fit, and
-    `token_bytes` what one slot takes in all rows.
+    The first `visual` slots of the live window are visual tokens; `valid` marks padding, and rows
+    that have fewer visual tokens than others. `seen` counts the tokens of the sequence as if none
+    had been dropped, so that positions come out as untrimmed; `places` is there for masks that ask.
     `last_visual` is the last place of a visual token in the sequence. `turns` counts the forwards
     that brought some, `gone` those of which it has let all go before their schedule said so.
     `window` is how many tokens the layer sees at most, None where that is not limited. `offered` is
-    what `update` got at prefill, which attention may see in another form.
+    what `update` got at prefill, which attention may see in another form; `coming`, what `expect`
+    was told.
     """
 
     is_sliding = False
-    keys: torch.Tensor
-    values: torch.Tensor
-    valid: torch.Tensor | None
-    places: torch.Tensor | None
     offered: tuple[torch.Tensor, torch.Tensor] | None
     coming: tuple[int, torch.Tensor | None, torch.Tensor | None] | None
 
@@ -57,20 +43,7 @@ class TrimmedLayer(CacheLayerMixin):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spare: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.step = _STEP
-        self.room = _ROOM
         self.reset()
-        self._capacity: Callable[[int], int] = lambda generated: generated
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Remember dtypes and device; the buffers come with `store`.
-
-        Under autocast keys and values differ: the rotary embedding brings keys back to fp32.
-        """
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.value_dtype = value_states.dtype
-        self.is_initialized = True
 
     def store(
         self,
@@ -186,7 +159,7 @@ class TrimmedLayer(CacheLayerMixin):
         self.turns, self.last_visual = self.turns + 1, last_visual
         live = self.alive - appended
         order = merged(order, old, new, self.visual, live, self.live_valid())
-        count, room = order.index.shape[1], max(self.room, generated + _ROOM)
+        count, room = order.index.shape[1], max(self.room, generated + ROOM)
         self._capacity, self.room = lambda t: count + max(0, t - generated), room
         places = self.live_places()
         if places is not None:
@@ -197,27 +170,9 @@ class TrimmedLayer(CacheLayerMixin):
         self.refill(keys, values, order.valid, slots, places)
 
     @property
-    def alive(self) -> int:
-        """Tokens alive, in the row that has most."""
-        return self.end - self.start
-
-    @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values that attention sees."""
         return sum(states.nbytes for states in self.live()) if self.is_initialized else 0
-
-    def live(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the keys and values that attention sees."""
-        window = slice(self.start, self.end)
-        return self.keys[:, :, window], self.values[:, :, window]
-
-    def live_valid(self) -> torch.Tensor | None:
-        """The live window of `valid`, bool [B, tokens]."""
-        return None if self.valid is None else self.valid[:, self.start : self.end]
-
-    def live_places(self) -> torch.Tensor | None:
-        """The live window of `places`, int64 [B, tokens]."""
-        return None if self.places is None else self.places[:, self.start : self.end]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Make row i what row `beam_idx[i]` was, for beam search."""
@@ -256,105 +211,3 @@ class TrimmedLayer(CacheLayerMixin):
         self.valid = self.places = self.offered = self.coming = None
         self.is_initialized = False
         self.start = self.end = self.visual = self.seen = 0
-
-    def slots_for(self, generated: int) -> int:
-        """Slots that so many generated tokens need, with slack so that sliding stays rare."""
-        return self._capacity(generated) + SLACK
-
-    def _allocate(
-        self,
-        shape: tuple[int, ...],
-        value_size: int,
-        valid: torch.Tensor | None,
-        places: torch.Tensor | None,
-    ) -> None:
-        """New buffers [B, key heads, slots, head size]; `valid`, `places` [B, n] of the first n."""
-        slots = -(-shape[2] // self.step) * self.step
-        shapes = (*shape[:2], slots, shape[3]), (*shape[:2], slots, value_size)
-        spare, self.spare = self.spare, None
-        dtypes = self.dtype, self.value_dtype
-        if spare is not None and all(
-            _alike(states, size, dtype, self.device)
-            for states, size, dtype in zip(spare, shapes, dtypes, strict=True)
-        ):
-            self.keys, self.values = spare
-        else:
-            del spare  # before there is something new
-            self.keys, self.values = (
-                torch.empty(size, dtype=dtype, device=self.device)
-                for size, dtype in zip(shapes, dtypes, strict=True)
-            )
-        self.token_bytes = (self.keys.nbytes + self.values.nbytes) // slots
-        self.start = self.end = 0
-        self.valid = self.places = None
-        if valid is not None:
-            self.valid = valid.new_ones(shape[0], slots)
-            self.valid[:, : valid.shape[1]] = valid
-        if places is not None:
-            self.places = places.new_zeros(shape[0], slots)
-            self.places[:, : places.shape[1]] = places
-
-    def _own(self) -> None:
-        """Buffers made under `inference_mode` cannot be written outside of it: copy them once."""
-        if self.keys.is_inference() and not torch.is_inference_mode_enabled():
-            self._move(self.keys.shape[2])
-
-    def _move(self, slots: int) -> None:
-        """The live window, at slot 0 of new buffers of so many slots."""
-        self.refill(*self.live(), self.live_valid(), slots, self.live_places())
-
-    def _write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        end = self.end + keys.shape[2]
-        self.keys[:, :, self.end : end] = keys.detach()
-        self.values[:, :, self.end : end] = values.detach()
-        self.end = end
-
-    def make_room(self, new: int) -> None:
-        """Make free slots: slide back to slot 0, or into a larger buffer if this is outgrown."""
-        alive, slots = self.alive, self.keys.shape[2]
-        if self.start >= min(SLACK // 2, alive) and alive + new <= slots:
-            self.slide()
-            return
-        while self._capacity(self.room) < alive + new:
-            self.room *= 2
-        self._move(max(self.slots_for(self.room), alive + new))
-
-    def refill(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        valid: torch.Tensor | None,
-        slots: int,
-        places: torch.Tensor | None = None,
-    ) -> None:
-        """Start from slot 0 of new buffers of so many slots."""
-        batch, heads, _, size = keys.shape
-        self._allocate((batch, heads, slots, size), values.shape[3], valid, places)
-        self._write(keys, values)
-
-    def slide(self) -> None:
-        """Move the window to slot 0 in place, in steps so short that no copy overlaps itself."""
-        alive, shift = self.alive, self.start
-        if not shift:
-            return
-        if shift < min(SLACK // 2, alive):  # too many steps
-            self._move(self.keys.shape[2])
-            return
-        for first in range(0, alive, shift):
-            last = min(first + shift, alive)
-            for buffer in (self.keys, self.values):
-                buffer[:, :, first:last] = buffer[:, :, first + shift : last + shift]
-            for marks in (self.valid, self.places):
-                if marks is not None:
-                    marks[:, first:last] = marks[:, first + shift : last + shift]
-        if self.valid is not None:
-            self.valid[:, alive:] = True
-        self.start, self.end = 0, alive
-
-
-def _alike(
-    states: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> bool:
-    """Whether a buffer may serve as one of this kind."""
-    writable = torch.is_inference_mode_enabled() or not states.is_inference()
-    return writable and (states.shape, states.dtype, states.device) == (shape, dtype, device)

@@ -14,66 +14,24 @@ own is not touched, and may be another model's too.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from st3.engine.asked import (
     brings_pictures,
-    check_cache,
-    check_pictured,
-    check_turn,
-    fed_tokens,
-    in_chunks,
-    padding_mask,
-    take_features,
-    unpadded,
 )
 from st3.engine.attention import FORWARD, ask_for_rules, backend_of, trimmed_configs
-from st3.engine.cache import TrimmedCache
 from st3.engine.decode_graph import DecodeGraph
-from st3.engine.follow import Features
+from st3.engine.entry import NOTHING, Seen, Trim, begin, go_on
 from st3.engine.forward import Forward
 from st3.engine.positions import spread_output
-from st3.engine.prefill import Prefill
-from st3.engine.prompt import layout
 from st3.engine.record import Record
-from st3.engine.scope import Scope, whose_call
-from st3.engine.session import TrimSession
-from st3.engine.window_layer import layer_for
+from st3.engine.scope import whose_call
 from st3.families.base import visual_mask
 from st3.families.parts import Parts, argument_names
 
 _GRAPH = "st3_graph"
-
-
-class Trim(Scope):
-    """One open `with st3.trim(...)`."""
-
-    def __init__(self, session: TrimSession) -> None:
-        super().__init__()
-        self.session = session
-        self.graph: DecodeGraph | None = None
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the module that merges pictures into text was called with.
-
-    Attributes:
-        visual: bool [B, n], which tokens are visual; None without `input_ids`.
-        mask: [B, tokens so far] or None, the attention mask.
-        pictured: whether pictures came along.
-    """
-
-    visual: torch.Tensor | None
-    mask: torch.Tensor | None
-    pictured: bool
-
-
-_NOTHING = _Seen(None, None, pictured=False)
 
 
 class Hooks:
@@ -139,7 +97,7 @@ class Hooks:
         """Before pictures are merged into the text: remember which tokens are visual."""
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
         visual = None if ids is None else visual_mask(self.parts.visual_ids, ids)
-        self._here.seen = _Seen(visual, mask, brings_pictures(args, kwargs))
+        self._here.seen = Seen(visual, mask, brings_pictures(args, kwargs))
         if module is self.parts.merger:  # some make the masks there
             ask_for_rules(self._generation(kwargs.get("past_key_values"))[0] is not None)
 
@@ -204,105 +162,11 @@ class Hooks:
 
     def _enter(self, trim: Trim, record: Record | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments."""
+        seen = getattr(self._here, "seen", None) or NOTHING
         if record is None:
-            return self._begin(trim, kwargs)
-        return kwargs | self._go_on(trim, record, kwargs)
-
-    @property
-    def _seen(self) -> _Seen:
-        return getattr(self._here, "seen", None) or _NOTHING
-
-    def _go_on(self, trim: Trim, record: Record, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A decode step, or a user's next turn; returns the decoder's arguments."""
-        tokens, cache = fed_tokens(kwargs), kwargs["past_key_values"]
-        forward = Forward(trim.session, record, self.backend, cache)
-        if trim.graph is not None:
-            trim.graph.prepare(tokens, kwargs, forward)
-        if tokens == 1:
-            record.step(tokens)
-        else:
-            self._next_turn(forward, tokens, kwargs)
-        return forward.arguments() | unpadded(kwargs, padded=record.padded)
-
-    def _next_turn(self, forward: Forward, tokens: int, kwargs: dict[str, Any]) -> None:
-        """A user's next turn, with pictures or without."""
-        seen, record, cache = self._seen, forward.record, kwargs["past_key_values"]
-        mask = padding_mask(seen.mask)
-        mask = None if mask is None else mask[:, -tokens:].bool()
-        visual = seen.visual
-        if visual is None:  # embeddings of text
-            visual = torch.zeros(len(record.prompt.visual), tokens, dtype=torch.bool)
-        if mask is not None:
-            visual = visual & mask.to(visual.device)
-        prompt = layout(visual, mask)
-        check_pictured(prompt, pictured=seen.pictured)
-        check_turn(self.parts, prompt)
-        record.padded |= not prompt.full
-        mask = None if prompt.full else mask
-        if not any(prompt.visual):
-            record.step(tokens)
-            for layer in cache.trimmed():
-                layer.expect(tokens, mask)
-            return
-        if in_chunks():
-            raise ValueError(
-                "st3 needs a whole turn to choose what to drop: leave prefill_chunk_size unset"
-            )
-        turn = record.begin_turn(forward.session.plan.for_prompt(tokens), prompt)
-        features = take_features(kwargs)
-        forward.prefill = Prefill(record, turn, visual, mask, cache)
-        if features is not None:
-            forward.prefill.features = Features(*features)
-
-    def _begin(self, trim: Trim, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A prefill; returns the decoder's arguments."""
-        session, graph, seen = trim.session, trim.graph, self._seen
-        cache, mask = kwargs.get("past_key_values"), padding_mask(seen.mask)
-        check_cache(cache)
-        if seen.visual is None:
-            raise ValueError("st3.trim needs input_ids to know which tokens are visual")
-        if in_chunks():
-            raise ValueError(
-                "st3 needs the whole prompt to choose what to drop: leave prefill_chunk_size unset"
-            )
-        visual = seen.visual if mask is None else seen.visual & mask.bool()
-        prompt = layout(visual, mask)
-        check_pictured(prompt, pictured=seen.pictured)
-        own = None if prompt.full else mask  # a recording must read no mask of one call
-        use_cache = kwargs.get("use_cache")
-        if use_cache is None:
-            use_cache = self.decoder.config.use_cache
-
-        plan, parts = session.plan.for_prompt(prompt.tokens), self.parts
-        features = take_features(kwargs)
-
-        def begin(visual: torch.Tensor) -> Forward:
-            new, old = None, session.last_cache
-            if use_cache:
-                fresh = [
-                    layer_for(parts.windows.get(number), prompt.last_visual)
-                    for number in range(1, plan.layers + 1)
-                ]
-                if graph is not None:
-                    graph.reuse(fresh, old.layers if old is not None else [])
-                known: dict[int, Any] = parts.recurrent_layers()
-                layers = [known.get(number, layer) for number, layer in enumerate(fresh, 1)]
-                new = TrimmedCache.in_place_of(cache, layers)
-            if graph is not None:
-                session.retire(new)
-            record = Record(plan, prompt, visual, own, new)
-            session.begin(record, new)
-            prefill = Prefill(record, record.turns[0], visual, own, new)
-            if features is not None:
-                prefill.features = Features(*features)
-            return Forward(session, record, self.backend, new, prefill)
-
-        if graph is not None:
-            graph.rest()
-            wanted = use_cache and features is None and graph.takes_prefill(kwargs)
-            if wanted and graph.prefill.prepare(prompt, visual, kwargs, begin):
-                return kwargs
-        return kwargs | begin(visual).arguments() | unpadded(kwargs, padded=not prompt.full)
+            return begin(trim, self.parts, self.backend, seen, kwargs)
+        forward = Forward(trim.session, record, self.backend, kwargs["past_key_values"])
+        return kwargs | go_on(trim, forward, seen, kwargs)
 
 
 class _Replayed:

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from st3.engine.attention import BACKENDS
 from st3.engine.decode_graph import COMPILERS
-from st3.engine.hooks import Hooks, Trim
+from st3.engine.entry import Trim
+from st3.engine.hooks import Hooks
 from st3.engine.record import Plan
 from st3.engine.scope import opened_here
 from st3.engine.session import TrimSession

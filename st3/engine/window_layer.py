@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from st3.engine.cache_layer import SLACK, TrimmedLayer
+from st3.engine.buffers import SLACK
+from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.order import Order, to_device
 
 

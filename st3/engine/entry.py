@@ -1,0 +1,164 @@
+"""What a forward of the decoder becomes: a generation that begins, a step of one, a next turn.
+
+Called before the decoder runs, with what the module that merges pictures into text was told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from st3.engine.asked import (
+    check_cache,
+    check_pictured,
+    check_turn,
+    fed_tokens,
+    in_chunks,
+    padding_mask,
+    take_features,
+    unpadded,
+)
+from st3.engine.cache import TrimmedCache
+from st3.engine.decode_graph import DecodeGraph
+from st3.engine.follow import Features
+from st3.engine.forward import Forward
+from st3.engine.prefill import Prefill
+from st3.engine.prompt import layout
+from st3.engine.record import Record
+from st3.engine.scope import Scope
+from st3.engine.session import TrimSession
+from st3.engine.window_layer import layer_for
+from st3.families.parts import Parts
+
+
+class Trim(Scope):
+    """One open `with st3.trim(...)`."""
+
+    def __init__(self, session: TrimSession) -> None:
+        super().__init__()
+        self.session = session
+        self.graph: DecodeGraph | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the module that merges pictures into text was called with.
+
+    Attributes:
+        visual: bool [B, n], which tokens are visual; None without `input_ids`.
+        mask: [B, tokens so far] or None, the attention mask.
+        pictured: whether pictures came along.
+    """
+
+    visual: torch.Tensor | None
+    mask: torch.Tensor | None
+    pictured: bool
+
+
+NOTHING = Seen(None, None, pictured=False)
+
+
+def go_on(trim: Trim, forward: Forward, seen: Seen, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A decode step, or a user's next turn; returns arguments for the decoder.
+
+    Raises:
+        ValueError: a turn that cannot be served; nothing has changed then.
+    """
+    tokens, record = fed_tokens(kwargs), forward.record
+    if trim.graph is not None:
+        trim.graph.prepare(tokens, kwargs, forward)
+    if tokens == 1:
+        record.step(tokens)
+    else:
+        _next_turn(forward, seen, tokens, kwargs)
+    return forward.arguments() | unpadded(kwargs, padded=record.padded)
+
+
+def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]) -> None:
+    """A user's next turn, with pictures or without."""
+    record, cache = forward.record, kwargs["past_key_values"]
+    mask = padding_mask(seen.mask)
+    mask = None if mask is None else mask[:, -tokens:].bool()
+    visual = seen.visual
+    if visual is None:  # embeddings of text
+        visual = torch.zeros(len(record.prompt.visual), tokens, dtype=torch.bool)
+    if mask is not None:
+        visual = visual & mask.to(visual.device)
+    prompt = layout(visual, mask)
+    check_pictured(prompt, pictured=seen.pictured)
+    check_turn(forward.parts, prompt)
+    if any(prompt.visual) and in_chunks():
+        raise ValueError(
+            "st3 needs a whole turn to choose what to drop: leave prefill_chunk_size unset"
+        )
+    record.padded |= not prompt.full
+    mask = None if prompt.full else mask
+    if not any(prompt.visual):
+        record.step(tokens)
+        for layer in cache.trimmed():
+            layer.expect(tokens, mask)
+        return
+    turn = record.begin_turn(forward.session.plan.for_prompt(tokens), prompt)
+    features = take_features(kwargs)
+    forward.prefill = Prefill(record, turn, visual, mask, cache)
+    if features is not None:
+        forward.prefill.features = Features(*features)
+
+
+def begin(
+    trim: Trim, parts: Parts, backend: str, seen: Seen, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """A prefill; returns the decoder's arguments.
+
+    Raises:
+        ValueError: a prompt or a cache that cannot be served.
+    """
+    session, graph = trim.session, trim.graph
+    cache, mask = kwargs.get("past_key_values"), padding_mask(seen.mask)
+    check_cache(cache)
+    if seen.visual is None:
+        raise ValueError("st3.trim needs input_ids to know which tokens are visual")
+    if in_chunks():
+        raise ValueError(
+            "st3 needs the whole prompt to choose what to drop: leave prefill_chunk_size unset"
+        )
+    visual = seen.visual if mask is None else seen.visual & mask.bool()
+    prompt = layout(visual, mask)
+    check_pictured(prompt, pictured=seen.pictured)
+    own = None if prompt.full else mask  # a recording must read no mask of one call
+    use_cache = kwargs.get("use_cache")
+    if use_cache is None:
+        use_cache = parts.decoder.config.use_cache
+
+    plan = session.plan.for_prompt(prompt.tokens)
+    features = take_features(kwargs)
+
+    def prefill(visual: torch.Tensor) -> Forward:
+        new, old = None, session.last_cache
+        if use_cache:
+            fresh = [
+                layer_for(parts.windows.get(number), prompt.last_visual)
+                for number in range(1, plan.layers + 1)
+            ]
+            if graph is not None:
+                graph.reuse(fresh, old.layers if old is not None else [])
+            known: dict[int, Any] = parts.recurrent_layers()
+            layers = [known.get(number, layer) for number, layer in enumerate(fresh, 1)]
+            new = TrimmedCache.in_place_of(cache, layers)
+        if graph is not None:
+            session.retire(new)
+        record = Record(plan, prompt, visual, own, new)
+        session.begin(record, new)
+        thinning = Prefill(record, record.turns[0], visual, own, new)
+        if features is not None:
+            thinning.features = Features(*features)
+        return Forward(session, record, backend, new, thinning)
+
+    if graph is not None:
+        graph.rest()
+        wanted = use_cache and features is None and graph.takes_prefill(kwargs)
+        if wanted and graph.prefill.prepare(prompt, visual, kwargs, prefill):
+            return kwargs
+    return kwargs | prefill(visual).arguments() | unpadded(kwargs, padded=not prompt.full)
