@@ -14,7 +14,7 @@ from st3_cli import question as q
 from st3_cli.console import aside, err, print_json, print_table, quiet_transformers
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
-from st3_cli.models import load_model
+from st3_cli.models import load_model, note_hub
 from st3_cli.outputs import check_folder
 
 EXAMPLES = o.examples(
@@ -88,6 +88,7 @@ def attention_map(
 
     method = read_settings(settings, method, "st3", given)
     quiet_transformers()
+    note_hub(model)
     text = find_config(model).get_text_config()
     chosen = build_method(method, text.num_hidden_layers, given)
     if compare and chosen.name == "none":

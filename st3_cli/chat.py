@@ -14,8 +14,9 @@ from st3_cli import options as o
 from st3_cli import question as q
 from st3_cli.console import aside, print_answer, print_json_text, quiet_transformers, say
 from st3_cli.ctrl_c import ctrl_c
+from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
-from st3_cli.models import load_model
+from st3_cli.models import load_model, note_hub
 
 if TYPE_CHECKING:
     from st3.inference.conversation import Conversation
@@ -59,6 +60,8 @@ def chat(
     pipe, too. After each answer a line says what is kept.
     """
     q.check_question(image, None)
+    if image == "-":
+        raise UsageError("standard input is where messages come from: give the picture as a file")
 
     from st3.inference import checkpoints, configs
     from st3.inference.conversation import Conversation
@@ -66,6 +69,7 @@ def chat(
     method = read_settings(settings, method, "st3", given)
     quiet_transformers()
     source = checkpoints.find(model)
+    note_hub(model)
     layers = configs.load_config(source).get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
     pictures = [] if image is None and model != "demo" else [q.open_image(image)]

@@ -22,6 +22,15 @@ def load_model(
     return live, processor
 
 
+def note_hub(name: str) -> None:
+    """One line on stderr before a model is asked of the Hub, which may take its time to answer."""
+    from st3.inference import checkpoints
+
+    source = checkpoints.find(name)
+    if not (source.is_folder or checkpoints.offline() or checkpoints.in_cache(source)):
+        aside(f"asking the Hub for {source.place}")
+
+
 def note_set_aside(live: Any) -> None:
     """One line on stderr, if the checkpoint asks for another way to decode than the commands'."""
     from st3.inference.decoding import describe, set_aside

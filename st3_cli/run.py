@@ -11,7 +11,6 @@ from st3_cli import options as o
 from st3_cli import question as q
 from st3_cli.console import (
     aside,
-    err,
     print_answer,
     print_json,
     print_table,
@@ -19,7 +18,7 @@ from st3_cli.console import (
 )
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
-from st3_cli.models import load_model
+from st3_cli.models import load_model, note_hub
 from st3_cli.outputs import check_output
 
 if TYPE_CHECKING:
@@ -82,8 +81,7 @@ def run(
     method = read_settings(settings, method, "st3", given)
     quiet_transformers()
     source = checkpoints.find(model)
-    if err.is_terminal and not source.is_folder:
-        aside(f"model: {source.place}, from the Hub or its cache")
+    note_hub(model)
     layers = configs.load_config(source).get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
     picture = q.open_image(image)

@@ -18,7 +18,7 @@ from st3_cli import question as q
 from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
-from st3_cli.models import load_model
+from st3_cli.models import load_model, note_hub
 from st3_cli.outputs import check_folder
 from st3_cli.progress import cell_bar
 
@@ -98,6 +98,7 @@ def sweep(
     from st3.sweep.run import Sweep, run_cells
 
     quiet_transformers()
+    note_hub(model)
     layers = find_config(model).get_text_config().num_hidden_layers
     try:
         bounds = results.parse_budget(budget) if budget is not None else []

@@ -12,6 +12,7 @@ from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli.console import aside, err, print_json_text, print_table, quiet_transformers, say
 from st3_cli.method_choice import build_methods
+from st3_cli.models import note_hub
 from st3_cli.outputs import check_output
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def verify(
     if methods is not None:  # before anything is loaded
         parse_methods(methods)
     quiet_transformers()
+    if "/" in model and not random:
+        note_hub(model)
     subject = v.find_subject(
         model, random=random, device=device.value, dtype=dtype.value, seed=seed,
         attn_implementation=attn_implementation.value if attn_implementation else None,

@@ -82,6 +82,11 @@ def in_cache(source: Source) -> bool:
     return all(cached(shard) is not None for shard in shards)
 
 
+def offline() -> bool:
+    """Whether the user wants the Hub left alone."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
 def check_weights(source: Source) -> None:
     """See that a folder has weights that can be read; what the Hub has is seen when it is fetched.
 
@@ -133,8 +138,7 @@ def _not_fetched(error: BaseException) -> str | None:
         return "this model is gated: accept its terms on the Hub and set HF_TOKEN"
     if "RevisionNotFoundError" in names:
         return "there is no such revision on the Hub"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    if offline and names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
+    if offline() and names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
         return (
             "the model is not in the local cache and HF_HUB_OFFLINE is set: unset it, or run "
             "`hf download MODEL` where there is a network and set HF_HOME to that cache"

@@ -77,6 +77,12 @@ def test_a_picture_that_is_none_ends_nothing_but_the_start(st3_: Any, tmp_path: 
     assert len(result.err.splitlines()) == 1
 
 
+def test_the_picture_cannot_come_where_the_messages_do(st3_: Any) -> None:
+    result = st3_("chat", "-")
+    assert result.code == 2
+    assert "standard input is where messages come from" in result.err
+
+
 def test_ctrl_c_stops_an_answer_and_not_the_chat(tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path)
     edit(model, "generation_config.json", "eos_token_id")
