@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ def open_film(file: Path | bytes, name: str) -> Video:
         base, rate = stream.time_base, float(stream.average_rate or 25)
         times = [packet.pts for packet in packets]
         keys = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)
-        first = next(iter(_Reader(container, stream).any()), None)
+    with _opened(file, name) as (container, stream):
+        first = _Reader(container, stream).number(0)
     if first is None:
         raise VideoError(f"{name} has no frame that can be decoded")
     size = first.size
@@ -92,18 +94,12 @@ class _Reader:
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
-        self._frames: Any = None
+        self._frames: Any = container.decode(stream)
         self._passed = 0
-        self._at: int | None = None
-
-    def any(self) -> Iterator[Image.Image]:
-        """Frames from the start on."""
-        self._container.seek(0)
-        return (_picture(frame) for frame in self._container.decode(self._stream))
+        self._at: float = -math.inf
 
     def number(self, index: int) -> Image.Image | None:
         """A frame by its number, where frames have no times; numbers rise."""
-        self._frames = self._frames or self._container.decode(self._stream)
         for frame in self._frames:
             self._passed += 1
             if self._passed > index:
@@ -113,19 +109,21 @@ class _Reader:
     def at(self, mark: int, marks: Sequence[int], keys: Sequence[int]) -> Image.Image | None:
         """The frame that is shown at a time, in the stream's unit; None if there is none."""
         key = keys[max(bisect.bisect_right(keys, mark) - 1, 0)]
-        ahead = self._at is not None and key <= self._at < mark
-        for start in (None, marks[0]) if ahead else (key, marks[0]):
-            if start is not None:
-                self._container.seek(start, stream=self._stream)
-                self._frames = self._container.decode(self._stream)
-            for frame in self._frames:
-                self._at = frame.pts
-                if frame.pts is not None and frame.pts >= mark:
-                    break
-            else:
-                continue  # an index that leads past it: once more, from the start
-            if frame.pts == mark:
-                return _picture(frame)
+        ahead = key <= self._at < mark or (self._at < marks[0] and key == keys[0])
+        frame = self._forward(mark) if ahead else self._from(key, mark, stream=self._stream)
+        # Some indices lead past it: once more, from the beginning.
+        return frame or self._from(0, mark)
+
+    def _from(self, start: int, mark: int, **unit: Any) -> Image.Image | None:
+        self._container.seek(start, **unit)
+        self._frames = self._container.decode(self._stream)
+        return self._forward(mark)
+
+    def _forward(self, mark: int) -> Image.Image | None:
+        for frame in self._frames:
+            self._at = frame.pts
+            if frame.pts >= mark:
+                return _picture(frame) if frame.pts == mark else None
         return None
 
 
