@@ -45,7 +45,7 @@ def open_visual(source: str | Path) -> Image.Image | Video:
     if path is not None and path.is_dir():
         return _open_folder(path)
     file: Any = path
-    head, name = _head(path), str(path)
+    head, name = _head(path), str(source)
     if head is None:  # a URL, a pipe, or nothing: which is said there
         file, name = read_source(source)
         head = file[:_HEAD]
@@ -55,7 +55,7 @@ def open_visual(source: str | Path) -> Image.Image | Video:
     if _is_film(head, name):
         return open_film(file, name)
     try:
-        return open_picture(path) if file is path else decode_picture(file, name)
+        return open_picture(source) if file is path else decode_picture(file, name)
     except PictureError as error:
         if "not a picture" in str(error):
             raise PictureError(f"{error}, nor a video") from None
@@ -131,7 +131,7 @@ def _open_folder(folder: Path) -> Video:
     except OSError as error:
         raise VideoError(f"{folder} cannot be read: {error.strerror}") from None
     if not files:
-        raise VideoError(f"the folder {folder} has no frames in it: it takes jpg or png files")
+        raise VideoError(f"{folder} is a folder without frames: give one with jpg or png files")
     size = open_picture(files[0]).size
 
     def decode(indices: Sequence[int]) -> Iterator[Image.Image]:
