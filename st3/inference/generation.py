@@ -20,7 +20,14 @@ from st3.inference.decoding import decode
 from st3.inference.locate import locate
 from st3.inference.places import Places
 from st3.inference.videos import Clip
-from st3.inference.visuals import Visual, check_visual, pictures_of, processed, with_pictures
+from st3.inference.visuals import (
+    Visual,
+    check_visual,
+    pictures_of,
+    processed,
+    takes_videos,
+    with_pictures,
+)
 from st3.methods import Method
 
 
@@ -181,7 +188,8 @@ def find_places(
     def process(pictures: Sequence[Image.Image]) -> dict[str, Any]:
         return processed(processor, [with_pictures(visual, pictures)], [prompt])
 
-    return locate(model.config, process, pictures_of(visual), tokens)
+    video = isinstance(visual, Clip) and takes_videos(processor)
+    return locate(model.config, process, pictures_of(visual), tokens, video=video)
 
 
 def context(model: PreTrainedModel) -> int:

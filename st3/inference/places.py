@@ -78,8 +78,14 @@ class Places:
         *most, last = [str(view.tokens) for view in self.views]
         if not most:
             return ""
+        pictures = len({view.picture for view in self.views})
+        times = f"{len(self.views)} times"
+        seen = f"seen {times}" if pictures == 1 else f"{pictures} pictures or frames, seen {times}"
+        each = f"{last} visual tokens each"
+        if {*most} != {last}:
+            each = f"{', '.join(most)} and {last} visual tokens"
         more = f", and {len(self.nowhere)} that lie nowhere" if self.nowhere else ""
-        return f"seen {len(self.views)} times: of {', '.join(most)} and {last} visual tokens{more}"
+        return f"{seen}: of {each}{more}"
 
     def spread(self, values: Array, elsewhere: Any) -> Array:
         """One value a visual token -> one a pixel of the sheet, `elsewhere` where there is none."""
@@ -119,6 +125,8 @@ def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Ar
         x, y: [tokens], middles as shares of its sides; nan where it lies nowhere.
     """
     views = []
+    # Of many pictures each is drawn smaller, so that all of them make one sheet.
+    side = max(_NARROWEST, min(_SIDE, 2 * _SIDE // math.isqrt(len(pictures))))
     for number, image in enumerate(pictures):
         here = np.flatnonzero((picture == number) & ~np.isnan(x))
         layers: list[list[_Grid]] = []
@@ -129,7 +137,7 @@ def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Ar
                     break
             else:
                 layers.append([grid])
-        pixels = _pixels(image)
+        pixels = _pixels(image, side)
         views += [View(number, pixels, _owners(layer, pixels)) for layer in layers]
     return Places(tuple(views), len(x), tuple(np.flatnonzero(np.isnan(x)).tolist()))
 
@@ -191,10 +199,10 @@ def _owners(grids: Sequence[_Grid], pixels: Array) -> Array:
     return owner
 
 
-def _pixels(image: Image.Image) -> Array:
+def _pixels(image: Image.Image, longest: int) -> Array:
     """A picture of the size that is drawn, [height, width, 3] in 0..1."""
     longer = max(image.size)
-    size = tuple(max(_NARROWEST, round(side * _SIDE / longer)) for side in image.size)
+    size = tuple(max(_NARROWEST, round(side * longest / longer)) for side in image.size)
     small = image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
     return np.asarray(small, dtype=np.float64) / 255
 

@@ -30,7 +30,7 @@ class Clip:
     Attributes:
         name: where they came from.
         frames: RGB, of one size.
-        indices: their numbers in the video, from 0, rising.
+        indices: their numbers in the video, from 0, rising; some may be there twice.
         seconds: when each is shown, from the video's first frame on.
         total: how many frames the video has.
         fps: how many of them it shows in a second, on average.
@@ -112,7 +112,7 @@ class Video:
         """Decode these frames.
 
         Args:
-            indices: their numbers, rising.
+            indices: their numbers, rising; some checkpoints take one several times.
             on_frame: is told how many are done, of how many.
 
         Raises:
@@ -126,13 +126,15 @@ class Video:
                 f"{len(wanted)} frames of {width} x {height} pixels are more than "
                 f"{MAX_BYTES // 10**9} GB: give --frames {most} at most, or scale the video down"
             )
-        frames: list[Image.Image] = []
-        for frame in self.decode(wanted):
-            frames.append(frame)
+        found: dict[int, Image.Image] = {}
+        once = sorted(set(wanted))
+        for index, frame in zip(once, self.decode(once), strict=True):
+            found[index] = frame
             if on_frame is not None:
-                on_frame(len(frames), len(wanted))
+                on_frame(len(found), len(once))
+        frames = tuple(found[index] for index in wanted)
         seconds = tuple(self.seconds[index] for index in wanted)
-        return Clip(self.name, tuple(frames), wanted, seconds, self.total, self.fps)
+        return Clip(self.name, frames, wanted, seconds, self.total, self.fps)
 
 
 def spread(total: int, count: int) -> list[int]:

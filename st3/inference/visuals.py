@@ -72,7 +72,7 @@ def frames_of(video: Video, processor: Any) -> list[int]:
         settings = {name: getattr(own, name, None) for name in names}
         try:
             found = own.sample_frames(metadata=_metadata(video), **settings)
-            return sorted({int(index) for index in found})
+            return sorted(int(index) for index in found)
         except (ValueError, ZeroDivisionError, RuntimeError):
             return list(range(video.total))  # it asks for more than there are
     return spread(video.total, min(FRAMES, video.total))

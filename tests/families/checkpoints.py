@@ -25,7 +25,8 @@ WORDS = "what do you see where is the red green blue yellow corner user assistan
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} "
     "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}MARK {% elif part['type'] == 'video' %}FILM {% else %}{{ part['text'] }} {% endif %}"
+    "{% if part['type'] == 'image' %}MARK {% elif part['type'] == 'video' %}FILM {% else %}"
+    "{{ part['text'] }} {% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
 )
 
