@@ -103,7 +103,8 @@ def locate(
     starts = times[np.diff(times, prepend=-1) > _BETWEEN]
     shown_as = [pictures[int(time + _BETWEEN)] for time in starts]  # the first of several frames
     owners = np.searchsorted(starts, np.nan_to_num(number), "right") - 1
-    return places_from(shown_as, owners, x, y)
+    what = f"{count} {'frames' if video else 'pictures'}" if count > 1 else ""
+    return places_from(shown_as, owners, x, y, what)
 
 
 def _all_alike(x: Any, y: Any) -> bool:

@@ -51,11 +51,13 @@ class Places:
         views: a picture that is cut into tiles and seen as a whole as well has two of them.
         count: visual tokens of the prompt.
         nowhere: numbers of those that stand for no part of a picture, as at the end of a line.
+        shown: what the prompt shows, where that is several: "3 pictures", "16 frames".
     """
 
     views: tuple[View, ...]
     count: int
     nowhere: tuple[int, ...]
+    shown: str = ""
 
     @cached_property
     def canvas(self) -> Array:
@@ -78,9 +80,7 @@ class Places:
         *most, last = [str(view.tokens) for view in self.views]
         if not most:
             return ""
-        pictures = len({view.picture for view in self.views})
-        times = f"{len(self.views)} times"
-        seen = f"seen {times}" if pictures == 1 else f"{pictures} pictures or frames, seen {times}"
+        seen = ", ".join(filter(None, (self.shown, f"seen {len(self.views)} times")))
         each = f"{last} visual tokens each"
         if {*most} != {last}:
             each = f"{', '.join(most)} and {last} visual tokens"
@@ -116,13 +116,16 @@ class _Grid:
         return float(max(wide, 0) * max(high, 0)) / min(self.area, other.area)
 
 
-def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Array) -> Places:
+def places_from(
+    pictures: Sequence[Image.Image], picture: Array, x: Array, y: Array, shown: str = ""
+) -> Places:
     """Grids and views, from the middle of every token.
 
     Args:
         pictures: of the prompt, RGB.
         picture: int [tokens], which of them each token stands for.
         x, y: [tokens], middles as shares of its sides; nan where it lies nowhere.
+        shown: see `Places`.
     """
     views = []
     # Of many pictures each is drawn smaller, so that all of them make one sheet.
@@ -139,7 +142,7 @@ def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Ar
                 layers.append([grid])
         pixels = _pixels(image, side)
         views += [View(number, pixels, _owners(layer, pixels)) for layer in layers]
-    return Places(tuple(views), len(x), tuple(np.flatnonzero(np.isnan(x)).tolist()))
+    return Places(tuple(views), len(x), tuple(np.flatnonzero(np.isnan(x)).tolist()), shown)
 
 
 def _grids(tokens: Array, x: Array, y: Array) -> list[_Grid]:

@@ -105,7 +105,8 @@ def processed(processor: Any, visuals: Sequence[Visual], prompts: Sequence[str])
         prompts: one each, without any chat format.
 
     Raises:
-        ValueError: see `in_chat_format` and `takes_videos`.
+        ValueError: see `in_chat_format` and `takes_videos`; or a video that the processor refuses,
+            as some do one of a single frame.
     """
     clips = [visual for visual in visuals if isinstance(visual, Clip)]
     how: dict[str, Any] = {"padding": len(prompts) > 1, "return_tensors": "pt"}
@@ -122,7 +123,16 @@ def processed(processor: Any, visuals: Sequence[Visual], prompts: Sequence[str])
             in_chat_format(processor, prompt, len(images))
             for prompt, images in zip(prompts, how["images"], strict=True)
         ]
-    made = dict(processor(text=texts, **how))
+    try:
+        made = dict(processor(text=texts, **how))
+    except (ValueError, RuntimeError) as error:
+        if "videos" not in how:
+            raise
+        count, (width, height) = len(clips[0].frames), clips[0].frames[0].size
+        raise ValueError(
+            f"this model's processor takes no video of {count} frame{'s' * (count > 1)} of "
+            f"{width} x {height} pixels: {error}"
+        ) from error
     made.pop("video_metadata", None)  # no model's
     return made
 
