@@ -39,7 +39,7 @@ QuestionArgument = Annotated[
         help="What is shown, then the question. Shown is a picture, several, or a video (a film, "
         "a GIF, a folder of frames): a path, a URL, - for standard input, or demo for the bundled "
         "picture (a file of that name: ./demo). Alone, it is asked: Describe this picture.",
-        metavar="[IMAGE... PROMPT]", show_default=False, callback=_asked,
+        metavar="IMAGE... PROMPT", show_default=False, callback=_asked,
     ),
 ]  # fmt: skip
 FramesOption = Annotated[

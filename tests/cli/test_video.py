@@ -20,7 +20,7 @@ QUESTION = "what do you see"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of 64 visual tokens a picture, pictures, a GIF of six frames, a folder of four."""
+    """A model of 64 visual tokens a picture; pictures, a GIF of six frames, a folder of four."""
     folder = tmp_path_factory.mktemp("videos")
     tiny_checkpoint(folder / "model")
     frames = [Image.new("RGB", (40, 30), (40 * n, 0, 200)) for n in range(6)]

@@ -1,4 +1,4 @@
-"""Videos that the tests write: which frame is which is in its grey, and when it is shown is known."""
+"""Videos that the tests write: a grey says which frame is which, and their times are known."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             yield still(index, (4, 4))
 
     video = Video("v", tuple(map(float, range(90))), 1.0, (4, 4), True, decode)
-    with pytest.raises(VideoError, match="6 frames of 4 x 4 pixels .* give --frames 5 at most"):
+    with pytest.raises(VideoError, match=r"6 frames of 4 x 4 pixels .* give --frames 5 at most"):
         video.take(range(6))
     assert not asked
     told: list[tuple[int, int]] = []

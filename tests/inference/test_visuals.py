@@ -65,18 +65,17 @@ def _clip(count: int, size: tuple[int, int] = SIZE) -> Clip:
 def test_each_picture_has_a_place() -> None:
     processor = build_processor()
     want = "USER: <image>\n<image>\n<image>\nwhat? ASSISTANT:"
-    processor.chat_template = (
-        "{% for m in messages %}USER: {{ m['content'] }}{% endfor %} ASSISTANT:"
-    )
+    each = "{% for m in messages %}"
+    processor.chat_template = each + "USER: {{ m['content'] }}{% endfor %} ASSISTANT:"
     assert in_chat_format(processor, "what?", 3) == want
-    processor.chat_template = "{% for m in messages %}<image>{% endfor %}"
+    processor.chat_template = each + "<image>{% endfor %}"
     with pytest.raises(ValueError, match="it has 1 place for 3 pictures"):
         in_chat_format(processor, "what?", 3)
     processor.chat_template = None
     with pytest.warns(UserWarning, match="no chat template"):
         assert in_chat_format(processor, "what?", 3) == want
-    with pytest.raises(ValueError, match="has no place for it.* <video> once for each part of"):
-        processor.chat_template = "{% for m in messages %}<image>{% endfor %}"
+    processor.chat_template = each + "<image>{% endfor %}"
+    with pytest.raises(ValueError, match=r"no place for it.* <video> once for each part of"):
         in_chat_format(processor, "what?", video=True)
 
 
