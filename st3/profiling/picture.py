@@ -24,18 +24,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from st3.families.meta import identity, meta_model
 from st3.families.parts import find_parts
 from st3.inference.image_processors import image_processor_for
+from st3.inference.video_processors import video_processor_for
 
 STANDARD = (1344, 896)
 """Pixels of a photo, where nobody says."""
 _NUMBERS = 100_000  # of a tensor that tells inputs apart
 _DIFFERENT = 7
 _OWN_NUMBER = ("layer_idx", "layer_id", "index")
-_FOUND: dict[tuple[str, str, tuple[int, int], int], Picture] = {}
+_FOUND: dict[tuple[str, str, tuple[int, int], int, int], Picture] = {}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a size, in one model, by itself or among others of one prompt.
+    """One picture of a size, in one model, by itself or among others of one prompt; or a video.
 
     Attributes:
         size: width and height in pixels.
@@ -49,29 +50,33 @@ class Picture:
     projector_macs: int
 
 
-def picture_of(config: Any, size: tuple[int, int] = STANDARD, together: int = 1) -> Picture:
+def picture_of(
+    config: Any, size: tuple[int, int] = STANDARD, together: int = 1, frames: int = 0
+) -> Picture:
     """What a picture of this size becomes in a model of this configuration; found once.
 
     Args:
         together: how many such pictures the processor gets in one prompt: some make less of each.
+        frames: of one video in place of the pictures.
 
     Raises:
-        ValueError: no size of a picture, no image processor, or a tower that does not run on the
-            meta device.
+        ValueError: no size of a picture, no image or video processor, or a tower that does not
+            run on the meta device.
     """
     # Where it came from says which settings its image processor has.
-    key = identity(config), str(config.name_or_path), size, together
+    key = identity(config), str(config.name_or_path), size, together, frames
     if key not in _FOUND:
-        _FOUND[key] = _count(config, size, together)
+        count = _count_video(config, size, frames) if frames else _count(config, size, together)
+        _FOUND[key] = count
     return _FOUND[key]
 
 
 def picture_if_any(
-    config: Any, size: tuple[int, int] = STANDARD, together: int = 1
+    config: Any, size: tuple[int, int] = STANDARD, together: int = 1, frames: int = 0
 ) -> tuple[Picture | None, str]:
     """The same; or None and why it cannot be told here."""
     try:
-        return picture_of(config, size, together), ""
+        return picture_of(config, size, together, frames), ""
     except ValueError as error:
         return None, str(error)
 
@@ -128,6 +133,42 @@ def _count(config: Any, size: tuple[int, int], together: int) -> Picture:
         ) from error
     found = tokens, counting.inside, counting.total - counting.inside
     return Picture(size, *(number // together for number in found))
+
+
+def _count_video(config: Any, size: tuple[int, int], frames: int) -> Picture:
+    """Of all frames together, as the model's video path takes them, or its pictures'."""
+    model = meta_model(config)
+    parts = find_parts(model)
+    merger: Any = parts.merger
+    walk: Any = getattr(merger, "get_video_features", merger.get_image_features)
+    taken = inspect.signature(walk).parameters
+    width, height = size
+    film = np.zeros((frames, height, width, 3), dtype=np.uint8)
+    what = f"a video of {frames} frames of {width} x {height} pixels"
+    failure: Exception | None = None
+    try:
+        made = dict(
+            video_processor_for(config)([film], do_sample_frames=False, return_tensors="pt")
+        )
+        name = max(
+            (key for key, value in made.items() if torch.is_floating_point(value)),
+            key=lambda key: made[key].numel(),
+        )
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"the video processor takes no {what[2:]}: {error}") from error
+    pixels = made.pop(name).to(model.dtype)
+    inputs = {key: value for key, value in made.items() if key in taken}
+    # What families' own processors hand on: all frames of a video, or each as a picture.
+    for shown in (pixels, pixels.flatten(0, 1)):
+        try:
+            with torch.no_grad(), _Counting(tower_of(model)) as counting:
+                features = walk(shown, **inputs, return_dict=True)
+            tokens = tokens_of(features.pooler_output) + parts.adapter.video_ends
+            return Picture(size, tokens, counting.inside, counting.total - counting.inside)
+        except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
+            failure = failure or error
+    reason = " ".join(str(failure).split())[:200]
+    raise ValueError(f"cannot tell how many visual tokens {what} makes: {reason}") from failure
 
 
 def tower_of(model: Any) -> Any:
