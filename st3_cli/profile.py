@@ -231,9 +231,7 @@ def profile(
     if video is not None:
         note = "Latency not measured: of a video only MACs and bytes are counted."
         if frames and place_of(found) is None:
-            note += (
-                " Frames are resized as transformers does for the family; a checkpoint may differ."
-            )
+            note += " Frames are resized as the family's are; a checkpoint may say otherwise."
     elif latency:
         largest = max(works, key=lambda work: work.batch)
         live, kind, note = choose(

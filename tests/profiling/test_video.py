@@ -52,7 +52,7 @@ def test_tokens_are_those_of_a_prompt(name: str, shown: tuple[int, int, int], fo
 
 @needs_torchvision
 def test_macs_of_patches_by_hand() -> None:
-    """Sixteen frames of 448 x 448 in pairs: eight times 32 x 32 patches, a quarter as many tokens."""
+    """Sixteen frames of 448 x 448 in pairs: 8 x 32 x 32 patches, a quarter as many tokens."""
     found = picture_of(known_config("qwen2.5-vl-7b"), (448, 448), frames=16)
     patches = 8 * 32 * 32
     assert found.tokens == patches // 4
