@@ -73,9 +73,10 @@ def frames_of(video: Video, processor: Any) -> list[int]:
         try:
             found = own.sample_frames(metadata=_metadata(video), **settings)
             return sorted(int(index) for index in found)
-        except (ValueError, ZeroDivisionError, RuntimeError):
-            return list(range(video.total))  # it asks for more than there are
-    return spread(video.total, min(FRAMES, video.total))
+        except (ValueError, TypeError, ZeroDivisionError, RuntimeError):
+            pass  # it asks for more than there are, or does not say how many
+    asked = getattr(own, "num_frames", None) or FRAMES
+    return spread(video.total, min(asked, video.total))
 
 
 def check_visual(visual: Visual, processor: Any) -> None:
