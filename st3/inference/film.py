@@ -76,7 +76,10 @@ def _opened(file: Path | bytes, name: str) -> Iterator[tuple[Any, Any]]:
             f"{name} is a video, and PyAV, which decodes it, is missing: pip install 'st3[video]'"
         ) from None
     try:
-        with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file)) as container:
+        source: Any = io.BytesIO(file) if isinstance(file, bytes) else str(file.absolute())
+        # What looks like a film may be a playlist, which would have others opened from anywhere.
+        allowed = "none" if isinstance(file, bytes) else "file"
+        with av.open(source, options={"protocol_whitelist": allowed}) as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 raise VideoError(f"{name} has sound, and no pictures")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mimetypes
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -86,9 +87,11 @@ def _stream(file: Any) -> Any:
 def _animation(file: Any) -> str | None:
     """The format of a picture that moves; None of any other file."""
     try:
-        with Image.open(_stream(file)) as image:
-            moves = image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
-            return image.format if moves else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are refused elsewhere
+            with Image.open(_stream(file)) as image:
+                moves = image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
+                return image.format if moves else None
     except Exception:  # whatever it is, others say what is wrong with it
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -45,10 +45,12 @@ class Clip:
 
     def first(self, count: int) -> Clip:
         """The same with fewer frames."""
-        return Clip(
-            self.name, self.frames[:count], self.indices[:count], self.seconds[:count], self.total,
-            self.fps,
-        )  # fmt: skip
+        return replace(
+            self,
+            frames=self.frames[:count],
+            indices=self.indices[:count],
+            seconds=self.seconds[:count],
+        )
 
 
 @dataclass(frozen=True)

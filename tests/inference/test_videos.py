@@ -73,6 +73,20 @@ def test_frames_between_others(tmp_path: Path) -> None:
     assert numbers(opened(path).take(range(50))) == list(range(50))
 
 
+def test_a_bare_stream_is_timed_by_its_rate(tmp_path: Path) -> None:
+    path = film(tmp_path / "b.h264", [n / 100 for n in range(40)], "libx264")
+    video = opened(path)
+    assert video.seconds == pytest.approx([n / video.fps for n in range(40)])
+    assert numbers(video.take([0, 1, 20, 39])) == [0, 1, 20, 39]
+
+
+def test_a_stream_whose_index_misleads(tmp_path: Path) -> None:
+    """A transport stream has none: what is looked for by time is found from the beginning."""
+    video = opened(film(tmp_path / "b.ts", [n / 10 for n in range(60)], "libx264"))
+    assert numbers(video.take([0, 30, 59])) == [0, 30, 59]
+    assert video.fps == pytest.approx(10)
+
+
 def test_frames_at_uneven_times(tmp_path: Path) -> None:
     times = [0, 0.1, 0.5, 0.6, 2.0, 2.1, 3.0]
     video = opened(film(tmp_path / "uneven.mkv", times))
