@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import transformers
 from transformers import AutoVideoProcessor
-from transformers.models.auto import video_processing_auto
+from transformers.models.auto import processing_auto
 from transformers.utils.import_utils import is_torchvision_available
 
 from st3.inference.image_processors import fitted, place_of
 from st3.inference.processors import TORCHVISION
 
-_FILMS: Any = video_processing_auto
-_FAILURES = (OSError, ValueError, TypeError, AttributeError, ImportError)
+_WHOLE: Any = processing_auto
+_FAILURES = (OSError, ValueError, TypeError, AttributeError, ImportError, KeyError)
 
 
 def has_videos(config: Any) -> bool:
     """Whether a configuration's family takes videos, and not their frames as pictures."""
-    return config.model_type in _FILMS.VIDEO_PROCESSOR_MAPPING_NAMES
+    name = str(_WHOLE.PROCESSOR_MAPPING_NAMES.get(config.model_type))
+    whole: Any = getattr(transformers, name, None)
+    return hasattr(whole, "get_attributes") and "video_processor" in whole.get_attributes()
 
 
 def video_processor_for(config: Any) -> Any:
@@ -42,7 +45,9 @@ def video_processor_for(config: Any) -> Any:
         except _FAILURES:
             pass  # it brings none, or is not here
     try:
-        made = getattr(transformers, _FILMS.VIDEO_PROCESSOR_MAPPING_NAMES[family])
+        films = import_module("transformers.models.auto.video_processing_auto")
+        name = films.VIDEO_PROCESSOR_MAPPING_NAMES[family]
+        made = getattr(transformers, name["torchvision"] if isinstance(name, dict) else name)
         return made(**fitted(made, config))
     except _FAILURES as error:
         reason = " ".join(str(error).split())[:200]

@@ -138,6 +138,7 @@ def _count_video(config: Any, size: tuple[int, int], frames: int) -> Picture:
     width, height = size
     film = np.zeros((frames, height, width, 3), dtype=np.uint8)
     what = f"a video of {frames} frames of {width} x {height} pixels"
+    behind = parts.adapter.video_ends(merger) if parts.adapter.video_ends else 0
     failure: Exception | None = None
     try:
         made = dict(
@@ -156,7 +157,7 @@ def _count_video(config: Any, size: tuple[int, int], frames: int) -> Picture:
         try:
             with torch.no_grad(), Counting(tower_of(model)) as counting:
                 features = walk(shown, **inputs, return_dict=True)
-            tokens = tokens_of(features.pooler_output) + parts.adapter.video_ends
+            tokens = tokens_of(features.pooler_output) + behind
             return Picture(size, tokens, counting.inside, counting.total - counting.inside)
         except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
             failure = failure or error
