@@ -27,8 +27,7 @@ _PANELS = 8  # layers or heads in the grid, unless others are asked for
 
 @m.takes_method_options
 def attention_map(
-    image: q.ImageArgument = None,
-    prompt: q.PromptArgument = None,
+    asked: q.QuestionArgument = None,
     model: o.ModelOption = "demo",
     method: m.MethodOption = "st3",
     given: m.Given = m.NOTHING,
@@ -36,6 +35,8 @@ def attention_map(
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
+    frames: q.FramesOption = None,
+    fps: q.FpsOption = None,
     seed: o.SeedOption = 0,
     new_tokens: Annotated[
         int, o.option(o.MODEL, min=1, help="Most tokens to follow.", metavar="N")
@@ -77,7 +78,8 @@ def attention_map(
         raise UsageError(
             f"{output} holds other files: give another --output, or --force to write into it"
         )
-    q.check_question(image, prompt)
+    sources, prompt = q.read_question(asked)
+    q.check_frames(frames, fps)
 
     import torch
 
@@ -95,15 +97,16 @@ def attention_map(
         raise UsageError("--compare sets a method against none: give another --method")
     rows = _numbers("--layers", layers, text.num_hidden_layers)
     columns = _numbers("--heads", heads, text.num_attention_heads)
-    picture = q.open_image(image)
-    q.note_foreign(model, [picture])
+    opened = q.open_visuals(sources, frames, fps)
     live, processor = load_model(model, device, dtype, attn_implementation)
+    visual = q.take_frames(opened, processor, frames, fps)
+    q.note_foreign(model, visual)
     torch.manual_seed(seed)
     seen = look(
-        model, live, processor, picture, prompt if prompt is not None else demo.PROMPT, chosen,
+        model, live, processor, visual, prompt if prompt is not None else demo.PROMPT, chosen,
         new_tokens=new_tokens, compare=compare,
     )  # fmt: skip
-    document = analyse(seen)
+    document = analyse(seen) | q.describe_clip(visual)
     with plainly("write into", output), _drawing() as on_file:
         save_album(output, seen, document, rows, columns, on_file)
     if json:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli import question as q
@@ -26,7 +28,7 @@ EXAMPLES = o.examples(
     "st3 chat photo.jpg --model qwen2.5-vl-7b --tau 256",
     "printf 'What is this?\\n/image b.jpg\\nAnd this?\\n' | st3 chat a.jpg --model ./model",
 )
-_HELP = """/image PATH   a picture (path or URL) that comes with your next message
+_HELP = """/image PATH   a picture or a video (path or URL) that comes with your next message
 /forget       begin anew
 /help         this
 /quit         leave, as Ctrl-D does; Ctrl-C stops an answer"""
@@ -34,7 +36,14 @@ _HELP = """/image PATH   a picture (path or URL) that comes with your next messa
 
 @m.takes_method_options
 def chat(
-    image: q.ImageArgument = None,
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            help="What comes with the first message, a picture or a video: a path, a URL, or demo "
+            "for the bundled picture.",
+            metavar="IMAGE", show_default=False, callback=q.utf8,
+        ),
+    ] = None,
     model: o.ModelOption = "demo",
     method: m.MethodOption = "st3",
     given: m.Given = m.NOTHING,
@@ -42,6 +51,8 @@ def chat(
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
+    frames: q.FramesOption = None,
+    fps: q.FpsOption = None,
     seed: o.SeedOption = 0,
     max_new_tokens: Annotated[
         int, o.option(o.MODEL, min=1, help="Most tokens of an answer.", metavar="N")
@@ -59,7 +70,8 @@ def chat(
     Without IMAGE the demo model gets the bundled picture, others none. A line is a message; from a
     pipe, too. After each answer a line says what is kept.
     """
-    q.check_question(image, None)
+    q.read_question([] if image is None else [image])
+    q.check_frames(frames, fps)
     if image == "-":
         raise UsageError("standard input is where messages come from: give the picture as a file")
 
@@ -72,21 +84,28 @@ def chat(
     note_hub(model)
     layers = configs.load_config(source).get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
-    pictures = [] if image is None and model != "demo" else [q.open_image(image)]
-    q.note_foreign(model, pictures)
+    none = image is None and model != "demo"
+    first = [] if none else [q.open_visuals([] if image is None else [image], None, None)]
     live, processor = load_model(model, device, dtype, attn_implementation)
+
+    def shown(opened: Any) -> Any:
+        visual = q.take_frames(opened, processor, frames, fps)
+        q.note_foreign(model, visual)
+        return visual
+
     with Conversation(live, processor, chosen) as conversation:
         options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        _Chat(conversation, pictures, options, json).run()
+        _Chat(conversation, shown, [shown(one) for one in first], options, json).run()
 
 
 class _Chat:
     """Reads lines and answers them."""
 
     def __init__(
-        self, conversation: Conversation, pictures: list[Any], options: dict[str, Any], json: bool
-    ) -> None:
-        self.conversation, self.pictures = conversation, pictures
+        self, conversation: Conversation, shown: Callable[[Any], Any], pictures: list[Any],
+        options: dict[str, Any], json: bool,
+    ) -> None:  # fmt: skip
+        self.conversation, self.shown, self.pictures = conversation, shown, pictures
         self.options, self.json = options, json
         self.live = sys.stdin is not None and sys.stdin.isatty()
         self.turns = 0
@@ -129,10 +148,11 @@ class _Chat:
 
     def _command(self, name: str = "", argument: str = "") -> None:
         if name == "image" and argument:
-            picture = q.open_image(argument.strip())
-            self.pictures.append(picture)
-            width, height = picture.size
-            aside(f"{width} x {height} pixels; it comes with your next message")
+            visual = self.shown(q.open_visuals([argument.strip()], None, None))
+            if self.pictures and (_moves(visual) or _moves(self.pictures[0])):
+                raise ValueError("a video comes alone: send the message, and then show another")
+            self.pictures.append(visual)
+            aside(f"{_size(visual)}; it comes with your next message")
         elif name == "image":
             say("/image needs a path or a URL")
         elif name == "forget":
@@ -158,7 +178,8 @@ class _Chat:
 
         with _handling(stop):
             answer = self.conversation.ask(
-                text, self.pictures, **self.options,
+                text, self.pictures[0] if len(self.pictures) == 1 else self.pictures,
+                **self.options,
                 on_text=None if self.json else print_answer, stop=lambda: stopped,
             )  # fmt: skip
         self.pictures = []
@@ -170,6 +191,16 @@ class _Chat:
             return
         print_answer("\n")
         aside(turn_summary(answer) + (" · stopped" if stopped else ""))
+
+
+def _moves(visual: Any) -> bool:
+    return hasattr(visual, "frames")
+
+
+def _size(visual: Any) -> str:
+    width, height = (visual.frames[0] if _moves(visual) else visual).size
+    many = f"{len(visual.frames)} frames of " if _moves(visual) else ""
+    return f"{many}{width} x {height} pixels"
 
 
 @contextmanager

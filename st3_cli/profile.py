@@ -28,6 +28,7 @@ EXAMPLES = o.examples(
     "st3 profile --model 13b",
     "st3 profile --model small --repeats 3",
     "st3 profile --model qwen2.5-vl-7b --picture 4928x2773",
+    "st3 profile --model qwen2.5-vl-7b --video 64x448x448",
     "st3 profile --methods none,st3,fastv:k=2,r=0.75,vtw:k=6 --output report.md",
 )
 DEFAULT_METHODS = "none,pvtp,vta,st3,fastv,vtw,pyramiddrop"
@@ -62,6 +63,19 @@ def _size(text: str) -> tuple[int, int]:
     if width * height > MAX_PIXELS:
         raise typer.BadParameter(f"{text!r}: more than {MAX_PIXELS // 10**6} million pixels")
     return width, height
+
+
+def _film(text: str) -> tuple[int, tuple[int, int]]:
+    """Frames and their pixels: 64x448x448."""
+    from st3.inference.videos import MAX_BYTES
+
+    frames, _, sides = text.lower().partition("x")
+    if not (frames.strip().isdecimal() and int(frames) > 0 and "x" in sides):
+        raise typer.BadParameter(f"{text!r}: give frames x width x height, e.g. 64x448x448")
+    size = _size(sides)
+    if 3 * int(frames) * size[0] * size[1] > MAX_BYTES:
+        raise typer.BadParameter(f"{text!r}: its frames are more than {MAX_BYTES // 10**9} GB")
+    return int(frames), size
 
 
 def _number(help: str, **more: Any) -> Any:
@@ -112,6 +126,14 @@ def profile(
             help="Pixels of each picture; the family's processor says how many tokens they become.",
         ),
     ] = None,
+    video: Annotated[
+        Any,
+        o.option(
+            WORK, metavar="NxWxH", parser=_film,
+            help="Frames of a video in a prompt and their pixels, such as 64x448x448: counted, "
+            "not timed.",
+        ),
+    ] = None,
     pictures: Annotated[int, _number("Pictures in a prompt.", min=1)] = 1,
     text_tokens: Annotated[int, _number("Text tokens in a prompt.", **_TOKENS)] = 64,
     new_tokens: Annotated[int, _number("Tokens to generate.", min=1)] = 64,
@@ -158,6 +180,12 @@ def profile(
         raise UsageError("--config takes the place of --model: give one of them")
     if visual_tokens is not None and pictures != 1:
         raise UsageError("--visual-tokens says how many all pictures make: leave --pictures out")
+    if video is not None and (picture is not None or visual_tokens is not None or pictures != 1):
+        raise UsageError(
+            "--video says what is shown: leave --picture, --pictures and --visual-tokens out"
+        )
+    if video is not None and (operators or weights is not Weights.auto):
+        raise UsageError("--video is counted, not timed: leave --operators and --weights out")
     if not latency and operators:
         raise UsageError("--no-latency runs nothing: leave --operators out")
     if not latency and weights is not Weights.auto:
@@ -166,6 +194,8 @@ def profile(
     from st3.families.meta import meta_model
     from st3.inference import configs, loading, presets
     from st3.inference.checkpoints import HUB_IDS
+    from st3.inference.image_processors import place_of
+    from st3.inference.video_processors import has_videos
     from st3.profiling import Workload
     from st3.profiling import profile as measure
     from st3.profiling.picture import STANDARD, picture_of
@@ -183,19 +213,26 @@ def profile(
     else:
         found = configs.find_config(model)
     shape = shape_of(meta_model(found))
-    size = picture or STANDARD
+    frames, size = video or (0, picture or STANDARD)
+    if frames and not has_videos(found):
+        aside("note: this family takes no videos: its frames are counted as pictures")
+        pictures, frames = frames, 0
     if visual_tokens is None:
-        visual_tokens = pictures * picture_of(found, size, pictures).tokens
+        visual_tokens = pictures * picture_of(found, size, pictures, frames).tokens
     chosen = build_methods(methods, shape.layers, given)
     works = [
-        Workload(visual_tokens, text_tokens, new_tokens, batch, size, pictures)
+        Workload(visual_tokens, text_tokens, new_tokens, batch, size, pictures, frames)
         for batch in batch_size
     ]
     where = loading.find_device(device.value)
     numbers = loading.find_dtype(dtype.value, where, found)
     backend = attn_implementation.value if attn_implementation else None
     live, kind, note = None, None, "Latency not measured: --no-latency."
-    if latency:
+    if video is not None:
+        note = "Latency not measured: of a video only MACs and bytes are counted."
+        if frames and place_of(found) is None:
+            note += " Frames are resized as the family's are; a checkpoint may say otherwise."
+    elif latency:
         largest = max(works, key=lambda work: work.batch)
         live, kind, note = choose(
             name, found, largest, weights=weights.value, device=where, dtype=numbers,

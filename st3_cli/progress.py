@@ -54,6 +54,30 @@ def cell_bar() -> Any:
     return _CellBar()
 
 
+def frame_bar() -> Any:
+    """Frames decoded; yields `on_frame` of `st3.inference.videos.Video.take`."""
+    return _FrameBar()
+
+
+class _FrameBar:
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), console=err,
+            transient=True, disable=not err.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task("frames", total=None)
+
+    def __enter__(self) -> Any:
+        self.bar.__enter__()
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
+
+
 class _CellBar:
     def __init__(self) -> None:
         self.bar = Progress(

@@ -1,4 +1,4 @@
-"""`st3 run IMAGE PROMPT`: ask about a picture, trimmed; the answer streams."""
+"""`st3 run IMAGE... PROMPT`: ask about pictures or a video, trimmed; the answer streams."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ EXAMPLES = o.examples(
     "st3 run",
     "st3 run demo 'Is there a purple square?' --compare --show-kept kept.png",
     "st3 run photo.jpg 'What do you see?' --model 7b",
+    "st3 run before.jpg after.jpg 'What differs?' --model 7b",
+    "st3 run clip.mp4 'What happens?' --model 7b --frames 6",
 )
 
 
 @m.takes_method_options
 def run(
-    image: q.ImageArgument = None,
-    prompt: q.PromptArgument = None,
+    asked: q.QuestionArgument = None,
     model: o.ModelOption = "demo",
     method: m.MethodOption = "st3",
     given: m.Given = m.NOTHING,
@@ -43,6 +44,8 @@ def run(
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
+    frames: q.FramesOption = None,
+    fps: q.FpsOption = None,
     seed: o.SeedOption = 0,
     max_new_tokens: Annotated[
         int, o.option(o.MODEL, min=1, help="Most tokens to generate.", metavar="N")
@@ -66,11 +69,12 @@ def run(
     json: o.JsonOption = False,
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
-    """Ask about a picture; the answer streams, and one line says what it took."""
+    """Ask about pictures or a video; the answer streams, and one line says what it took."""
     check_output("--show-kept", show_kept, force, ".png")
     if force and show_kept is None:
         raise UsageError("--force goes with --show-kept FILE.png")
-    q.check_question(image, prompt)
+    sources, prompt = q.read_question(asked)
+    q.check_frames(frames, fps)
     if compare and method == "none":
         raise UsageError("--compare sets a method against none: give another --method")
 
@@ -84,17 +88,18 @@ def run(
     note_hub(model)
     layers = configs.load_config(source).get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
-    picture = q.open_image(image)
-    q.note_foreign(model, [picture])
+    opened = q.open_visuals(sources, frames, fps)
     question = prompt if prompt is not None else demo.PROMPT
     live, processor = load_model(model, device, dtype, attn_implementation)
+    visual = q.take_frames(opened, processor, frames, fps)
+    q.note_foreign(model, visual)
 
     if show_kept is not None:  # before an answer is made: it may be refused
-        places = generation.find_places(live, processor, picture, question)
+        places = generation.find_places(live, processor, visual, question)
 
     def ask(how: Any, tokens: int = max_new_tokens, on_text: Any = None) -> Answer:
         return generation.answer(
-            live, processor, picture, question, how,
+            live, processor, visual, question, how,
             max_new_tokens=tokens, temperature=temperature, seed=seed, cuda_graphs=cuda_graphs,
             on_text=on_text,
         )  # fmt: skip
@@ -103,12 +108,13 @@ def run(
     if compare:  # both are timed warm
         ask(chosen, 2)
         ask(untrimmed, 2)
-    if not json and image is None:
+    if not json and not sources:
         aside(f"picture: {demo.PICTURE.name} (bundled)   prompt: {question}")
     answer = ask(chosen, on_text=None if json else print_answer)
     baseline = ask(untrimmed) if compare else None
     if json:
         document = report.describe(answer, model, live, prompt=question)
+        document |= q.describe_clip(visual)
         if baseline is not None:
             document["untrimmed"] = report.describe(baseline, model, live, prompt=question)
             document["same_answer"] = baseline.text == answer.text

@@ -11,6 +11,7 @@ from st3.attention import measures as m
 from st3.attention.capture import Capture, capture
 from st3.inference.generation import find_places, prepare
 from st3.inference.places import Places
+from st3.inference.visuals import Visual
 from st3.machine import describe_machine
 from st3.methods import Method, make_method
 
@@ -61,19 +62,19 @@ def look(
     name: str,
     model: Any,
     processor: Any,
-    picture: Any,
+    visual: Visual,
     prompt: str,
     method: Method,
     *,
     new_tokens: int = 32,
     compare: bool = False,
 ) -> Look:
-    """Ask about a picture, untrimmed, and record attention; and see what `method` keeps.
+    """Ask about pictures or a video, untrimmed, and record attention; and see what `method` keeps.
 
     Args:
         name: of the model, for titles.
         model, processor: from `st3.load`.
-        picture: RGB.
+        visual: a picture, several, or a `Clip` of a video; RGB.
         prompt: the question.
         method: whose survivors are wanted.
         new_tokens: at most so many.
@@ -82,8 +83,8 @@ def look(
     Raises:
         ValueError: see `st3.inference.generation.prepare`, `capture` and `find_places`.
     """
-    places = find_places(model, processor, picture, prompt)  # first: it may be refused
-    inputs = prepare(model, processor, picture, prompt)
+    places = find_places(model, processor, visual, prompt)  # first: it may be refused
+    inputs = prepare(model, processor, visual, prompt)
     untrimmed = capture(model, inputs, make_method("none"), new_tokens=new_tokens)
     trimmed = capture(model, inputs, method, new_tokens=new_tokens if compare else 1)
     texts = [

@@ -67,6 +67,7 @@ class Adapter:
         place_queries: for attention that scales queries by their number in the sequence: attention
             module, queries [B, heads, n, head size], places int64 [B, n] -> queries as if nothing
             had been dropped.
+        video_ends: of the merger, how many visual tokens it puts behind a video's features.
     """
 
     model_type: str
@@ -75,6 +76,7 @@ class Adapter:
     visual_ids: Callable[[Any], tuple[int, ...]] = conventional_ids
     token_arguments: tuple[tuple[str, int], ...] = ()
     place_queries: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    video_ends: Callable[[Any], int] | None = None
 
 
 @cache

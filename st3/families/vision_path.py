@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from st3.families.base import visual_mask
 from st3.families.meta import FAILURES, fresh_model
 from st3.families.parts import find_parts
 
@@ -37,21 +38,25 @@ class VisionPath:
 
     Args:
         config: the model's.
+        video: of a video's frames, and not of pictures.
 
     Raises:
         ValueError: the configuration builds no model that fits.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, *, video: bool = False) -> None:
         model = fresh_model(config)
         parts = find_parts(model)
         self._merger: Any = parts.merger
-        taken: Any = self._merger.get_image_features
-        self._taken = inspect.signature(taken).parameters
+        self._visual_ids = parts.visual_ids
+        taken: Any = self._merger.forward if video else self._merger.get_image_features
+        self._taken, self._video = inspect.signature(taken).parameters, video
         decoder = {id(module) for module in parts.decoder.modules()}
+        decoder.discard(id(model.get_input_embeddings()))
         for module in model.modules():
             if id(module) not in decoder:
                 _empty(module)
+        parts.decoder.register_forward_pre_hook(_stop, with_kwargs=True)
         self._blocks = list(_blocks(model.get_encoder(modality="image")))
 
     def pixels(self, inputs: dict[str, Any]) -> str:
@@ -106,14 +111,37 @@ class VisionPath:
                 block.forward = _hand_on_first if many else _hand_on
             try:
                 with torch.no_grad(), _Means():
-                    found = self._merger.get_image_features(**inputs, return_dict=True)
-                features = found.pooler_output
-                parts = features if isinstance(features, list | tuple) else [features]
-                return torch.cat([_mean(part, 1).flatten() for part in parts])
+                    return self._of_video(inputs) if self._video else self._of_pictures(inputs)
             except FAILURES as error:
                 failure = failure or error
         reason = " ".join(str(failure).split())[:200]
         raise ValueError(f"where its visual tokens lie cannot be told ({reason})") from failure
+
+    def _of_pictures(self, inputs: dict[str, Any]) -> torch.Tensor:
+        features = self._merger.get_image_features(**inputs, return_dict=True).pooler_output
+        parts = features if isinstance(features, list | tuple) else [features]
+        return torch.cat([_mean(part, 1).flatten() for part in parts])
+
+    def _of_video(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """As the decoder gets them: some are put in between on the way, as at a video's end."""
+        try:
+            self._merger(**inputs)
+        except _Arrived as arrived:
+            mask = visual_mask(self._visual_ids, inputs["input_ids"])
+            return _mean(arrived.states[mask], 1).flatten()
+        raise ValueError("its decoder gets no embeddings")
+
+
+class _Arrived(Exception):
+    """The decoder is reached, by these states."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+def _stop(decoder: Any, args: Any, kwargs: Any) -> None:
+    raise _Arrived(kwargs["inputs_embeds"])
 
 
 class _Means(TorchFunctionMode):
@@ -134,6 +162,10 @@ class _Means(TorchFunctionMode):
             return args[0]
         if name in _ACTIVATIONS and args[0].dim() > 1 and args[0].stride(-1) == 0:
             return function(args[0][..., :1], *args[1:], **kwargs).expand(args[0].shape)
+        if name == "masked_scatter" and args[0].stride(-1) == 0:
+            states, mask, found = args
+            here = states[..., :1].masked_scatter(mask[..., :1], _mean(found, 1))
+            return here.expand(states.shape)
         if function is F.embedding:
             ids, weight = _two(args, kwargs, "input", "weight")
             return weight.new_zeros(()).expand(*ids.shape, weight.shape[-1])

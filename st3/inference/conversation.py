@@ -12,16 +12,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.parts import find_parts
+from st3.inference.chat import Message, written
 from st3.inference.decoding import decode
-from st3.inference.dialogue import first_words, later_words
 from st3.inference.generation import Answer, Streamer, context, on_model, timing
-from st3.inference.pictures import check_processed
+from st3.inference.visuals import Visual, check_visual, message, pictures_of, tokenized
 from st3.methods import Method
 
 _KINDS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -61,7 +60,7 @@ class Conversation:
         """Begin anew."""
         self._words: dict[str, torch.Tensor] = {}
         self._sizes: dict[str, torch.Tensor] = {}
-        self._before: tuple[str, int] | None = None
+        self._before: Message | None = None
         self._cache: Any = None
 
     @property
@@ -72,7 +71,7 @@ class Conversation:
     def ask(
         self,
         text: str,
-        pictures: Sequence[Image.Image] = (),
+        visual: Visual = (),
         *,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
@@ -84,7 +83,7 @@ class Conversation:
 
         Args:
             text: without any chat format.
-            pictures: RGB, that come with it.
+            visual: RGB, what is shown with it: a picture, several, or a video.
             max_new_tokens: at most so many, fewer where the context ends.
             temperature: 0 for greedy.
             seed: of sampling.
@@ -92,10 +91,10 @@ class Conversation:
             stop: asked after each token whether to leave it at that.
 
         Raises:
-            ValueError: an empty text, a picture that the processor would blow up, or more than the
+            ValueError: an empty text, something that the processor refuses, or more than the
                 model's context holds.
         """
-        words, media, sizes = self._next(text, pictures)
+        words, media, sizes, said = self._next(text, visual)
         length = words["input_ids"].shape[1]
         room = context(self.model) - length
         if room < 1:
@@ -125,41 +124,39 @@ class Conversation:
         except BaseException:
             self.forget()  # the cache may hold half a turn
             raise
-        said = output[:, length:]
+        new = output[:, length:]
         self._words = {"input_ids": output} | {
-            key: torch.cat((value, said.new_full(said.shape, int(key == "attention_mask"))), 1)
+            key: torch.cat((value, new.new_full(new.shape, int(key == "attention_mask"))), 1)
             for key, value in words.items()
             if key != "input_ids"
         }
-        self._sizes, self._before = sizes, (text, len(pictures))
+        self._sizes, self._before = sizes, said
         return Answer(
-            text=self.processor.tokenizer.decode(said[0], skip_special_tokens=True).strip(),
+            text=self.processor.tokenizer.decode(new[0], skip_special_tokens=True).strip(),
             prompt_tokens=length,
-            new_tokens=said.shape[1],
+            new_tokens=new.shape[1],
             timing=timing(streamer.times, began),
             session=self.session,
         )
 
     def _next(
-        self, text: str, pictures: Sequence[Image.Image]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, torch.Tensor]]:
-        """All words so far with those of the next turn; its pictures; sizes of all pictures."""
-        for picture in pictures:
-            check_processed(picture, self.processor.image_processor)
-        if self._before is None:
-            written = first_words(self.processor, text, len(pictures))
-        else:
-            written = later_words(self.processor, self._before, text, len(pictures))
-        images = {"images": [list(pictures)]} if pictures else {}
-        made = dict(self.processor(text=[written], return_tensors="pt", **images))
+        self, text: str, visual: Visual
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, torch.Tensor], Message]:
+        """All words so far and of the next turn; what it shows; sizes of all; the message."""
+        if pictures_of(visual):
+            check_visual(visual, self.processor)
+        said = message(visual, self.processor, text)
+        before = [] if self._before is None else [self._before]
+        made = tokenized(self.processor, [visual], [written(self.processor, [*before, said])])
         made = {key: on_model(value, self.model) for key, value in made.items()}
         words = {key: made.pop(key) for key in _WORDS if key in made}
-        sizes = {
-            key: torch.cat([self._sizes[key], value]) if key in self._sizes else value
-            for key, value in made.items()
-            if any(part in key for part in _SIZES)
-        }
-        return self._joined(words), made, self._sizes | sizes
+        sizes: dict[str, Any] = dict(self._sizes)
+        for key, value in made.items():
+            if any(part in key for part in _SIZES):
+                old = sizes.get(key)
+                joined = torch.cat if isinstance(value, torch.Tensor) else _chained
+                sizes[key] = value if old is None else joined([old, value])
+        return self._joined(words), made, sizes, said
 
     def _joined(self, words: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Behind what was said, without a beginning, and without an end that was said already."""
@@ -178,6 +175,10 @@ class Conversation:
             new = words.get(key, torch.zeros_like(words["input_ids"]))[:, skipped:]
             joined[key] = torch.cat((old, new), 1)
         return joined
+
+
+def _chained(lists: Sequence[Any]) -> list[Any]:
+    return [each for one in lists for each in one]
 
 
 class _Stop(StoppingCriteria):

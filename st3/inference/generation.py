@@ -1,4 +1,4 @@
-"""One answer about a picture, streamed, with its timing and what was trimmed."""
+"""One answer about pictures or a video, streamed, with its timing and what was trimmed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
-from st3.inference.chat import in_chat_format
 from st3.inference.decoding import decode
 from st3.inference.locate import locate
-from st3.inference.pictures import PictureError, check_processed
 from st3.inference.places import Places
+from st3.inference.videos import Clip
+from st3.inference.visuals import (
+    Visual,
+    check_visual,
+    pictures_of,
+    processed,
+    takes_videos,
+    with_pictures,
+)
 from st3.methods import Method
 
 
@@ -91,24 +98,29 @@ def timing(times: Sequence[float], began: float) -> Timing:
 
 
 def prepare(
-    model: PreTrainedModel, processor: ProcessorMixin, picture: Image.Image, prompt: str
+    model: PreTrainedModel, processor: ProcessorMixin, visual: Visual, prompt: str
 ) -> dict[str, torch.Tensor]:
-    """The model's inputs for one question about one picture, in its own chat format.
+    """The model's inputs for one question about what is shown, in its own chat format.
+
+    Args:
+        model, processor: from `st3.load`.
+        visual: a picture, several, or frames of a video; RGB.
+        prompt: the question.
 
     Raises:
         ValueError: see `in_chat_format`; a prompt that does not fit the model's context, or a
-            picture that the processor would blow up.
+            picture that the processor would blow up; a video, where it wants torchvision.
     """
-    return prepare_batch(model, processor, [picture], [prompt])
+    return prepare_batch(model, processor, [visual], [prompt])
 
 
 def prepare_batch(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    pictures: Sequence[Image.Image],
+    visuals: Sequence[Visual],
     prompts: Sequence[str],
 ) -> dict[str, torch.Tensor]:
-    """The same for several, one picture each, padded on the left.
+    """The same for several, padded on the left; all about pictures, or all about videos.
 
     Raises:
         ValueError: see `prepare`; or several, and a tokenizer that cannot pad.
@@ -118,21 +130,51 @@ def prepare_batch(
             "the model's tokenizer has no pad token, so questions make no batch: ask one at a time "
             "(--batch-size 1), or put a pad_token into tokenizer_config.json"
         )
-    for picture in pictures:
-        check_processed(picture, processor.image_processor)
-    inputs = processed(processor, pictures, prompts)
+    for visual in visuals:
+        check_visual(visual, processor)
+    inputs = processed(processor, visuals, prompts)
     limit = context(model)
     length = inputs["input_ids"].shape[1]
     if length >= limit:
         seen = int(visual_mask(find_parts(model).visual_ids, inputs["input_ids"]).sum(1).max())
-        mend = f"shorten the prompt by at least {length - limit + 1} tokens"
-        if seen >= limit:
-            mend = "scale the picture down, or see whether the processor's files are this model's"
+        what, mend = _too_long(processor, visuals, prompts, length, seen, limit)
         raise ValueError(
-            f"picture and prompt make {length} tokens, {seen} of them visual; the model's context "
+            f"{what} and prompt make {length} tokens, {seen} of them visual; the model's context "
             f"is {limit}: {mend}"
         )
     return {key: on_model(value, model) for key, value in inputs.items()}
+
+
+def _too_long(
+    processor: Any, visuals: Sequence[Visual], prompts: Sequence[str], length: int, seen: int,
+    limit: int,
+) -> tuple[str, str]:  # fmt: skip
+    """What it is that is too long, and what to do."""
+    clip, count = visuals[0], len(pictures_of(visuals[0]))
+    shorter = f"shorten the prompt by at least {length - limit + 1} tokens"
+    if isinstance(clip, Clip):
+        fit = _fitting(processor, clip, prompts[0], length, seen, limit)
+        fewer = f"give --frames {fit}, which fit (all of a prompt must, before anything is trimmed)"
+        return f"{count} frame{'s' * (count > 1)}", fewer if fit else shorter
+    what = "picture" if count == 1 else f"{count} pictures"
+    if seen < limit:
+        return what, shorter
+    fewer = "scale the picture down, or see whether the processor's files are this model's"
+    return what, fewer if count == 1 else "show fewer, or scale them down"
+
+
+def _fitting(
+    processor: Any, clip: Clip, prompt: str, length: int, seen: int, limit: int
+) -> int:  # fmt: skip
+    """How many frames fit: tried, since processors share pixels out among them."""
+    count, text = len(clip.frames), length - seen
+    while count and length >= limit:
+        share = count * (limit - 1 - text) // (length - text)
+        count = max(0, min(count - 1, share))
+        if count:
+            made = processed(processor, [clip.first(count)], [prompt])
+            length = int(made["input_ids"].shape[1])
+    return count
 
 
 def on_model(value: Any, model: Any) -> Any:
@@ -142,47 +184,29 @@ def on_model(value: Any, model: Any) -> Any:
     return value
 
 
-def processed(
-    processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str]
-) -> dict[str, Any]:
-    """What the processor makes of prompts with a picture each; a list a row, as some want it."""
-    texts = [in_chat_format(processor, prompt) for prompt in prompts]
-    images = [[picture] for picture in pictures]
-    try:
-        made = processor(images=images, text=texts, padding=len(texts) > 1, return_tensors="pt")
-    except ValueError as error:
-        if "aspect ratio" not in str(error):
-            raise
-        sizes = " or ".join(f"{wide} x {high}" for wide, high in {p.size for p in pictures})
-        raise PictureError(
-            f"a picture of {sizes} pixels is too narrow for this model's processor ({error}): crop "
-            "it to a part that is less narrow"
-        ) from error
-    return dict(made)
-
-
 def find_places(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    picture: Image.Image,
+    visual: Visual,
     prompt: str,
 ) -> Places:
-    """Where the visual tokens of a question lie on its picture.
+    """Where the visual tokens of a question lie on what it shows.
 
     Args:
         model, processor: from `st3.load`.
-        picture, prompt: as asked.
+        visual, prompt: as asked.
 
     Raises:
         ValueError: see `prepare`; or they cannot be drawn, see `locate`.
     """
-    ids = prepare(model, processor, picture, prompt)["input_ids"]
+    ids = prepare(model, processor, visual, prompt)["input_ids"]
     tokens = int(visual_mask(find_parts(model).visual_ids, ids).sum())
 
     def process(pictures: Sequence[Image.Image]) -> dict[str, Any]:
-        return processed(processor, pictures, [prompt])
+        return processed(processor, [with_pictures(visual, pictures)], [prompt])
 
-    return locate(model.config, process, [picture], tokens)
+    video = isinstance(visual, Clip) and takes_videos(processor)
+    return locate(model.config, process, pictures_of(visual), tokens, video=video)
 
 
 def context(model: PreTrainedModel) -> int:
@@ -193,7 +217,7 @@ def context(model: PreTrainedModel) -> int:
 def answer(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    picture: Image.Image,
+    visual: Visual,
     prompt: str,
     method: Method | None = None,
     *,
@@ -203,11 +227,11 @@ def answer(
     cuda_graphs: bool = False,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Ask one question about one picture.
+    """Ask one question about a picture, several, or a video.
 
     Args:
         model, processor: from `st3.load`.
-        picture: RGB.
+        visual: RGB: a picture, pictures in their order, or a `Clip` of a video.
         prompt: the question, without any chat format.
         method: how to trim; None leaves everything to stock transformers.
         max_new_tokens: at most so many, fewer where the context ends.
@@ -219,7 +243,7 @@ def answer(
     Raises:
         ValueError: see `prepare`; or a method that does not fit the model.
     """
-    inputs = prepare(model, processor, picture, prompt)
+    inputs = prepare(model, processor, visual, prompt)
     length = inputs["input_ids"].shape[1]
     # Of all that can be sampled from, not of the fifty likeliest that transformers would leave.
     sampling: dict[str, Any] = (

@@ -33,7 +33,7 @@ def image_processor_for(config: Any) -> Any:
         ValueError: the family has none, or none that runs here; or the checkpoint's makes no sense.
     """
     name = str(getattr(config, "name_or_path", "") or "")
-    place = _place(name) if name and name not in PICTURES else None
+    place = place_of(config)
     if place is not None:
         try:
             return AutoImageProcessor.from_pretrained(
@@ -49,10 +49,11 @@ def image_processor_for(config: Any) -> Any:
     return _of_family(config, PICTURES.get(name, {}))
 
 
-def _place(name: str) -> Source | None:
+def place_of(config: Any) -> Source | None:
     """Where a configuration says that it came from, if that is anywhere."""
+    name = str(getattr(config, "name_or_path", "") or "")
     try:
-        return find(name)
+        return find(name) if name and name not in PICTURES else None
     except ValueError:
         return None
 
@@ -67,7 +68,7 @@ def _of_family(config: Any, settings: Mapping[str, Any]) -> Any:
     for backend in _BACKENDS:
         try:
             made = getattr(transformers, names[backend])
-            return made(**(_fitted(made, config) | dict(settings)))
+            return made(**(fitted(made, config) | dict(settings)))
         except KeyError:
             continue
         except (ImportError, AttributeError, ValueError) as error:
@@ -86,8 +87,8 @@ def _names(family: str) -> Any:
     return next((names for names in found if hasattr(names, "keys")), None)
 
 
-def _fitted(made: Any, config: Any) -> dict[str, Any]:
-    """What the configuration says of an image processor's settings."""
+def fitted(made: Any, config: Any) -> dict[str, Any]:
+    """What the configuration says of an image or video processor's settings."""
     vision: Any = getattr(config, "vision_config", None)
     found: dict[str, Any] = {}
     for setting, key in _OF_TOWER.items():

@@ -1,8 +1,9 @@
 """Find where the visual tokens of a prompt lie: by asking the processor and the model's own code.
 
-In place of the pictures the processor gets others of their size, whose brightness tells where a
-pixel lies. What it makes of them, resized, cropped, padded and cut into tiles, is carried on to the
-tokens (`st3.families.vision_path`). So nothing needs to be known of either.
+In place of the pictures, or of a video's frames, the processor gets others of their size, whose
+brightness tells where a pixel lies, or of which of them it is. What it makes of them, resized,
+cropped, padded and cut into tiles, is carried on to the tokens (`st3.families.vision_path`). So
+nothing needs to be known of either.
 """
 
 from __future__ import annotations
@@ -20,30 +21,44 @@ from st3.inference.places import Places, places_from
 _DARK, _BRIGHT = 16, 239  # of a slope: resizing may overshoot at its ends
 _SEEN = 0.05  # share of a token's pixels that must be of a picture, and not its frame
 _NO_PIXEL = 1e-4
+_MANY = _BRIGHT - _DARK  # pictures, which are told apart by a grey each
+_BETWEEN = 0.25  # of a frame: tokens that are less apart are of the same ones
 _LEAST = 2  # pixels of a side, to tell its ends apart
 _PIXELS, _PASSES = 100_000, 12  # a picture of fewer pixels is painted several times, at most 12
 
 Process = Callable[[Sequence[Image.Image]], dict[str, Any]]
 
 
-def locate(config: Any, process: Process, pictures: Sequence[Image.Image], tokens: int) -> Places:
+def locate(
+    config: Any,
+    process: Process,
+    pictures: Sequence[Image.Image],
+    tokens: int,
+    *,
+    video: bool = False,
+) -> Places:
     """Where each visual token of one prompt lies.
 
     Args:
         config: the model's.
         process: the processor's outputs for the prompt with these or other pictures in it.
-        pictures: RGB.
+        pictures: RGB; or the frames of a video.
         tokens: how many visual tokens the prompt has, to compare.
+        video: whether they go into the model as one video.
 
     Raises:
-        ValueError: a picture of next to no pixels; or tokens of which it cannot be told: they lie
-            nowhere on the picture, as a resampler's, or the vision path is of another kind.
+        ValueError: a picture of next to no pixels, or too many pictures; or tokens of which it
+            cannot be told: they lie nowhere on the picture, as a resampler's, or the vision path
+            is of another kind.
     """
     small = next((picture for picture in pictures if min(picture.size) < _LEAST), None)
     if small is not None:
         width, height = small.size
         raise ValueError(f"a picture of {width} x {height} pixels is too small to draw tokens on")
-    path, count = VisionPath(config), len(pictures)
+    path, count = VisionPath(config, video=video), len(pictures)
+    if count > _MANY:
+        raise ValueError(f"{count} pictures or frames are too many to draw: at most {_MANY}")
+    step = (_BRIGHT - _DARK) // max(count - 1, 1)
 
     def shown(paint: Callable[[int, Image.Image], Image.Image]) -> tuple[torch.Tensor, Any]:
         inputs = process([paint(number, picture) for number, picture in enumerate(pictures)])
@@ -80,7 +95,7 @@ def locate(config: Any, process: Process, pictures: Sequence[Image.Image], token
     if not inside.all():
         numbers.append(inside.float())
     if count > 1:
-        which = shown(lambda number, picture: _plain(picture, _level((number + 0.5) / count)))[0]
+        which = shown(lambda number, picture: _plain(picture, _DARK + step * number))[0]
         numbers.append(fractions(which))
     arrived = path.carry(inputs, numbers).numpy()
     if arrived.shape[1] != tokens:
@@ -91,21 +106,21 @@ def locate(config: Any, process: Process, pictures: Sequence[Image.Image], token
     seen = np.ones(tokens) if inside.all() else arrived[2]
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y, *rest = np.where(seen > _SEEN, arrived / seen, np.nan)
-    number = rest[-1] if count > 1 else np.zeros(tokens)
+    number = rest[-1] * (_BRIGHT - _DARK) / step if count > 1 else np.zeros(tokens)
     if np.isnan(x).all() or _all_alike(x, y):
         raise ValueError(
             "this model's visual tokens stand for no part of the picture: they cannot be drawn"
         )
-    owners = np.nan_to_num(number * count).astype(int).clip(0, count - 1)
-    return places_from(pictures, owners, x, y)
+    times = np.unique(number[~np.isnan(x)])
+    starts = times[np.diff(times, prepend=-1) > _BETWEEN]
+    shown_as = [pictures[int(time + _BETWEEN)] for time in starts]  # the first of several frames
+    owners = np.searchsorted(starts, np.nan_to_num(number), "right") - 1
+    what = f"{count} {'frames' if video else 'pictures'}" if count > 1 else ""
+    return places_from(shown_as, owners, x, y, what)
 
 
 def _all_alike(x: Any, y: Any) -> bool:
     return len(x) > 1 and float(np.nanmax(x) - np.nanmin(x) + np.nanmax(y) - np.nanmin(y)) < 1e-3
-
-
-def _level(fraction: float) -> int:
-    return round(_DARK + (_BRIGHT - _DARK) * fraction)
 
 
 def _plain(picture: Image.Image, grey: int) -> Image.Image:

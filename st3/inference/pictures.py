@@ -28,7 +28,7 @@ def open_picture(source: str | Path) -> Image.Image:
     Raises:
         PictureError: there is no usable picture there.
     """
-    return _decode(*read_source(source))
+    return decode_picture(*read_source(source))
 
 
 def check_processed(picture: Image.Image, image_processor: Any) -> None:
@@ -60,7 +60,8 @@ def check_processed(picture: Image.Image, image_processor: Any) -> None:
         )
 
 
-def _decode(data: bytes, name: str) -> Image.Image:
+def decode_picture(data: bytes, name: str) -> Image.Image:
+    """The same from bytes, which messages call `name`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # bombs are refused below; the rest is for programmers
@@ -72,7 +73,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
                     "million: scale it down"
                 )
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise PictureError(f"{name} is not a picture that Pillow can read") from None
     except Image.DecompressionBombError:
@@ -85,7 +86,8 @@ def _decode(data: bytes, name: str) -> Image.Image:
         raise PictureError(f"{name} is a damaged picture: {error}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode in RGB of 8 bits, on white."""
     if image.mode in {"F", "I"} or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.float64)
         low, high = float(np.nanmin(grey)), float(np.nanmax(grey))

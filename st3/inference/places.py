@@ -51,11 +51,13 @@ class Places:
         views: a picture that is cut into tiles and seen as a whole as well has two of them.
         count: visual tokens of the prompt.
         nowhere: numbers of those that stand for no part of a picture, as at the end of a line.
+        shown: what the prompt shows, where that is several: "3 pictures", "16 frames".
     """
 
     views: tuple[View, ...]
     count: int
     nowhere: tuple[int, ...]
+    shown: str = ""
 
     @cached_property
     def canvas(self) -> Array:
@@ -78,8 +80,12 @@ class Places:
         *most, last = [str(view.tokens) for view in self.views]
         if not most:
             return ""
+        seen = ", ".join(filter(None, (self.shown, f"seen {len(self.views)} times")))
+        each = f"{last} visual tokens each"
+        if {*most} != {last}:
+            each = f"{', '.join(most)} and {last} visual tokens"
         more = f", and {len(self.nowhere)} that lie nowhere" if self.nowhere else ""
-        return f"seen {len(self.views)} times: of {', '.join(most)} and {last} visual tokens{more}"
+        return f"{seen}: of {each}{more}"
 
     def spread(self, values: Array, elsewhere: Any) -> Array:
         """One value a visual token -> one a pixel of the sheet, `elsewhere` where there is none."""
@@ -110,15 +116,20 @@ class _Grid:
         return float(max(wide, 0) * max(high, 0)) / min(self.area, other.area)
 
 
-def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Array) -> Places:
+def places_from(
+    pictures: Sequence[Image.Image], picture: Array, x: Array, y: Array, shown: str = ""
+) -> Places:
     """Grids and views, from the middle of every token.
 
     Args:
         pictures: of the prompt, RGB.
         picture: int [tokens], which of them each token stands for.
         x, y: [tokens], middles as shares of its sides; nan where it lies nowhere.
+        shown: see `Places`.
     """
     views = []
+    # Of many pictures each is drawn smaller, so that all of them make one sheet.
+    side = max(_NARROWEST, min(_SIDE, 2 * _SIDE // math.isqrt(len(pictures))))
     for number, image in enumerate(pictures):
         here = np.flatnonzero((picture == number) & ~np.isnan(x))
         layers: list[list[_Grid]] = []
@@ -129,9 +140,9 @@ def places_from(pictures: Sequence[Image.Image], picture: Array, x: Array, y: Ar
                     break
             else:
                 layers.append([grid])
-        pixels = _pixels(image)
+        pixels = _pixels(image, side)
         views += [View(number, pixels, _owners(layer, pixels)) for layer in layers]
-    return Places(tuple(views), len(x), tuple(np.flatnonzero(np.isnan(x)).tolist()))
+    return Places(tuple(views), len(x), tuple(np.flatnonzero(np.isnan(x)).tolist()), shown)
 
 
 def _grids(tokens: Array, x: Array, y: Array) -> list[_Grid]:
@@ -191,10 +202,10 @@ def _owners(grids: Sequence[_Grid], pixels: Array) -> Array:
     return owner
 
 
-def _pixels(image: Image.Image) -> Array:
+def _pixels(image: Image.Image, longest: int) -> Array:
     """A picture of the size that is drawn, [height, width, 3] in 0..1."""
     longer = max(image.size)
-    size = tuple(max(_NARROWEST, round(side * _SIDE / longer)) for side in image.size)
+    size = tuple(max(_NARROWEST, round(side * longest / longer)) for side in image.size)
     small = image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
     return np.asarray(small, dtype=np.float64) / 255
 

@@ -14,6 +14,11 @@ from st3.inference.still_processors import load_still_processor
 
 _FILE = "processor_config.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TORCHVISION = (
+    "pip install 'st3[vision]'; beside a CPU build of torch, torchvision's first: "
+    "pip install torchvision --index-url https://download.pytorch.org/whl/cpu"
+)
+"""How it comes onto a machine, in messages."""
 _FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 
 
@@ -127,11 +132,7 @@ def _missing(error: ImportError) -> str:
     """What to install for a processor, in one line."""
     reason = " ".join(str(error).split())
     if "torchvision" in reason.lower() or "num2words" in reason:
-        return (
-            "its processor needs torchvision (SmolVLM's, num2words): pip install 'st3[vision]'; "
-            "beside a CPU build of torch, torchvision's first: pip install torchvision "
-            "--index-url https://download.pytorch.org/whl/cpu"
-        )
+        return f"its processor needs torchvision (SmolVLM's, num2words): {TORCHVISION}"
     return f"its processor needs a package that is missing: {reason[:200]}"
 
 

@@ -59,6 +59,18 @@ def read_source(source: str | Path) -> tuple[bytes, str]:
     return data, name
 
 
+def local_path(source: str | Path) -> Path | None:
+    """The path that a source is, if it is one; None of `-` and of URLs but those of files."""
+    name = str(source)
+    scheme = _scheme(name) if isinstance(source, str) else ""
+    if name == "-" or scheme not in {"", "file"}:
+        return None
+    try:
+        return (_path_of(name) if scheme else Path(source)).expanduser()
+    except RuntimeError:  # no such home
+        return Path(source)
+
+
 def _scheme(name: str) -> str:
     """In lower case; empty for a path. A colon alone makes no URL: names of files have some too."""
     found = _SCHEME.match(name)

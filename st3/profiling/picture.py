@@ -1,41 +1,35 @@
-"""What a picture becomes: visual tokens, and the operations of tower and projector.
+"""What a picture or a video becomes: visual tokens, and the operations of tower and projector.
 
-The family's own image processor cuts it up, and transformers' own code encodes it on the meta
-device, where operations have shapes but no numbers; torch's counter counts them.
+The family's own image or video processor cuts it up, and transformers' own code encodes it on the
+meta device, where operations have shapes but no numbers; torch's counter counts them.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from st3.families.meta import identity, meta_model
 from st3.families.parts import find_parts
 from st3.inference.image_processors import image_processor_for
+from st3.inference.video_processors import video_processor_for
+from st3.profiling.counting import Counting
 
 STANDARD = (1344, 896)
 """Pixels of a photo, where nobody says."""
-_NUMBERS = 100_000  # of a tensor that tells inputs apart
 _DIFFERENT = 7
-_OWN_NUMBER = ("layer_idx", "layer_id", "index")
-_FOUND: dict[tuple[str, str, tuple[int, int], int], Picture] = {}
+_FOUND: dict[tuple[str, str, tuple[int, int], int, int], Picture] = {}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a size, in one model, by itself or among others of one prompt.
+    """One picture of a size, in one model, by itself or among others of one prompt; or a video.
 
     Attributes:
         size: width and height in pixels.
@@ -49,29 +43,33 @@ class Picture:
     projector_macs: int
 
 
-def picture_of(config: Any, size: tuple[int, int] = STANDARD, together: int = 1) -> Picture:
+def picture_of(
+    config: Any, size: tuple[int, int] = STANDARD, together: int = 1, frames: int = 0
+) -> Picture:
     """What a picture of this size becomes in a model of this configuration; found once.
 
     Args:
         together: how many such pictures the processor gets in one prompt: some make less of each.
+        frames: of one video in place of the pictures.
 
     Raises:
-        ValueError: no size of a picture, no image processor, or a tower that does not run on the
-            meta device.
+        ValueError: no size of a picture, no image or video processor, or a tower that does not
+            run on the meta device.
     """
     # Where it came from says which settings its image processor has.
-    key = identity(config), str(config.name_or_path), size, together
+    key = identity(config), str(config.name_or_path), size, together, frames
     if key not in _FOUND:
-        _FOUND[key] = _count(config, size, together)
+        count = _count_video(config, size, frames) if frames else _count(config, size, together)
+        _FOUND[key] = count
     return _FOUND[key]
 
 
 def picture_if_any(
-    config: Any, size: tuple[int, int] = STANDARD, together: int = 1
+    config: Any, size: tuple[int, int] = STANDARD, together: int = 1, frames: int = 0
 ) -> tuple[Picture | None, str]:
     """The same; or None and why it cannot be told here."""
     try:
-        return picture_of(config, size, together), ""
+        return picture_of(config, size, together, frames), ""
     except ValueError as error:
         return None, str(error)
 
@@ -117,7 +115,7 @@ def _count(config: Any, size: tuple[int, int], together: int) -> Picture:
     }
     tower = tower_of(model)
     try:
-        with torch.no_grad(), _Counting(tower) as counting:
+        with torch.no_grad(), Counting(tower) as counting:
             features = merger.get_image_features(**inputs, return_dict=True)
         tokens = tokens_of(features.pooler_output)
     except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
@@ -130,6 +128,43 @@ def _count(config: Any, size: tuple[int, int], together: int) -> Picture:
     return Picture(size, *(number // together for number in found))
 
 
+def _count_video(config: Any, size: tuple[int, int], frames: int) -> Picture:
+    """Of all frames together, as the model's video path takes them, or its pictures'."""
+    model = meta_model(config)
+    parts = find_parts(model)
+    merger: Any = parts.merger
+    walk: Any = getattr(merger, "get_video_features", merger.get_image_features)
+    taken = inspect.signature(walk).parameters
+    width, height = size
+    film = np.zeros((frames, height, width, 3), dtype=np.uint8)
+    what = f"a video of {frames} frames of {width} x {height} pixels"
+    behind = parts.adapter.video_ends(merger) if parts.adapter.video_ends else 0
+    failure: Exception | None = None
+    try:
+        made = dict(
+            video_processor_for(config)([film], do_sample_frames=False, return_tensors="pt")
+        )
+        name = max(
+            (key for key, value in made.items() if torch.is_floating_point(value)),
+            key=lambda key: made[key].numel(),
+        )
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"the video processor takes no {what[2:]}: {error}") from error
+    pixels = made.pop(name).to(model.dtype)
+    inputs = {key: value for key, value in made.items() if key in taken}
+    # What families' own processors hand on: all frames of a video, or each as a picture.
+    for shown in (pixels, pixels.flatten(0, 1)):
+        try:
+            with torch.no_grad(), Counting(tower_of(model)) as counting:
+                features = walk(shown, **inputs, return_dict=True)
+            tokens = tokens_of(features.pooler_output) + behind
+            return Picture(size, tokens, counting.inside, counting.total - counting.inside)
+        except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
+            failure = failure or error
+    reason = " ".join(str(failure).split())[:200]
+    raise ValueError(f"cannot tell how many visual tokens {what} makes: {reason}") from failure
+
+
 def tower_of(model: Any) -> Any:
     """The vision tower, by transformers' own names for it."""
     return model.get_encoder(modality="image")
@@ -139,109 +174,3 @@ def tokens_of(features: Any) -> int:
     """Visual tokens of features [n, d] or [pictures, n, d], or several of either."""
     parts = features if isinstance(features, list | tuple) else [features]
     return sum(int(part.numel() // part.shape[-1]) for part in parts)
-
-
-class _Counting:
-    """Counts multiply-accumulates while real inputs meet a model on the meta device.
-
-    Blocks of a list that get the same run once: a tower with windows would take minutes.
-
-    Attributes:
-        total: all; `inside` those of the tower.
-    """
-
-    def __init__(self, tower: nn.Module) -> None:
-        self._tower = tower
-        self._flops = FlopCounterMode(display=False)
-        self._meeting = _Meeting()
-        self._known: dict[Any, tuple[int, Any]] = {}
-        self._saved = 0
-        self._blocks = [
-            block
-            for blocks in tower.modules()
-            if isinstance(blocks, nn.ModuleList)
-            for block in blocks
-        ]
-        self._marks: list[int] = []
-
-    @property
-    def total(self) -> int:
-        return int(self._flops.get_total_flops()) // 2 + self._saved
-
-    @property
-    def inside(self) -> int:
-        return sum(self._marks[1::2]) - sum(self._marks[::2])
-
-    def __enter__(self) -> _Counting:
-        def mark(*_: Any) -> None:
-            self._marks.append(self.total)
-
-        self._hooks = [
-            self._tower.register_forward_pre_hook(mark),
-            self._tower.register_forward_hook(mark),
-        ]
-        for block in self._blocks:
-            block.forward = partial(self._once, block, block.forward)
-        self._flops.__enter__()
-        self._meeting.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._meeting.__exit__(*error)
-        self._flops.__exit__(*error)
-        for hook in self._hooks:
-            hook.remove()
-        for block in self._blocks:
-            del block.forward
-
-    def _once(self, block: nn.Module, forward: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        key = _kind(block), *map(_look, tree_leaves((args, more)))
-        if key in self._known:
-            macs, out = self._known[key]
-            self._saved += macs
-            return out
-        before = self.total
-        out = forward(*args, **more)
-        self._known[key] = self.total - before, out
-        return out
-
-
-class _Meeting(TorchDispatchMode):
-    """Where real tensors meet those on the meta device, they become such, too.
-
-    Whether a mask has holes cannot be asked there: a picture's has none.
-    """
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if function is torch.ops.aten._local_scalar_dense.default:
-            asked = args[0]
-            if asked.is_meta and asked.dtype == torch.bool:
-                return True
-        given = (tuple(args), kwargs or {})
-        devices = {x.device.type for x in tree_leaves(given) if isinstance(x, torch.Tensor)}
-        if "meta" in devices and len(devices) > 1:
-            given = tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, given)
-        return function(*given[0], **given[1])
-
-
-def _kind(block: nn.Module) -> Any:
-    """What tells two blocks of a list apart, but for their number in it."""
-    plain = (bool, int, float, str, tuple)
-    return type(block), *(
-        (name, value)
-        for part in block.modules()
-        for name, value in vars(part).items()
-        if isinstance(value, plain) and name not in _OWN_NUMBER
-    )
-
-
-def _look(value: Any) -> Any:
-    """What tells two inputs apart: the shape of a tensor, and its numbers if it is small."""
-    if not isinstance(value, torch.Tensor):
-        return repr(value)
-    look = str(value.dtype), *value.shape
-    if value.device.type == "meta" or value.numel() > _NUMBERS:
-        return look
-    return *look, value.numpy(force=True).tobytes() if value.dtype != torch.bfloat16 else 0

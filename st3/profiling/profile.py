@@ -93,7 +93,7 @@ def profile(
     if best is not None:
         machine["ceilings"] = asdict(best)
     work = works[0]
-    picture, unknown = picture_if_any(config, work.picture, work.together)
+    picture, unknown = picture_if_any(config, work.picture, work.together, work.frames)
     if picture is None:
         notes = [*notes, f"Vision tower and projector not counted: {unknown}."]
     if maker.state_bytes:
@@ -109,6 +109,7 @@ def profile(
         | {
             "picture_tokens": picture and picture.tokens,
             "picture_size": list(work.picture),
+            "video_frames": work.frames or None,
             "state_bytes": maker.state_bytes,
         },
         settings={

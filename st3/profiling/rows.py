@@ -107,7 +107,7 @@ class RowMaker:
         return course_of(self._counter.layers, self.schedule(variant, work), work, pictures)
 
     def _picture(self, work: Workload) -> Picture | None:
-        return picture_if_any(self._config, work.picture, work.together)[0]
+        return picture_if_any(self._config, work.picture, work.together, work.frames)[0]
 
     def _ideal_prefill(self, ceilings: Ceilings, variant: Variant, work: Workload) -> Ideal:
         course = self._course(variant, work)

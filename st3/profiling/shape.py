@@ -22,6 +22,7 @@ class Workload:
         batch: prompts at a time, all alike.
         picture: width and height in pixels of the pictures that the visual tokens come from.
         together: how many of them the processor gets at once; 1: each by itself.
+        frames: of one video in a prompt, whose size `picture` is then; 0 of pictures.
 
     Raises:
         ValueError: a number that cannot be.
@@ -33,6 +34,7 @@ class Workload:
     batch: int = 1
     picture: tuple[int, int] = STANDARD
     together: int = 1
+    frames: int = 0
 
     def __post_init__(self) -> None:
         for name in ("visual", "text", "new", "batch"):

@@ -50,7 +50,7 @@ def choose(
     """
     shape = shape_of(meta_model(config))
     count = f"{si(shape.parameters)} parameters"
-    picture, unknown = picture_if_any(config, work.picture, work.together)
+    picture, unknown = picture_if_any(config, work.picture, work.together, work.frames)
     reason = None
     if picture is None:
         reason = unknown

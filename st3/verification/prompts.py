@@ -21,7 +21,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from st3.families.base import picture_id, visual_mask
 from st3.families.meta import FAILURES
 from st3.families.parts import find_parts
-from st3.inference.generation import on_model, processed
+from st3.inference.generation import on_model
+from st3.inference.visuals import processed
 from st3.profiling.picture import encode, tokens_of
 
 ENOUGH, MANY = 16, 640

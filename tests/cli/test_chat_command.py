@@ -59,7 +59,7 @@ def test_what_is_wrong_is_a_line_and_the_conversation_lives_on(say: Any, tmp_pat
     assert result.code == 0
     said = result.err.splitlines()
     assert [line for line in said if line.startswith("st3: ")] == [
-        f"st3: {junk} is not a picture that Pillow can read",
+        f"st3: {junk} is not a picture that Pillow can read, nor a video",
         f"st3: there is no file {tmp_path / 'none.png'}",
         "st3: /image needs a path or a URL",
         "st3: there is no /dance; /help lists what there is",

@@ -179,7 +179,7 @@ def test_standard_input(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "code", "message"),
     [
         (["run", "missing.png"], 1, "no file missing.png"),
-        (["run", "."], 1, "is a folder"),
+        (["run", "."], 1, "is a folder without frames"),
         (["run", "How many?"], 1, "the picture comes first"),
         (["run", "", "How many?"], 2, "picture is empty"),
         (["run", "--force"], 2, "goes with --show-kept"),

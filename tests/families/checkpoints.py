@@ -25,7 +25,8 @@ WORDS = "what do you see where is the red green blue yellow corner user assistan
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} "
     "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}MARK {% else %}{{ part['text'] }} {% endif %}"
+    "{% if part['type'] == 'image' %}MARK {% elif part['type'] == 'video' %}FILM {% else %}"
+    "{{ part['text'] }} {% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
 )
 
@@ -48,6 +49,8 @@ class Checkpoint:
         config: makes the configuration.
         marks: what the tokenizer is told: an attribute -> the token.
         place: what the chat template writes for a picture.
+        film: what it writes for a video, if the family takes any.
+        films: settings of its video processor, the class among them.
         settings: of the processor; `pictures`, of the image processor.
     """
 
@@ -57,10 +60,13 @@ class Checkpoint:
     place: str
     settings: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, Any] = field(default_factory=dict)
+    film: str = ""
+    films: dict[str, Any] = field(default_factory=dict)
 
 
 _QWEN = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
 _SEEN = "<|vision_start|><|image_pad|><|vision_end|>"
+_FILM = "<|vision_start|><|video_pad|><|vision_end|>"
 CHECKPOINTS: dict[str, Checkpoint] = {
     "llava_next": Checkpoint(
         "LlavaNextProcessor", lambda: known_config("llava-next-7b"), {"image_token": "<image>"},
@@ -70,16 +76,25 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     "llava_onevision": Checkpoint(
         "LlavaOnevisionProcessor", lambda: known_config("llava-onevision-7b"),
         {"image_token": "<image>", "video_token": "<video>"}, "<image>",
-        {"num_image_tokens": 729, "vision_feature_select_strategy": "full"},
+        {"num_image_tokens": 729, "vision_feature_select_strategy": "full"}, film="<video>",
+        films={"video_processor_type": "LlavaOnevisionVideoProcessor"},
     ),
     "qwen2_5_vl": Checkpoint(
-        "Qwen2_5_VLProcessor", lambda: known_config("qwen2.5-vl-7b"), _QWEN, _SEEN
+        "Qwen2_5_VLProcessor", lambda: known_config("qwen2.5-vl-7b"), _QWEN, _SEEN,
+        film=_FILM,
+        films={"video_processor_type": "Qwen2VLVideoProcessor", "do_sample_frames": True, "fps": 2},
     ),
-    "qwen3_vl": Checkpoint("Qwen3VLProcessor", lambda: known_config("qwen3-vl-8b"), _QWEN, _SEEN),
+    "qwen3_vl": Checkpoint(
+        "Qwen3VLProcessor", lambda: known_config("qwen3-vl-8b"), _QWEN, _SEEN, film=_FILM,
+        films={"video_processor_type": "Qwen3VLVideoProcessor"},
+    ),
     "internvl": Checkpoint(
         "InternVLProcessor", lambda: known_config("internvl3-8b"),
         {"start_image_token": "<img>", "end_image_token": "</img>",
          "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}, "<IMG_CONTEXT>",
+        film="<video>",
+        films={"video_processor_type": "InternVLVideoProcessor",
+               "size": {"height": 448, "width": 448}},
     ),
     "gemma3": Checkpoint(
         "Gemma3Processor", lambda: known_config("gemma3-12b"),
@@ -89,9 +104,14 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     "smolvlm": Checkpoint(
         "SmolVLMProcessor", _smolvlm,
         {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>",
-         "global_image_token": "<global-img>", "end_of_utterance_token": "<end_of_utterance>"},
+         "global_image_token": "<global-img>", "end_of_utterance_token": "<end_of_utterance>",
+         "video_token": "<video>"},
         "<image>", {"image_seq_len": 81},
-        {"size": {"longest_edge": 1152}, "max_image_size": {"longest_edge": 384}},
+        {"size": {"longest_edge": 1152}, "max_image_size": {"longest_edge": 384}}, film="<video>",
+        films={"video_processor_type": "SmolVLMVideoProcessor",
+               "max_image_size": {"longest_edge": 384},
+               "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 384}},
+               "size": {"longest_edge": 384}},
     ),
 }  # fmt: skip
 
@@ -130,7 +150,9 @@ def save_checkpoint(name: str, folder: Path) -> Path:
     image_processor = pictures.to_dict()
     settings = made.settings | {"processor_class": made.processor}
     _write(folder / "processor_config.json", settings | {"image_processor": image_processor})
-    template = TEMPLATE.replace("MARK", made.place)
+    if made.films:
+        _write(folder / "video_preprocessor_config.json", made.films)
+    template = TEMPLATE.replace("MARK", made.place).replace("FILM", made.film)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     return folder
 

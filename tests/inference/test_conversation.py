@@ -13,8 +13,8 @@ from families.checkpoints import save_checkpoint
 from PIL import Image
 
 import st3
+from st3.inference.chat import Message, written
 from st3.inference.conversation import Conversation
-from st3.inference.dialogue import later_words
 from st3.methods import make_method
 
 WORDS = ("how many circles", "what color is it", "where is the star", "is there a square")
@@ -55,6 +55,7 @@ def test_untrimmed_is_stock_and_stock_is_one_prompt(name: str, tmp_path: Path) -
     assert torch.equal(afresh, ids)
 
 
+@pytest.mark.filterwarnings("ignore:this checkpoint has no chat template")
 @pytest.mark.parametrize(
     ("template", "words"),
     [
@@ -63,7 +64,7 @@ def test_untrimmed_is_stock_and_stock_is_one_prompt(name: str, tmp_path: Path) -
          "<end><user><image><image>and now<end><assistant>"),
         ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '|' }}{% endfor %}",
          "|user: <image>\n<image>\nand now|"),
-        (None, " USER: <image><image>\nand now ASSISTANT:"),
+        (None, " USER: <image>\n<image>\nand now ASSISTANT:"),
     ],
 )  # fmt: skip
 def test_a_later_turn_goes_on_where_the_answer_ended(
@@ -72,7 +73,7 @@ def test_a_later_turn_goes_on_where_the_answer_ended(
     processor = loaded[1]
     monkeypatch.setattr(processor, "chat_template", template)
     monkeypatch.setattr(processor.tokenizer, "chat_template", None)
-    assert later_words(processor, ("what is it", 1), "and now", 2) == words
+    assert written(processor, [Message("what is it"), Message("and now", 2)]) == words
 
 
 def test_an_end_that_was_said_is_not_said_again(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_an_end_that_was_said_is_not_said_again(tmp_path: Path) -> None:
         conversation.ask("how many circles", [_noise(0)], max_new_tokens=4)
         for last, ends in ((7, 1), (end, 1)):
             conversation._words["input_ids"][0, -1] = last
-            words, _, _ = conversation._next("what color", [])
+            words, *_ = conversation._next("what color", [])
             fed = words["input_ids"][0, conversation.tokens - 1 :].tolist()
             assert fed[:3].count(end) == ends
 
