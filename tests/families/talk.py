@@ -57,8 +57,8 @@ class Talk:
         """A turn, and its answer of `new` tokens."""
         number = len(self.said)
         turn = self.make(self.model, rows)
-        counts = [row.count("I") for row in rows]
-        pictures = _each_picture(turn, sum(counts), number)
+        counts = [row.count("I") + row.count("V") for row in rows]
+        pictures = _each_picture(turn, [kind for row in rows for kind in row], number)
         if not self._pictures:
             self._pictures = [[] for _ in rows]
         spare = iter(pictures)
@@ -146,7 +146,8 @@ def oracle(
     model, fed = talk.model, talk.fed()
     parts = find_parts(model)
     count = fed["input_ids"].shape[1]
-    if "image_grid_thw" not in fed:  # else positions have three axes, and the model makes them
+    # With grids positions have three axes, and the model makes them.
+    if not {"image_grid_thw", "video_grid_thw"} & {*fed}:
         fed["position_ids"] = (fed["attention_mask"].cumsum(1) - 1).clamp_min(0)
     times = torch.zeros(count, dtype=torch.long)
     for begin, end, begun in zip(talk.begins, talk.ends, talk.begun, strict=True):
@@ -203,29 +204,39 @@ def _mask(*args: Any, **kwargs: Any) -> Any:
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 
-def _each_picture(inputs: dict[str, Any], count: int, turn: int) -> list[dict[str, Any]]:
-    """What stands for each picture, different in each turn."""
-    if not count:
-        return []
+def _each_picture(inputs: dict[str, Any], kinds: Sequence[str], turn: int) -> list[dict[str, Any]]:
+    """What stands for each picture or video, different in each turn."""
     given = {
         key: value for key, value in inputs.items()
         if key not in ("input_ids", "attention_mask", *_KINDS)
     }  # fmt: skip
-    sizes, what = [1] * count, "pixel_values"
+    films = {key: given.pop(key) for key in [*given] if "video" in key}
+    of_kind = {
+        "I": iter(_apart(given, kinds.count("I"), "pixel_values", "image_grid_thw", turn)),
+        "V": iter(_apart(films, kinds.count("V"), "pixel_values_videos", "video_grid_thw", turn)),
+    }
+    return [next(of_kind[kind]) for kind in kinds if kind in of_kind]
+
+
+def _apart(
+    given: dict[str, Any], count: int, what: str, grid: str, turn: int
+) -> list[dict[str, Any]]:
+    if not count:
+        return []
+    sizes = [1] * count
     if "mm_encoder_outputs" in given:
         what = "mm_encoder_outputs"
         given[what] = torch.stack([*given[what]["image"].pooler_output])
-    elif "image_grid_thw" in given:
-        sizes = given["image_grid_thw"].prod(-1).tolist()
+    elif grid in given:
+        sizes = given[grid].prod(-1).tolist()
     different = given.pop(what).roll(turn, -1) * (1 + 0.2 * turn)
     rest = [{key: value[n : n + 1] for key, value in given.items()} for n in range(count)]
     return [{what: part, **more} for part, more in zip(different.split(sizes), rest, strict=True)]
 
 
 def _together(pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        key: torch.cat([p[key] for p in pictures]) for key in (pictures or [{}])[0]
-    }
+    keys = dict.fromkeys(key for p in pictures for key in p)
+    found: dict[str, Any] = {key: torch.cat([p[key] for p in pictures if key in p]) for key in keys}
     if "mm_encoder_outputs" in found:
         found["mm_encoder_outputs"] = {"image": encoder_output((*found["mm_encoder_outputs"],))}
     return found

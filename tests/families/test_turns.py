@@ -24,6 +24,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "fastv": ("fastv", {"k": 2, "r": 0.5}),
 }
 TALK = (("ttIItttt",), ("tItt",), ("ttt",), ("tIIttt",))
+FILMED = (("ttIttt",), ("tVtt",), ("ttt",), ("tVItttt",))
 PADDED = (("ttIIttttt", "tItt"), ("tItt", "tIItttt"), ("ttt", "tttt"), ("tIIt", "ttttt"))
 
 
@@ -56,11 +57,21 @@ def test_with_recurrent_layers_untrimmed_is_stock(name: str) -> None:
         torch.testing.assert_close(said, wanted, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["none", "pvtp", "st3", "fastv"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+def test_videos_in_later_turns(name: str, method: str) -> None:
+    _check(*_held(name, FILMED, method), FILMED)
+
+
 @pytest.mark.parametrize("turns", [TALK, PADDED], ids=["one", "padded"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_four_turns_are_one_run_with_the_same_choices(name: str, method: str, turns: Any) -> None:
-    talk, record = _held(name, turns, method)
+    _check(*_held(name, turns, method), turns)
+
+
+def _check(talk: Talk, record: Any, turns: Any) -> None:
+    """One run of stock over all of it says the same, and keeps the same."""
     pictured = [turn for turn in range(4) if talk.visual(turn).any()]
     assert len(record.turns) == len(pictured)
     plans: list[Any] = [record.plan] * 4

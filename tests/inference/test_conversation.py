@@ -11,10 +11,12 @@ import torch
 from conftest import edit, tiny_checkpoint
 from families.checkpoints import save_checkpoint
 from PIL import Image
+from transformers.utils.import_utils import is_torchvision_available
 
 import st3
 from st3.inference.chat import Message, written
 from st3.inference.conversation import Conversation
+from st3.inference.video_files import open_visual
 from st3.methods import make_method
 
 WORDS = ("how many circles", "what color is it", "where is the star", "is there a square")
@@ -53,6 +55,27 @@ def test_untrimmed_is_stock_and_stock_is_one_prompt(name: str, tmp_path: Path) -
             suppress_tokens=[model.config.image_token_id],
         )  # fmt: skip
     assert torch.equal(afresh, ids)
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="videos need torchvision")
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "gemma3"])
+def test_a_video_in_a_later_turn(name: str, tmp_path: Path) -> None:
+    """Gemma 3 is shown its frames."""
+    model, processor = st3.load(str(save_checkpoint(name, tmp_path / "model")), device="cpu")
+    first, *others = [_noise(n) for n in range(4)]
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=others, duration=500)
+    clip = open_visual(tmp_path / "clip.gif").take(range(4))  # type: ignore[union-attr]
+    told = []
+    for method in (None, make_method("none"), make_method("st3", tau=5)):
+        with Conversation(model, processor, method) as conversation:
+            for visual in (_noise(7), clip, [_noise(8), _noise(9)]):
+                answer = conversation.ask("what do you see", visual, max_new_tokens=4)
+            told.append(answer.text)
+            session = conversation.session
+    assert told[0] == told[1]
+    assert session is not None
+    assert len(session.record.turns) == 3
+    assert session.kept_per_layer(0, session.generated)[-1] < session.visual_tokens[0] / 4
 
 
 @pytest.mark.filterwarnings("ignore:this checkpoint has no chat template")
