@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from st3.engine.buffers import ROOM, SLACK, Buffers
-from st3.engine.order import Order, merged, to_device
+from st3.engine.order import Order, to_device
 
 
 class TrimmedLayer(Buffers):
@@ -138,27 +138,15 @@ class TrimmedLayer(Buffers):
         """
         self.coming = tokens, valid, places
 
-    def merge(
-        self,
-        order: Order,
-        old: Sequence[Sequence[int]],
-        new: Sequence[Sequence[int]],
-        *,
-        appended: int,
-        generated: int,
-        last_visual: int,
-    ) -> None:
-        """Lay out anew, once the tokens of a later turn were appended; see `order.merged`.
+    def lay_out(self, order: Order, generated: int, last_visual: int) -> None:
+        """Lay the window out anew, once the tokens of a later turn were appended.
 
         Args:
-            order, old, new: as there.
-            appended: tokens at the end of the window that are the turn's.
+            order: of the whole window, see `order.merged`.
             generated: tokens of the conversation so far.
             last_visual: the last place of a visual token in it.
         """
         self.turns, self.last_visual = self.turns + 1, last_visual
-        live = self.alive - appended
-        order = merged(order, old, new, self.visual, live, self.live_valid())
         count, room = order.index.shape[1], max(self.room, generated + ROOM)
         self._capacity, self.room = lambda t: count + max(0, t - generated), room
         places = self.live_places()

@@ -19,7 +19,7 @@ import torch
 from st3.engine.cache import TrimmedCache
 from st3.engine.follow import Features, Followers
 from st3.engine.masks import MaskRule
-from st3.engine.order import Order, to_device
+from st3.engine.order import Order, merged, to_device
 from st3.engine.prompt import Prompt
 from st3.engine.record import Record
 from st3.engine.turn import Turn
@@ -85,6 +85,7 @@ class Prefill:
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
         self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer
         self.order: Order | None = None
+        self._merged: dict[tuple[int, ...], Order] = {}  # what some layers share
         self.unsorted: list[tuple[int, bool]] = []  # layer, whether masks will ask for places
         deciding = groups if self.schedule.anneals else groups[1:]
         depth = self.scorer.layers_summed
@@ -187,15 +188,22 @@ class Prefill:
         assert self.cache is not None
         if self.order is None:
             return
-        cached, turn = self.cache.layers[layer - 1], self.turn
-        cached.merge(
-            self.order,
-            self.record.leaving(layer, self.record.turns[cached.gone : -1]),
-            self.record.leaving(layer, [turn]),
-            appended=self.place.shape[1],
-            generated=self.record.generated,
-            last_visual=turn.base + self.prompt.last_visual,
-        )
+        cached, record = self.cache.layers[layer - 1], self.record
+        live = cached.alive - self.place.shape[1]
+        key = record.run(layer)[0], cached.gone, cached.visual, live
+        if key not in self._merged:
+            self._merged = {
+                key: merged(
+                    self.order,
+                    record.leaving(layer, record.turns[cached.gone : -1]),
+                    record.leaving(layer, [self.turn]),
+                    cached.visual,
+                    live,
+                    cached.live_valid(),
+                )
+            }
+        last_visual = self.turn.base + self.prompt.last_visual
+        cached.lay_out(self._merged[key], record.generated, last_visual)
 
     def _ranking(self) -> torch.Tensor:
         """int64 [B, n]: visual tokens by falling importance, padding, then text in prompt order.
