@@ -154,7 +154,7 @@ def _too_long(
     shorter = f"shorten the prompt by at least {length - limit + 1} tokens"
     if isinstance(clip, Clip):
         fit = _fitting(processor, clip, prompts[0], length, seen, limit)
-        fewer = f"give --frames {fit}, which fit (all of a prompt must, before anything is trimmed)"
+        fewer = f"give --frames {fit}, as all of it must fit before anything is trimmed"
         return f"{count} frame{'s' * (count > 1)}", fewer if fit else shorter
     what = "picture" if count == 1 else f"{count} pictures"
     if seen < limit:

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of 64 visual tokens a picture; pictures, a GIF of six frames, a folder of four."""
     folder = tmp_path_factory.mktemp("videos")
     tiny_checkpoint(folder / "model")
-    frames = [Image.new("RGB", (40, 30), (40 * n, 0, 200)) for n in range(6)]
+    frames = [Image.new("RGB", (80, 64), (40 * n, 0, 200)) for n in range(6)]
     frames[0].save(folder / "a.gif", save_all=True, append_images=frames[1:], duration=500)
     (folder / "frames").mkdir()
     for number, frame in enumerate(frames[:4]):

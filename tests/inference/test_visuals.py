@@ -239,7 +239,13 @@ def _tokens(places: Any, picture: int, right: int, below: int) -> tuple[set[int]
 
 
 @needs_torchvision
-def test_a_single_frame_that_a_processor_refuses(folder: Path) -> None:
+def test_what_a_processor_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Qwen3-VL's does a single frame, in some versions."""
     model, processor = _loaded("qwen3_vl", folder)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("t:1 must be larger")
+
+    monkeypatch.setattr(processor.video_processor, "preprocess", refuse)
     with pytest.raises(ValueError, match="takes no video of 1 frame of 168 x 112 pixels: "):
         prepare(model, processor, _clip(1), PROMPT)
