@@ -227,7 +227,7 @@ def _apart(
     if "mm_encoder_outputs" in given:
         what = "mm_encoder_outputs"
         given[what] = torch.stack([*given[what]["image"].pooler_output])
-    elif grid in given:
+    elif grid in given and len(given[what]) > count:  # patches, and not features of pictures
         sizes = given[grid].prod(-1).tolist()
     different = given.pop(what).roll(turn, -1) * (1 + 0.2 * turn)
     rest = [{key: value[n : n + 1] for key, value in given.items()} for n in range(count)]

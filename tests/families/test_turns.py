@@ -11,6 +11,9 @@ from families.talk import Talk, oracle
 from families.zoo import ZOO
 
 import st3
+from st3.engine.record import Plan
+from st3.families.parts import find_parts
+from st3.methods import make_method
 
 FAMILIES = [
     "llava", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "gemma3", "internvl, qwen3", "mistral3",
@@ -33,9 +36,24 @@ def _model(name: str) -> Any:
     return ZOO[name].build()
 
 
+@lru_cache
+def _stock_goes_on(name: str) -> bool:
+    """Whether a picture in a later turn is to stock what it is in a first: not so in old versions,
+    of families whose pictures are seen in both directions.
+    """
+    talk = Talk(_model(name), ZOO[name].inputs)
+    for rows in TALK[:2]:
+        talk.say(rows)
+    plan = Plan.of(make_method("none"), find_parts(talk.model))
+    want, _ = oracle(talk, [plan] * 2)
+    return bool((talk.said[1] - want[1]).abs().max() < 1e-3)
+
+
 def _held(name: str, turns: Any, method: str) -> tuple[Talk, Any]:
     if not ZOO[name].known:
         pytest.skip(f"this transformers has no {ZOO[name].config}")
+    if not _stock_goes_on(name):
+        pytest.skip("in this transformers a picture in a later turn is not what it is in a first")
     model, tiny = _model(name), ZOO[name]
     talk = Talk(model, tiny.inputs)
     known, parameters = METHODS[method]
