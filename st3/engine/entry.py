@@ -5,7 +5,9 @@ Called before the decoder runs, with what the module that merges pictures into t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from st3.engine.cache import TrimmedCache
 from st3.engine.decode_graph import DecodeGraph
 from st3.engine.follow import Features
 from st3.engine.forward import Forward
+from st3.engine.frames import frame_numbers
 from st3.engine.prefill import Prefill
 from st3.engine.prompt import layout
 from st3.engine.record import Record
@@ -31,6 +34,8 @@ from st3.engine.scope import Scope
 from st3.engine.session import TrimSession
 from st3.engine.window_layer import layer_for
 from st3.families.parts import Parts
+
+_VIDEO_IDS = ("video_token_id", "video_token_index")
 
 
 class Trim(Scope):
@@ -47,17 +52,18 @@ class Seen:
     """What the module that merges pictures into text was called with.
 
     Attributes:
-        visual: bool [B, n], which tokens are visual; None without `input_ids`.
+        ids: int64 [B, n]. `visual`: bool [B, n], which tokens are visual; None without `input_ids`.
         mask: [B, tokens so far] or None, the attention mask.
         pictured: whether pictures came along.
     """
 
+    ids: torch.Tensor | None
     visual: torch.Tensor | None
     mask: torch.Tensor | None
     pictured: bool
 
 
-NOTHING = Seen(None, None, pictured=False)
+NOTHING = Seen(None, None, None, pictured=False)
 
 
 def go_on(trim: Trim, forward: Forward, seen: Seen, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +111,7 @@ def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]
     forward.prefill = Prefill(record, turn, visual, mask, cache)
     if features is not None:
         forward.prefill.features = Features(*features)
+    forward.prefill.frames = _frames(forward.parts, visual, seen, kwargs)
 
 
 def begin(
@@ -154,11 +161,28 @@ def begin(
         thinning = Prefill(record, record.turns[0], visual, own, new)
         if features is not None:
             thinning.features = Features(*features)
+        thinning.frames = _frames(parts, visual, seen, kwargs)
         return Forward(session, record, backend, new, thinning)
 
     if graph is not None:
         graph.rest()
-        wanted = use_cache and features is None and graph.takes_prefill(kwargs)
+        plain = features is None and not plan.scorer.looks_at_frames
+        wanted = use_cache and plain and graph.takes_prefill(kwargs)
         if wanted and graph.prefill.prepare(prompt, visual, kwargs, prefill):
             return kwargs
     return kwargs | prefill(visual).arguments() | unpadded(kwargs, padded=not prompt.full)
+
+
+def _frames(
+    parts: Parts, visual: torch.Tensor, seen: Seen, kwargs: dict[str, Any]
+) -> Callable[[], torch.Tensor]:
+    """Makes the frame of each visual token, when a scorer asks."""
+    tokens, config = parts.adapter.frame_tokens, parts.merger.config
+    film = None
+    if tokens is not None and seen.ids is not None:
+        video = next(
+            (getattr(config, name) for name in _VIDEO_IDS if getattr(config, name, None)), None
+        )
+        film = None if video is None else seen.ids == video
+    positions = kwargs.get("position_ids")
+    return partial(frame_numbers, visual, positions, film, tokens(config) if tokens else None)

@@ -97,7 +97,7 @@ class Hooks:
         """Before pictures are merged into the text: remember which tokens are visual."""
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
         visual = None if ids is None else visual_mask(self.parts.visual_ids, ids)
-        self._here.seen = Seen(visual, mask, brings_pictures(args, kwargs))
+        self._here.seen = Seen(ids, visual, mask, brings_pictures(args, kwargs))
         if module is self.parts.merger:  # some make the masks there
             ask_for_rules(self._generation(kwargs.get("past_key_values"))[0] is not None)
 

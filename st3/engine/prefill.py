@@ -10,6 +10,7 @@ visual and text tokens: shorter rows then carry invalid tokens on the left, as l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -79,6 +80,8 @@ class Prefill:
         self.valid = None if mask is None or prompt.full else mask.bool()
         self.followers = Followers(prompt.tokens)
         self.features: Features | None = None
+        self.frames: Callable[[], torch.Tensor] | None = None  # int64 [B, tokens], see `frames`
+        self._of_all: torch.Tensor | None = None
         self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
         self.last_keyed = max(self.plan.parts.keyed)
         self.unseen = {*self.plan.parts.keyed, *self.plan.parts.lenders}
@@ -118,6 +121,14 @@ class Prefill:
         """What belongs to the prompt's tokens, for those alive; see `Followers`."""
         return value if self.group.first == 1 else self.followers.gather(value, self.place, behind)
 
+    def _frames(self) -> torch.Tensor:
+        """int64 [B, n]: of the tokens alive."""
+        if self.frames is None:
+            raise RuntimeError("nothing tells which frame a visual token belongs to")
+        if self._of_all is None:
+            self._of_all = self.frames()
+        return self._of_all.to(self.place.device).gather(1, self.place)
+
     def _enter_group(self, group: Group) -> None:
         self.group = group
         self.capacity = lru_cache(partial(most_alive, self.schedule, group.first, self.prompt))
@@ -146,7 +157,7 @@ class Prefill:
             view = LayerView(
                 query, key, scaling, valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
-                allowed=allowed, softcap=softcap,
+                allowed=allowed, softcap=softcap, frames=self._frames,
             )  # fmt: skip
             self.recent[layer] = self.scorer.score(view)
         first = self.group.first == 1 and self.schedule.anneals

@@ -67,6 +67,8 @@ class Adapter:
         place_queries: for attention that scales queries by their number in the sequence: attention
             module, queries [B, heads, n, head size], places int64 [B, n] -> queries as if nothing
             had been dropped.
+        frame_tokens: of the configuration, how many visual tokens a frame of a video becomes, where
+            frames lie end to end and nothing else tells them apart.
         video_ends: of the merger, how many visual tokens it puts behind a video's features.
     """
 
@@ -77,6 +79,7 @@ class Adapter:
     token_arguments: tuple[tuple[str, int], ...] = ()
     place_queries: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     video_ends: Callable[[Any], int] | None = None
+    frame_tokens: Callable[[Any], int] | None = None
 
 
 @cache

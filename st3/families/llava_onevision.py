@@ -1,8 +1,9 @@
-"""LLaVA-OneVision ends a video with a token that is no part of it."""
+"""LLaVA-OneVision pools a frame to half its sides, and ends a video with a token of no frame."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from st3.families.base import Adapter
@@ -13,4 +14,9 @@ def _ends(merger: Any) -> int:
     return int("image_newline" not in inspect.getsource(merger.get_video_features))
 
 
-ADAPTER = Adapter(model_type="llava_onevision", video_ends=_ends)
+def _frame(config: Any) -> int:
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return int(math.ceil(side / 2) ** 2)
+
+
+ADAPTER = Adapter(model_type="llava_onevision", video_ends=_ends, frame_tokens=_frame)

@@ -35,6 +35,8 @@ class LayerView:
         total: visual tokens of the prompt that has most, before anything was dropped.
         trailing: number of tokens behind the last visual token (the longest prompt's), at least 1.
         allowed: number of rows -> bool [B, 1, rows, k], what the last rows see; None: causality.
+        frames: makes int64 [B, n], for visual tokens the number of their frame or picture through
+            the row; see `LayerView.frame`.
         softcap: logits go through softcap * tanh(logits / softcap), if there is one.
     """
 
@@ -48,6 +50,14 @@ class LayerView:
     trailing: int
     allowed: Callable[[int], torch.Tensor] | None = None
     softcap: float | None = None
+    frames: Callable[[], torch.Tensor] | None = None
+
+    @property
+    def frame(self) -> torch.Tensor:
+        """int64 [B, n]: a visual token's frame of a video, or picture, counted through its row."""
+        if self.frames is None:
+            raise ValueError("nobody has said which frame a token belongs to")
+        return self.frames()
 
     def rows(self, count: int) -> torch.Tensor:
         """Attention of the last `count` tokens to these, float32 [B, query heads, count, n]."""
@@ -61,6 +71,8 @@ class LayerView:
 class Scorer(ABC):
     """Importance of tokens; only the values of visual tokens are ever used."""
 
+    looks_at_frames: bool = False
+    """Whether it asks for `LayerView.frame`."""
     layers_summed: int = 1
     """Scores of this many layers, up to the deciding one, are added."""
 
@@ -94,6 +106,37 @@ class AttentionScorer(Scorer):
                 asks = asks & view.valid[:, -rows:]
             merged = merged * asks.unsqueeze(-1)
         return merged.sum(1)
+
+
+@dataclass(frozen=True)
+class FramesInTurn(Scorer):
+    """Frames and pictures take turns: the best token of each, the second best of each, ... (ours).
+
+    Without it a video's kept tokens may all be of a few frames.
+
+    Attributes:
+        within: says which token of a frame is the better one.
+    """
+
+    within: Scorer = AttentionScorer()
+    looks_at_frames: bool = True
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        """float64: minus the turn in which a token is taken, and below 1 for its score."""
+        score = self.within.score(view).masked_fill(~view.visual, float("-inf"))
+        best = score.argsort(dim=1, descending=True, stable=True)
+        tokens = best.shape[1]
+        place = torch.arange(tokens, device=best.device).expand_as(best)
+        standing = torch.empty_like(best).scatter_(1, best, place)  # 0 is the best of all
+        # Frame by frame, the best of each first; what is not visual comes behind.
+        frame = view.frame.masked_fill(~view.visual, tokens)
+        by_frame = best.gather(1, frame.gather(1, best).argsort(dim=1, stable=True))
+        its_frame = frame.gather(1, by_frame)
+        begins = place == 0
+        begins[:, 1:] |= its_frame[:, 1:] != its_frame[:, :-1]
+        turn = place - place.masked_fill(~begins, 0).cummax(1).values
+        turn = torch.empty_like(best).scatter_(1, by_frame, turn)
+        return -(turn + standing.double() / tokens)
 
 
 @dataclass(frozen=True)
@@ -149,6 +192,7 @@ SCORERS: dict[str, Scorer] = {
     "last-token-3-layers": AttentionScorer(layers_summed=3),
     "prompt": AttentionScorer(queries="prompt"),
     "prompt-3-layers": AttentionScorer(queries="prompt", layers_summed=3),
+    "frames-in-turn": FramesInTurn(),
     "random": RandomScorer(),
     "uniform": UniformScorer(),
     "key-norm": KeyNormScorer(),

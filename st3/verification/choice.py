@@ -17,7 +17,7 @@ Told = Callable[[int, int, int], list[int]]
 """Layer from 1, row, generated tokens -> numbers of the visual tokens that the engine kept."""
 SCORERS = (
     "last-token", "last-token-max", "last-token-3-layers", "prompt", "prompt-3-layers", "random",
-    "uniform", "key-norm",
+    "uniform", "key-norm", "frames-in-turn",
 )  # fmt: skip
 """Those that the oracles can work out for themselves."""
 _SUMMED = 3
@@ -77,6 +77,10 @@ class Choice:
             last_row = weights[:, :, -1]
             found = last_row.amax(1) if self.scorer == "last-token-max" else last_row.mean(1)
         scores: list[list[float]] = found.tolist()
+        if self.scorer == "frames-in-turn":
+            return [
+                _in_turn(said, here) for said, here in zip(scores, visual.tolist(), strict=True)
+            ]
         return scores
 
     def pick(
@@ -113,3 +117,16 @@ class Choice:
         chosen = {*sure, *close[: count - len(sure)]}
         self.ties += len(chosen - {*ranked[first:]})
         return [place for place in ranked if place in chosen]
+
+
+def _in_turn(scores: Sequence[float], visual: Sequence[bool]) -> list[float]:
+    """One row's scores where pictures take turns; what lies together is one picture."""
+    ranked = sorted((n for n, here in enumerate(visual) if here), key=lambda n: (-scores[n], n))
+    pictures = [0] * len(visual)
+    for place in range(1, len(visual)):
+        pictures[place] = pictures[place - 1] + (visual[place] and not visual[place - 1])
+    found, taken = [0.0] * len(visual), dict.fromkeys(pictures, 0)
+    for standing, place in enumerate(ranked):
+        found[place] = -(taken[pictures[place]] + standing / len(visual))
+        taken[pictures[place]] += 1
+    return found
