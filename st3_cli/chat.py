@@ -16,7 +16,7 @@ from st3_cli import options as o
 from st3_cli import question as q
 from st3_cli.console import aside, print_answer, print_json_text, quiet_transformers, say
 from st3_cli.ctrl_c import ctrl_c
-from st3_cli.errors import UsageError
+from st3_cli.errors import UsageError, explain
 from st3_cli.method_choice import build_method, read_settings
 from st3_cli.models import load_model, note_hub
 
@@ -127,8 +127,11 @@ class _Chat:
                     self._command(*text[1:].split(maxsplit=1))
                 elif text or not self.live:
                     self._ask(text)
-            except (ValueError, OSError, ImportError) as error:  # the conversation lives on
-                say(" ".join(str(error).split()))
+            except Exception as error:  # the conversation lives on
+                say(explain(error)[0])
+                if self.turns and not self.conversation.tokens:
+                    aside("what was said before is lost: this begins anew")
+                    self.turns = 0
 
     def _read(self) -> str | None:
         """The next line, None at the end."""

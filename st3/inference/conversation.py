@@ -79,7 +79,8 @@ class Conversation:
         on_text: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Answer:
-        """The next turn. What is wrong with it leaves the conversation as it was.
+        """The next turn. What is wrong with it leaves the conversation as it was; what goes wrong
+        in the middle, as memory that runs out, begins a new one.
 
         Args:
             text: without any chat format.
@@ -106,13 +107,13 @@ class Conversation:
         positions = self.model._prepare_position_ids_for_generation(
             words["input_ids"], words | sizes
         )
-        if self._cache is None:
+        if not self._words:
             self._cache = DynamicCache()
         streamer = Streamer(self.processor.tokenizer, on_text)
         torch.manual_seed(seed)
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0}
         tokens = min(max_new_tokens, room)
-        began = time.perf_counter()
+        fed, began = self._fed(), time.perf_counter()
         try:
             output = decode(
                 self.model, inputs, streamer=streamer, max_new_tokens=tokens,
@@ -122,7 +123,8 @@ class Conversation:
                 **(sampling if temperature else {}),
             )  # fmt: skip
         except BaseException:
-            self.forget()  # the cache may hold half a turn
+            if self._fed() != fed:
+                self.forget()  # the cache holds half a turn
             raise
         new = output[:, length:]
         self._words = {"input_ids": output} | {
@@ -138,6 +140,12 @@ class Conversation:
             timing=timing(streamer.times, began),
             session=self.session,
         )
+
+    def _fed(self) -> tuple[int, int]:
+        """What the cache holds: nothing, so many tokens, and turns with pictures."""
+        held = self._cache.get_seq_length() if self._words else -1
+        turns = len(self.session.record.turns) if self._words and self.session else 0
+        return held, turns
 
     def _next(
         self, text: str, visual: Visual

@@ -166,6 +166,35 @@ def test_what_is_wrong_with_a_turn_leaves_the_conversation(loaded: tuple[Any, An
         assert conversation.ask(WORDS[1], max_new_tokens=3).session.visual_tokens == (0,)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("method", ["st3", None])
+def test_what_goes_wrong_in_a_turn(
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, method: str | None
+) -> None:
+    """Before the decoder has run nothing is lost; in its middle, all is."""
+    model, processor = loaded
+    layers = model.model.language_model.layers
+    tower = type(model.model.vision_tower)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    with Conversation(model, processor, make_method(method) if method else None) as conversation:
+        first = conversation.ask(WORDS[0], _noise(0), max_new_tokens=3)
+        with monkeypatch.context() as patch:
+            patch.setattr(tower, "forward", fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                conversation.ask(WORDS[1], _noise(1))
+        assert conversation.tokens == first.prompt_tokens + 3
+        conversation.ask(WORDS[1], _noise(1), max_new_tokens=3)
+        with monkeypatch.context() as patch:
+            patch.setattr(layers[3], "forward", fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                conversation.ask(WORDS[1], _noise(1))
+        assert conversation.tokens == 0
+        again = conversation.ask(WORDS[0], _noise(0), max_new_tokens=3)
+        assert again.text == first.text
+
+
 def test_an_answer_can_be_stopped(loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     with Conversation(model, processor, make_method("st3")) as conversation:
