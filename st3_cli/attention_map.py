@@ -100,6 +100,8 @@ def attention_map(
     opened = q.open_visuals(sources, frames, fps)
     live, processor = load_model(model, device, dtype, attn_implementation)
     visual = q.take_frames(opened, processor, frames, fps)
+    if frames is None and fps is None:
+        visual = q.fit_frames(visual, live, processor, prompt or demo.PROMPT)
     q.note_foreign(model, visual)
     torch.manual_seed(seed)
     seen = look(

@@ -92,6 +92,8 @@ def run(
     question = prompt if prompt is not None else demo.PROMPT
     live, processor = load_model(model, device, dtype, attn_implementation)
     visual = q.take_frames(opened, processor, frames, fps)
+    if frames is None and fps is None:
+        visual = q.fit_frames(visual, live, processor, question)
     q.note_foreign(model, visual)
 
     if show_kept is not None:  # before an answer is made: it may be refused

@@ -19,7 +19,8 @@ from st3.engine.trim import trim
 from st3.families.parts import find_parts
 from st3.inference.chat import Message, written
 from st3.inference.decoding import decode
-from st3.inference.generation import Answer, Streamer, context, on_model, timing
+from st3.inference.generation import Answer, Streamer, context, ends_of, on_model, timing
+from st3.inference.videos import Clip
 from st3.inference.visuals import Visual, check_visual, message, pictures_of, tokenized
 from st3.methods import Method
 
@@ -87,7 +88,7 @@ class Conversation:
             visual: RGB, what is shown with it: a picture, several, or a video.
             max_new_tokens: at most so many, fewer where the context ends.
             temperature: 0 for greedy.
-            seed: of sampling.
+            seed: of sampling, of the whole conversation; later turns' is not looked at.
             on_text: gets the answer piece by piece.
             stop: asked after each token whether to leave it at that.
 
@@ -101,7 +102,7 @@ class Conversation:
         if room < 1:
             raise ValueError(
                 f"with this turn the conversation has {length} tokens, the model's context is "
-                f"{context(self.model)}: begin a new one, or ask without the picture"
+                f"{context(self.model)}: {self._mend(text, visual)}begin a new one"
             )
         inputs = words | media
         positions = self.model._prepare_position_ids_for_generation(
@@ -110,7 +111,8 @@ class Conversation:
         if not self._words:
             self._cache = DynamicCache()
         streamer = Streamer(self.processor.tokenizer, on_text)
-        torch.manual_seed(seed)
+        if not self._words:
+            torch.manual_seed(seed)
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0}
         tokens = min(max_new_tokens, room)
         fed, began = self._fed(), time.perf_counter()
@@ -139,7 +141,20 @@ class Conversation:
             new_tokens=new.shape[1],
             timing=timing(streamer.times, began),
             session=self.session,
+            ended=int(new[0, -1]) in ends_of(self.model),
         )
+
+    def _mend(self, text: str, visual: Visual) -> str:
+        """What could be left out of a turn that is too long."""
+        if not isinstance(visual, Clip):
+            return "show less, or " if pictures_of(visual) else ""
+        count, limit = len(visual.frames), context(self.model)
+        length = limit
+        while count and length >= limit:
+            count //= 2
+            if count:
+                length = self._next(text, visual.some(count))[0]["input_ids"].shape[1]
+        return f"take {count} frames of the video (--frames), or " if count else ""
 
     def _fed(self) -> tuple[int, int]:
         """What the cache holds: nothing, so many tokens, and turns with pictures."""
@@ -174,9 +189,7 @@ class Conversation:
         tokenizer, ids = self.processor.tokenizer, words["input_ids"][0].tolist()
         skipped = int(tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id)
         last = int(before["input_ids"][0, -1])
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        skipped += last in ends and ids[skipped : skipped + 1] == [last]
+        skipped += last in ends_of(self.model) and ids[skipped : skipped + 1] == [last]
         joined = {}
         for key in {**before, **words}:
             old = before.get(key, torch.zeros_like(before["input_ids"]))

@@ -47,7 +47,8 @@ class Timing:
 class Answer:
     """What the model said and what it took.
 
-    `session` is None when stock transformers answered.
+    `session` is None when stock transformers answered; `ended` says whether the model ended it, and
+    not the number of tokens that it was allowed.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Answer:
     new_tokens: int
     timing: Timing
     session: TrimSession | None
+    ended: bool = True
 
     @property
     def tokens_per_second(self) -> float:
@@ -145,6 +147,22 @@ def prepare_batch(
     return {key: on_model(value, model) for key, value in inputs.items()}
 
 
+def fitted(model: PreTrainedModel, processor: ProcessorMixin, clip: Clip, prompt: str) -> Clip:
+    """As many frames of a clip as the context holds with a prompt, evenly spread; all if they do.
+
+    Raises:
+        ValueError: see `prepare`; not even one does.
+    """
+    check_visual(clip, processor)
+    ids = processed(processor, [clip], [prompt])["input_ids"]
+    length, limit = ids.shape[1], context(model)
+    if length < limit:
+        return clip
+    seen = int(visual_mask(find_parts(model).visual_ids, ids).sum())
+    fit = _fitting(processor, clip, prompt, length, seen, limit)
+    return clip.some(fit) if fit else clip  # which is refused where it is asked about
+
+
 def _too_long(
     processor: Any, visuals: Sequence[Visual], prompts: Sequence[str], length: int, seen: int,
     limit: int,
@@ -172,7 +190,7 @@ def _fitting(
         share = count * (limit - 1 - text) // (length - text)
         count = max(0, min(count - 1, share))
         if count:
-            made = processed(processor, [clip.first(count)], [prompt])
+            made = processed(processor, [clip.some(count)], [prompt])
             length = int(made["input_ids"].shape[1])
     return count
 
@@ -207,6 +225,12 @@ def find_places(
 
     video = isinstance(visual, Clip) and takes_videos(processor)
     return locate(model.config, process, pictures_of(visual), tokens, video=video)
+
+
+def ends_of(model: PreTrainedModel) -> set[int]:
+    """Ids of tokens that end an answer."""
+    ends: Any = model.generation_config.eos_token_id
+    return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 
 def context(model: PreTrainedModel) -> int:
@@ -265,4 +289,5 @@ def answer(
         new_tokens=len(new),
         timing=timing(streamer.times, started),
         session=session,
+        ended=int(new[-1]) in ends_of(model),
     )

@@ -110,7 +110,11 @@ def turn_summary(answer: Answer) -> str:
         f"visual tokens kept {kept[0]} of {visual['total']} in layer 1, {kept[-1]} in the last",
         f"KV cache {si(cache['bytes'], 'B')}, {cache['ratio']:.0%} of untrimmed",
     ]
-    return " · ".join(parts if visual["total"] else parts[:3] + parts[4:])
+    if not visual["total"]:
+        del parts[3]
+    if cache["ratio"] > 1:
+        parts[-1] += " (sliding windows hold only the last tokens, this method by importance)"
+    return " · ".join(parts)
 
 
 def compare(answer: Answer, baseline: Answer) -> list[tuple[str, str, str]]:

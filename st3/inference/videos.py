@@ -43,13 +43,14 @@ class Clip:
     total: int
     fps: float
 
-    def first(self, count: int) -> Clip:
-        """The same with fewer frames."""
+    def some(self, count: int) -> Clip:
+        """The same with so many of its frames, evenly spread."""
+        taken = spread(len(self.frames), count)
         return replace(
             self,
-            frames=self.frames[:count],
-            indices=self.indices[:count],
-            seconds=self.seconds[:count],
+            frames=tuple(self.frames[n] for n in taken),
+            indices=tuple(self.indices[n] for n in taken),
+            seconds=tuple(self.seconds[n] for n in taken),
         )
 
 

@@ -56,7 +56,7 @@ def test_what_is_wrong_is_a_line_and_the_conversation_lives_on(say: Any, tmp_pat
         "what color is it\n/help\n/forget\nwhere is it\n/quit\nnever\n"
     )
     result = say(lines, "--tau", 50)
-    assert result.code == 0
+    assert result.code == 1  # of a pipe, something went wrong
     said = result.err.splitlines()
     assert [line for line in said if line.startswith("st3: ")] == [
         f"st3: {junk} is not a picture that Pillow can read, nor a video",
@@ -77,10 +77,58 @@ def test_a_picture_that_is_none_ends_nothing_but_the_start(st3_: Any, tmp_path: 
     assert len(result.err.splitlines()) == 1
 
 
+def test_a_message_that_fails_takes_its_picture_along(say: Any) -> None:
+    """Else every later one would fail with it."""
+    long = "circle " * 5000
+    lines = f"how many circles\n/image {demo.PICTURE}\n{long}\nwhat color is it\n"
+    result = say(lines, "--json")
+    assert result.code == 1
+    first, failed, last = [json.loads(line) for line in result.out.splitlines()]
+    assert "the model's context is" in failed["error"]
+    assert "dropped" in result.err
+    assert (first["turn"], last["turn"]) == (1, 2)
+    assert last["visual_tokens"]["total"] == 0
+    assert {first["end"], last["end"]} <= {"cut", "ended"}
+
+
+def test_a_picture_is_taken_back(say: Any) -> None:
+    lines = f"/image {demo.PICTURE}\n/IMAGE {demo.PICTURE}\n/drop\nhow many\n"
+    result = say(lines, "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["visual_tokens"]["total"] == 0
+
+
+def test_bytes_that_are_no_text(st3_: Any, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    lines = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nhow many\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", lines)
+    result = st3_("chat", "--model", model, "--max-new-tokens", 4)
+    assert result.code == 1
+    assert "st3: this line has bytes that are no UTF-8" in result.err
+    assert len(result.out.splitlines()) == 1
+
+
+def test_a_path_as_a_terminal_quotes_it(say: Any, tmp_path: Path) -> None:
+    place = tmp_path / "a b.png"
+    place.write_bytes(demo.PICTURE.read_bytes())
+    escaped = str(place).replace(" ", "\\ ")
+    lines = f"/image {place}\n/image '{place}'\n/image {escaped}\nhow many\n"
+    assert json.loads(say(lines, "--json").out)["visual_tokens"]["total"] == 3 * 64
+
+
+def test_nothing_to_read(say: Any) -> None:
+    result = say("")
+    assert result.code == 0
+    assert "no message came" in result.err
+
+
 def test_the_picture_cannot_come_where_the_messages_do(st3_: Any) -> None:
     result = st3_("chat", "-")
     assert result.code == 2
     assert "standard input is where messages come from" in result.err
+
+
+def test_nor_a_later_one(say: Any) -> None:
+    assert "standard input is where messages come from" in say("/image -\n").err
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_chat(tmp_path: Path) -> None:

@@ -151,7 +151,10 @@ def test_bad_input_is_one_line(
 def test_the_message_says_how_many_frames_fit(folder: Path, tmp_path: Path, ask: Any) -> None:
     for n in range(40):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{n}.png")
-    result = ask(tmp_path, QUESTION)
+    few = ask(tmp_path, QUESTION)
+    assert few.code == 0
+    assert "note: the model's context holds " in few.err
+    result = ask(tmp_path, QUESTION, "--frames", 40)
     assert result.code == 1
     fit = result.err.partition("give --frames ")[2].partition(",")[0]
     assert ask(tmp_path, QUESTION, "--frames", fit).code == 0
