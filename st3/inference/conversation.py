@@ -105,9 +105,10 @@ class Conversation:
                 f"{context(self.model)}: {self._mend(text, visual)}begin a new one"
             )
         inputs = words | media
-        positions = self.model._prepare_position_ids_for_generation(
-            words["input_ids"], words | sizes
-        )
+        # Made of all that was said: `generate` would want all pictures for it, and encode them.
+        prepare = getattr(self.model, "_prepare_position_ids_for_generation", None)
+        if prepare is not None:
+            inputs["position_ids"] = prepare(words["input_ids"], words | sizes)
         if not self._words:
             self._cache = DynamicCache()
         streamer = Streamer(self.processor.tokenizer, on_text)
@@ -119,7 +120,7 @@ class Conversation:
         try:
             output = decode(
                 self.model, inputs, streamer=streamer, max_new_tokens=tokens,
-                position_ids=positions, past_key_values=self._cache,
+                past_key_values=self._cache,
                 suppress_tokens=[*find_parts(self.model).visual_ids],  # no answer is a picture
                 stopping_criteria=StoppingCriteriaList([_Stop(stop)] if stop else []),
                 **(sampling if temperature else {}),
