@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,6 @@ from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
 from st3_cli.models import load_model, note_hub
 from st3_cli.talk import Talk
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES = o.examples(
     "st3 chat",

@@ -19,7 +19,15 @@ from st3.engine.trim import trim
 from st3.families.parts import find_parts
 from st3.inference.chat import Message, written
 from st3.inference.decoding import decode
-from st3.inference.generation import Answer, Streamer, context, ends_of, on_model, timing
+from st3.inference.generation import (
+    Answer,
+    Streamer,
+    answered,
+    context,
+    ends_of,
+    on_model,
+    sampling,
+)
 from st3.inference.videos import Clip
 from st3.inference.visuals import Visual, check_visual, message, pictures_of, tokenized
 from st3.methods import Method
@@ -114,7 +122,6 @@ class Conversation:
         streamer = Streamer(self.processor.tokenizer, on_text)
         if not self._words:
             torch.manual_seed(seed)
-        sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0}
         tokens = min(max_new_tokens, room)
         fed, began = self._fed(), time.perf_counter()
         try:
@@ -123,7 +130,7 @@ class Conversation:
                 past_key_values=self._cache,
                 suppress_tokens=[*find_parts(self.model).visual_ids],  # no answer is a picture
                 stopping_criteria=StoppingCriteriaList([_Stop(stop)] if stop else []),
-                **(sampling if temperature else {}),
+                **sampling(temperature),
             )  # fmt: skip
         except BaseException:
             if self._fed() != fed:
@@ -136,14 +143,7 @@ class Conversation:
             if key != "input_ids"
         }
         self._sizes, self._before = sizes, said
-        return Answer(
-            text=self.processor.tokenizer.decode(new[0], skip_special_tokens=True).strip(),
-            prompt_tokens=length,
-            new_tokens=new.shape[1],
-            timing=timing(streamer.times, began),
-            session=self.session,
-            ended=int(new[0, -1]) in ends_of(self.model),
-        )
+        return answered(self.model, self.processor, output, length, streamer, began, self.session)
 
     def _mend(self, text: str, visual: Visual) -> str:
         """What could be left out of a turn that is too long."""

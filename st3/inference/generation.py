@@ -89,13 +89,37 @@ class Streamer(TextStreamer):
             self.on_text(text)
 
 
-def timing(times: Sequence[float], began: float) -> Timing:
+def _timing(times: Sequence[float], began: float) -> Timing:
     """From when each token came, in seconds, and when `generate` began."""
     steps = len(times) - 1
     return Timing(
         ttft_ms=1000 * (times[0] - began),
         tpot_ms=1000 * (times[-1] - times[0]) / steps if steps else None,
         total_ms=1000 * (times[-1] - began),
+    )
+
+
+def sampling(temperature: float) -> dict[str, Any]:
+    """What `decode` is asked for: greedy at 0, else sampling of all that there is.
+
+    transformers would leave the fifty likeliest.
+    """
+    return {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
+
+
+def answered(
+    model: Any, processor: Any, output: torch.Tensor, length: int, streamer: Streamer,
+    began: float, session: TrimSession | None,
+) -> Answer:  # fmt: skip
+    """What `decode` returned, int64 [1, n], behind a prompt of so many tokens."""
+    new = output[0, length:]
+    return Answer(
+        text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
+        prompt_tokens=length,
+        new_tokens=len(new),
+        timing=_timing(streamer.times, began),
+        session=session,
+        ended=int(new[-1]) in ends_of(model),
     )
 
 
@@ -269,10 +293,6 @@ def answer(
     """
     inputs = prepare(model, processor, visual, prompt)
     length = inputs["input_ids"].shape[1]
-    # Of all that can be sampled from, not of the fifty likeliest that transformers would leave.
-    sampling: dict[str, Any] = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
-    )
     streamer = Streamer(processor.tokenizer, on_text)
     torch.manual_seed(seed)
     tokens = min(max_new_tokens, context(model) - length)
@@ -281,13 +301,7 @@ def answer(
         trimmed = trim(model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs)
     with trimmed as session:
         started = time.perf_counter()
-        output = decode(model, inputs, streamer=streamer, max_new_tokens=tokens, **sampling)
-    new = output[0, length:]
-    return Answer(
-        text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
-        prompt_tokens=length,
-        new_tokens=len(new),
-        timing=timing(streamer.times, started),
-        session=session,
-        ended=int(new[-1]) in ends_of(model),
-    )
+        output = decode(
+            model, inputs, streamer=streamer, max_new_tokens=tokens, **sampling(temperature)
+        )
+    return answered(model, processor, output, length, streamer, started, session)

@@ -79,13 +79,10 @@ def locate(
 
     def slope(axis: int) -> torch.Tensor:
         """Of a picture of few pixels several, that round in different places."""
-        phases = [n / passes for n in range(passes)]
-        total, *others = (
-            shown(lambda _, picture, p=phase: _slope(picture, axis, p))[0]  # type: ignore[misc]
-            for phase in phases
-        )
-        for other in others:
-            total = total + other
+        total = torch.zeros_like(black)
+        for n in range(passes):
+            phase = n / passes
+            total += shown(lambda _, picture: _slope(picture, axis, phase))[0]  # noqa: B023
         return total / passes
 
     fewest = min(picture.size[0] * picture.size[1] for picture in pictures)
