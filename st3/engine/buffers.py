@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
+from st3.engine.codes import Codes, Plain, codec
+
 _STEP = 8  # slots are a multiple of it, which masks of some attention kernels must be
 ROOM = 64  # generated tokens that a buffer first has room for, where nobody said how many
 SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
@@ -21,11 +23,13 @@ SLACK = 32  # slots beyond what is ever alive, so that sliding back stays rare
 class Buffers(CacheLayerMixin, ABC):
     """Keys and values in slots.
 
-    `keys` and `values` are the buffers, [B, key heads, slots, head size]; the live window is
-    `start`..`end`. `valid` is None, or a bool [B, slots] that is False where a row of the batch has
-    nothing. `places` is None, or int64 [B, slots]: where each token stood in the sequence. Slots
-    are a multiple of `step`. `spare` are buffers that may be taken, if they fit, in place of new
-    ones. `room` is how many generated tokens fit, `token_bytes` what one slot takes in all rows.
+    `keys` and `values` are the buffers, [B, key heads, slots, head size] as `key_form` and
+    `value_form` write them, `kind` one of `KV_CACHE_DTYPES`; the live window is `start`..`end`.
+    `valid` is None, or a bool [B, slots] that is False where a row of the batch has nothing.
+    `places` is None, or int64 [B, slots]: where each token stood in the sequence. Slots are a
+    multiple of `step`. `spare` are buffers that may be taken, if they fit, in place of new ones.
+    `room` is how many generated tokens fit, `token_bytes` what one slot takes in all rows and
+    `plain_bytes` what it would as the model makes keys and values.
     """
 
     keys: torch.Tensor
@@ -33,8 +37,12 @@ class Buffers(CacheLayerMixin, ABC):
     valid: torch.Tensor | None
     places: torch.Tensor | None
 
-    def __init__(self) -> None:
+    key_form: Plain | Codes
+    value_form: Plain | Codes
+
+    def __init__(self, kind: str = "auto") -> None:
         super().__init__()
+        self.kind = kind
         self.spare: tuple[torch.Tensor, torch.Tensor] | None = None
         self.step = _STEP
         self.room = ROOM
@@ -47,7 +55,12 @@ class Buffers(CacheLayerMixin, ABC):
         Under autocast keys and values differ: the rotary embedding brings keys back to fp32.
         """
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.value_dtype = value_states.dtype
+        self.key_form, self.value_form = (
+            codec(self.kind, key_states),
+            codec(self.kind, value_states),
+        )
+        tokens = key_states.shape[2]
+        self.plain_bytes = (key_states.nbytes + value_states.nbytes) // tokens
         self.is_initialized = True
 
     @property
@@ -56,7 +69,12 @@ class Buffers(CacheLayerMixin, ABC):
         return self.end - self.start
 
     def live(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the keys and values that attention sees."""
+        """The keys and values that attention sees: views of the buffers, or what these decode to."""
+        keys, values = self.window_slots()
+        return self.key_form.decode(keys), self.value_form.decode(values)
+
+    def window_slots(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the slots alive, as they are held."""
         window = slice(self.start, self.end)
         return self.keys[:, :, window], self.values[:, :, window]
 
@@ -75,15 +93,15 @@ class Buffers(CacheLayerMixin, ABC):
     def _allocate(
         self,
         shape: tuple[int, ...],
-        value_size: int,
         valid: torch.Tensor | None,
         places: torch.Tensor | None,
     ) -> None:
-        """New buffers [B, key heads, slots, head size]; `valid`, `places` [B, n] of the first n."""
+        """New buffers [B, key heads, slots]; `valid`, `places` [B, n] of the first n."""
         slots = -(-shape[2] // self.step) * self.step
-        shapes = (*shape[:2], slots, shape[3]), (*shape[:2], slots, value_size)
+        forms = self.key_form, self.value_form
+        shapes = [(*shape[:2], slots, form.size) for form in forms]
+        dtypes = [form.dtype for form in forms]
         spare, self.spare = self.spare, None
-        dtypes = self.dtype, self.value_dtype
         if spare is not None and all(
             _alike(states, size, dtype, self.device)
             for states, size, dtype in zip(spare, shapes, dtypes, strict=True)
@@ -99,10 +117,10 @@ class Buffers(CacheLayerMixin, ABC):
         self.start = self.end = 0
         self.valid = self.places = None
         if valid is not None:
-            self.valid = valid.new_ones(shape[0], slots)
+            self.valid = torch.ones(shape[0], slots, dtype=torch.bool, device=self.device)
             self.valid[:, : valid.shape[1]] = valid
         if places is not None:
-            self.places = places.new_zeros(shape[0], slots)
+            self.places = torch.zeros(shape[0], slots, dtype=torch.long, device=self.device)
             self.places[:, : places.shape[1]] = places
 
     def _own(self) -> None:
@@ -112,12 +130,18 @@ class Buffers(CacheLayerMixin, ABC):
 
     def _move(self, slots: int) -> None:
         """The live window, at slot 0 of new buffers of so many slots."""
-        self.refill(*self.live(), self.live_valid(), slots, self.live_places())
+        self.refill(*self.window_slots(), self.live_valid(), slots, self.live_places())
+
+    def _encoded(
+        self, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States as slots hold them; no gradient flows back."""
+        return self.key_form.encode(keys.detach()), self.value_form.encode(values.detach())
 
     def _write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         end = self.end + keys.shape[2]
-        self.keys[:, :, self.end : end] = keys.detach()
-        self.values[:, :, self.end : end] = values.detach()
+        self.keys[:, :, self.end : end] = keys
+        self.values[:, :, self.end : end] = values
         self.end = end
 
     def make_room(self, new: int) -> None:
@@ -138,9 +162,8 @@ class Buffers(CacheLayerMixin, ABC):
         slots: int,
         places: torch.Tensor | None = None,
     ) -> None:
-        """Start from slot 0 of new buffers of so many slots."""
-        batch, heads, _, size = keys.shape
-        self._allocate((batch, heads, slots, size), values.shape[3], valid, places)
+        """Start from slot 0 of new buffers of so many slots, with what slots held."""
+        self._allocate((*keys.shape[:2], slots), valid, places)
         self._write(keys, values)
 
     def slide(self) -> None:

@@ -41,8 +41,8 @@ class TrimmedLayer(Buffers):
     turns, gone = 1, 0
     last_visual = -1
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, kind: str = "auto") -> None:
+        super().__init__(kind)
         self.reset()
 
     def store(
@@ -71,20 +71,21 @@ class TrimmedLayer(Buffers):
         self.offered = None
         self.lazy_initialization(key_states, value_states)
         self._capacity, self.room, self.seen = capacity, room or self.room, seen
-        batch, heads, count, size = key_states.shape
+        batch, heads, count, _ = key_states.shape
         if order is not None:
             count, valid, self.visual = order.index.shape[1], order.valid, order.visual
         # Where nothing leaves, nothing slides, and no slack is needed.
         slots = min(max(count + SLACK, self.slots_for(self.room)), count + self.room)
         if places is not None and order is not None:
             places = places.gather(1, order.index)
-        self._allocate((batch, heads, slots, size), value_states.shape[3], valid, places)
+        self._allocate((batch, heads, slots), valid, places)
+        keys, values = self._encoded(key_states, value_states)
+        if order is None:
+            self._write(keys, values)
+            return
         self.end = count
-        for states, buffer in ((key_states, self.keys), (value_states, self.values)):
-            if order is None:
-                buffer[:, :, :count] = states.detach()
-            else:
-                order.gather(states.detach(), buffer[:, :, :count])
+        order.gather(keys, self.keys[:, :, :count])
+        order.gather(values, self.values[:, :, :count])
 
     def evict(self, left: Sequence[int]) -> None:
         """Let the least important visual tokens go until `left` of them are left in each row."""
@@ -122,9 +123,10 @@ class TrimmedLayer(Buffers):
             self.places[:, coming] = self.seen + places
         if valid is not None:
             if self.valid is None:
-                self.valid = valid.new_ones(len(valid), self.keys.shape[2])
+                slots = self.keys.shape[2]
+                self.valid = torch.ones(len(valid), slots, dtype=torch.bool, device=self.device)
             self.valid[:, coming] = valid
-        self._write(key_states, value_states)
+        self._write(*self._encoded(key_states, value_states))
         self.seen += tokens
         return self.live()
 
@@ -151,8 +153,8 @@ class TrimmedLayer(Buffers):
         self._capacity, self.room = lambda t: count + max(0, t - generated), room
         places = self.live_places()
         if places is not None:
-            places = places.gather(1, order.index)
-        keys, values = (order.taken(states) for states in self.live())
+            places = places.gather(1, order.index.to(places.device))
+        keys, values = (order.taken(slots) for slots in self.window_slots())
         self.visual = order.visual
         slots = max(self.slots_for(room), count + SLACK)
         self.refill(keys, values, order.valid, slots, places)
@@ -160,7 +162,7 @@ class TrimmedLayer(Buffers):
     @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values that attention sees."""
-        return sum(states.nbytes for states in self.live()) if self.is_initialized else 0
+        return sum(slots.nbytes for slots in self.window_slots()) if self.is_initialized else 0
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Make row i what row `beam_idx[i]` was, for beam search."""

@@ -47,7 +47,7 @@ class Forward:
         self.session, self.record, self.backend = session, record, backend
         self.cache, self.prefill = cache, prefill
         self.parts = record.plan.parts
-        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, torch.device], torch.Tensor] = {}
 
     def arguments(self) -> dict[str, Any]:
         """What the decoder is to be called with."""
@@ -85,6 +85,7 @@ class Forward:
         layer = module.layer_idx + 1
         backend = self.backend
         if self.prefill is not None:
+            self.prefill.go_to(query.device)
             self.prefill.unseen.discard(layer)
             queries = self.parts.adapter.place_queries
             if queries is not None:
@@ -138,11 +139,12 @@ class Forward:
     ) -> torch.Tensor:
         """The mask of a rule, made once for the layers of a group."""
         first, _ = self.record.run(layer)
-        known = self._masks.get((id(rule), first))
+        key = id(rule), first, query.device
+        known = self._masks.get(key)
         if known is None:
             known = rule_mask(rule, valid, places, query, backend)
-            self._masks = {key: mask for key, mask in self._masks.items() if key[1] == first}
-            self._masks[id(rule), first] = known
+            self._masks = {other: mask for other, mask in self._masks.items() if other[1] == first}
+            self._masks[key] = known
         return known
 
     def _borrow(
@@ -152,11 +154,11 @@ class Forward:
         assert self.prefill is not None
         backend = "sdpa" if self.backend.startswith("flash") else self.backend
         queries = self.prefill.place[:, -query.shape[2] :]
-        keys = self.prefill.lent[self.parts.lenders[layer]]
+        keys = self.prefill.lent[self.parts.lenders[layer]].to(query.device)
         rule = rule or CAUSAL
         allowed = rule.allowed(queries, keys)
         if self.record.padding is not None:
-            allowed = allowed & self.record.padding.gather(1, keys)[:, None, None]
+            allowed = allowed & self.record.padding.to(keys.device).gather(1, keys)[:, None, None]
             allowed = allowed | (queries[:, None, :, None] == keys[:, None, None, :])
         mask = in_form(allowed, query.dtype, backend)
         return self._call(backend, module, query, key, value, mask, **kwargs)

@@ -25,11 +25,14 @@ class MaskRule:
         function: batch, head, query, key -> bool tensor, as transformers has it.
         shape: of the mask that it stands for; transformers looks.
         plain: whether it is mere causality for the sequence as it is now; later it may not be.
+        device: where tensors lie that the function looks at, such as blocks of pictures; None where
+            it looks at none.
     """
 
     function: Callable[[Any, Any, Any, Any], torch.Tensor]
     shape: tuple[int, ...]
     plain: bool = False
+    device: torch.device | None = None
     ndim = 4  # transformers lets through what is not 2-D
 
     def __getitem__(self, index: Any) -> MaskRule:
@@ -37,11 +40,14 @@ class MaskRule:
         return self
 
     def allowed(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """bool [B, 1, q, k] for places int64 [B, q] and [B, k]."""
+        """bool [B, 1, q, k] for places int64 [B, q] and [B, k], on the device of `keys`."""
+        asked = keys.device
+        if self.device is not None:
+            queries, keys = queries.to(self.device), keys.to(self.device)
         batch = torch.arange(len(keys), device=keys.device)[:, None, None, None]
         head = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=keys.device)
         seen = self.function(batch, head, queries[:, None, :, None], keys[:, None, None, :])
-        return seen.expand(len(keys), 1, queries.shape[1], keys.shape[1])
+        return seen.expand(len(keys), 1, queries.shape[1], keys.shape[1]).to(asked)
 
 
 CAUSAL = MaskRule(causal_mask_function, (), plain=True)  # type: ignore[arg-type]
@@ -56,6 +62,7 @@ def make_rule(
     attention_mask: Any = None,
     allow_is_causal_skip: bool = True,
     local_size: int | None = None,
+    device: Any = None,
     **rest: Any,
 ) -> Any:
     """A mask function for transformers' registry: a rule, or None for mere causality.
@@ -68,7 +75,8 @@ def make_rule(
     if mask_function is causal_mask_function:
         return None
     plain = allow_is_causal_skip and local_size is not None and kv_length <= local_size
-    return MaskRule(mask_function, (batch_size, 1, q_length, kv_length), plain)
+    where = None if device is None else torch.device(device)
+    return MaskRule(mask_function, (batch_size, 1, q_length, kv_length), plain, where)
 
 
 def attention_mask(

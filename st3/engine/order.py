@@ -26,6 +26,11 @@ class Order:
     valid: torch.Tensor | None
     visual: int
 
+    def to(self, device: torch.device) -> Order:
+        """The same on another device."""
+        valid = None if self.valid is None else self.valid.to(device)
+        return Order(self.index.to(device), valid, self.visual)
+
     def taken(self, states: torch.Tensor) -> torch.Tensor:
         """[B, key heads, n, head size], laid out in new memory."""
         out = states.new_empty(*states.shape[:2], self.index.shape[1], states.shape[3])

@@ -17,9 +17,9 @@ def spread(states: torch.Tensor, alive: Alive) -> torch.Tensor:
     """States [B, m, d] of the tokens alive, at their places: [B, n, d], zeros elsewhere."""
     if alive.whole:
         return states
-    place = alive.place
+    place = alive.place.to(states.device)
     if alive.valid is not None:  # what stands for no token goes behind the end, and away
-        place = place.masked_fill(~alive.valid, alive.tokens)
+        place = place.masked_fill(~alive.valid.to(states.device), alive.tokens)
     rows = torch.arange(len(states), device=states.device)[:, None]
     full = states.new_zeros(len(states), alive.tokens + 1, states.shape[2])
     full[rows, place] = states

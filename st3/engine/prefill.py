@@ -105,8 +105,20 @@ class Prefill:
         """The tokens alive in a layer entered before; without one, in the last of these."""
         return [alive for first, alive in self._alive if layer is None or first <= layer][-1]
 
+    def go_to(self, device: torch.device) -> None:
+        """Layers may lie on several devices: what is known of the tokens alive goes along."""
+        if self.place.device == device:
+            return
+        self.place, self.visual = self.place.to(device), self.visual.to(device)
+        self.ordinal = self.ordinal.to(device)
+        self.valid = None if self.valid is None else self.valid.to(device)
+        self.recent = {layer: score.to(device) for layer, score in self.recent.items()}
+        self.ranked = None
+        self.order = None if self.order is None else self.order.to(device)
+
     def enter_layer(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states [B, n, d] for the tokens that `layer` keeps."""
+        self.go_to(hidden.device)
         if self.features is not None:
             hidden = self.features.add(layer - 1, hidden, self.place, self.valid)
         if layer > 1 and layer in self.groups:

@@ -26,8 +26,8 @@ from st3.methods.schedule import Group, Schedule
 def _take(target: TrimmedLayer, source: TrimmedLayer) -> None:
     """Give `target` the buffers of `source`, and all that both kinds of layer know."""
     names = (
-        "keys values valid visual seen dtype value_dtype device is_initialized _capacity room "
-        "token_bytes"
+        "keys values valid visual seen dtype kind key_form value_form device is_initialized "
+        "_capacity room token_bytes plain_bytes"
     )
     for name in names.split():
         setattr(target, name, getattr(source, name))
@@ -57,7 +57,7 @@ class Slots:
         self.number = torch.arange(self.count, device=device)
         self.valid = torch.ones(batch, self.count, dtype=torch.bool, device=device)
         self.alive = torch.zeros_like(self.valid)
-        self.bias = torch.zeros_like(self.valid, dtype=layer.keys.dtype)[:, None, None]
+        self.bias = torch.zeros_like(self.valid, dtype=layer.dtype)[:, None, None]
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         # Visual tokens left after t generated ones, for each t that has a slot.
         self.left = torch.zeros(self.count + 1, batch, 1, dtype=torch.long, device=device)
@@ -144,9 +144,10 @@ class StaticLayer(TrimmedLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put one token into its slot, and return all slots: `slots.alive` says which count."""
-        self.keys.index_copy_(2, self.slots.slot, key_states)
-        self.values.index_copy_(2, self.slots.slot, value_states)
-        return self.keys, self.values
+        keys, values = self._encoded(key_states, value_states)
+        self.keys.index_copy_(2, self.slots.slot, keys)
+        self.values.index_copy_(2, self.slots.slot, values)
+        return self.key_form.decode(self.keys), self.value_form.decode(self.values)
 
     def fed(self) -> None:
         """One more token has been generated and fed."""

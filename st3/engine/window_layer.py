@@ -17,9 +17,9 @@ from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.order import Order, to_device
 
 
-def layer_for(window: int | None, last_visual: int) -> TrimmedLayer:
+def layer_for(window: int | None, last_visual: int, kind: str) -> TrimmedLayer:
     """A fresh layer that sees so many tokens, or all of them; see `WindowLayer`."""
-    return TrimmedLayer() if window is None else WindowLayer(window, last_visual)
+    return TrimmedLayer(kind) if window is None else WindowLayer(window, last_visual, kind)
 
 
 class WindowLayer(TrimmedLayer):
@@ -28,12 +28,13 @@ class WindowLayer(TrimmedLayer):
     Args:
         window: how many tokens a token sees at most, itself included.
         last_visual: the last place of a visual token in the prompt.
+        kind: how keys and values are held, one of `KV_CACHE_DTYPES`.
     """
 
     window: int
 
-    def __init__(self, window: int, last_visual: int) -> None:
-        super().__init__()
+    def __init__(self, window: int, last_visual: int, kind: str = "auto") -> None:
+        super().__init__(kind)
         self.window, self.last_visual = window, last_visual
 
     def store(
