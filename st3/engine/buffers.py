@@ -69,7 +69,7 @@ class Buffers(CacheLayerMixin, ABC):
         return self.end - self.start
 
     def live(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The keys and values that attention sees: views of the buffers, or what these decode to."""
+        """The keys and values that attention sees: views of the buffers, or decoded from them."""
         keys, values = self.window_slots()
         return self.key_form.decode(keys), self.value_form.decode(values)
 

@@ -68,12 +68,13 @@ class Codes:
 
     def encode(self, states: torch.Tensor) -> torch.Tensor:
         """uint8 [..., size] for `states` [..., numbers]."""
-        grouped = states.float().unflatten(-1, (-1, self.group))
+        wide = torch.promote_types(self.states, torch.float32)
+        grouped = states.to(wide).unflatten(-1, (-1, self.group))
         lowest, highest = grouped.aminmax(dim=-1, keepdim=True)
         top, least = 2**self.bits - 1, torch.finfo(self.states).tiny
         low = lowest.to(self.states)
         scale = ((highest - lowest) / top).to(self.states).clamp_min(least)
-        exact = (grouped - low.float()) / scale.float()
+        exact = (grouped - low.to(wide)) / scale.to(wide)
         codes = exact.round().clamp(0, top).to(torch.uint8).flatten(-2)
         if self.bits == 4:
             first, second = codes.chunk(2, dim=-1)

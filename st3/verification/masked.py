@@ -98,7 +98,12 @@ class Forced(LogitsProcessor):
 
 
 def masked_logits(
-    model: Any, decoder: Any, inputs: dict[str, Any], answer: torch.Tensor, hidden: Hidden
+    model: Any,
+    decoder: Any,
+    inputs: dict[str, Any],
+    answer: torch.Tensor,
+    hidden: Hidden,
+    cache: Any = None,
 ) -> torch.Tensor:
     """Logits [B, T, vocabulary] of the answer's tokens [B, T].
 
@@ -108,6 +113,7 @@ def masked_logits(
         inputs: of the prompts.
         answer: what is said.
         hidden: what is hidden; knows afterwards what was alive.
+        cache: an empty one of transformers' interface, which holds everything.
 
     Raises:
         ValueError: attention of a kind that the oracle does not know.
@@ -119,7 +125,7 @@ def masked_logits(
     decoder.config._attn_implementation = {"": _NAME}
     try:
         said = decode(
-            model, inputs, endless=True, past_key_values=DynamicCache(),
+            model, inputs, endless=True, past_key_values=DynamicCache() if cache is None else cache,
             max_new_tokens=answer.shape[1], return_dict_in_generate=True, output_logits=True,
             logits_processor=[Forced(answer)],
         )  # fmt: skip

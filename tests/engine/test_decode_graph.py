@@ -155,6 +155,29 @@ def test_long_answers_wrap_around_and_grow(
         assert any(wrapped) == (name != "none")
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_rings_of_codes(graphs: list[DecodeGraph], kind: str, where: str) -> None:
+    """Slots of a few bits wrap around like any, and are a window again for a user's next turn."""
+    model = tiny_llava().double().to(where)  # noise would turn codes to their neighbours
+    inputs = _on(where, prompts("ttItt", "tItIttttt", "ttttt"))
+    wanted: list[Any] = []
+    for recorded in (False, True):
+        with st3.trim(
+            model, "st3", stride=2, ratio=0.15, tau=90, max_new_tokens=120,
+            kv_cache_dtype=kind, cuda_graphs=recorded,
+        ) as session:  # fmt: skip
+            first = greedy(model, inputs, 120)
+            wanted.append(
+                (first, _next_turn(model, session, first, inputs, 3, 8), session.kv_bytes)
+            )
+    assert graphs[0].replays >= 119
+    assert wanted[0][2] == wanted[1][2]
+    for want, got in zip(wanted[0][:2], wanted[1][:2], strict=True):
+        assert torch.equal(want.sequences, got.sequences)
+    want, got = (torch.stack(each[0].logits) for each in wanted)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
 def _next_turn(model: Any, session: Any, first: Any, inputs: Any, turn: int, new: int) -> Any:
     """The user says `turn` tokens more, and the model goes on."""
     rows, device = len(first.sequences), first.sequences.device
