@@ -101,7 +101,7 @@ def capture(
         row = attention_rows(query, key, scaling, valid)[0, :, 0]
         step = session.generated
         full = row.new_zeros(row.shape[0], length + step)
-        full[:, session.key_places(layer)] = row
+        full[:, session.key_places(layer).to(row.device)] = row
         rows.append(full.cpu())
         if layer == layers:
             whole = torch.stack(rows)

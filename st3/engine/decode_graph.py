@@ -31,7 +31,7 @@ from st3.engine.kernels import without_plans
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import Slots, StaticLayer
-from st3.families.parts import Parts
+from st3.families.parts import Parts, devices
 
 _SLOTS = 64  # buffers grow by so many: prompts of about one length share a recording
 COMPILERS = ("off", "inductor")
@@ -91,7 +91,7 @@ class DecodeGraph:
         self.forward: Any = forward
         self._taken: threading.Thread | None = None
         self.recordings = self.replays = 0
-        self.device = next(parts.decoder.parameters()).device
+        self.device, lies = next(parts.decoder.parameters()).device, devices(parts.decoder)
         self.prefill = PrefillGraph(session, self.forward, self.device)
         self.compiled: Any = None
         if compiler != "off":
@@ -101,6 +101,8 @@ class DecodeGraph:
             self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
         if not parts.plain or parts.merger is parts.decoder:
             self.hindrance = "this model has layers that see a window, keep a state or borrow keys"
+        if len(lies) > 1 or self.device.type == "meta":
+            self.hindrance = "this model's layers lie on several devices, or are offloaded"
         self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
         if cuda_graphs and self.cannot_record is not None and self.compiled is None:
             self.hindrance = self.cannot_record

@@ -169,11 +169,12 @@ class Record:
         if self.generated and isinstance(cached, TrimmedLayer) and cached.window is not None:
             places = cached.live_places()
             assert places is not None
-            return places[0]
+            return places[0].to(visual.device)
         if self.generated and self.plan.schedule.anneals:  # the cache is sorted
             count = turn.count(layer, 0, self.generated)
-            return torch.cat((visual[turn.best(layer, 0, count)], text, answer))
-        alive, ordinal = turn.kept_places(layer, 0)
+            best = turn.best(layer, 0, count).to(visual.device)
+            return torch.cat((visual[best], text, answer))
+        alive, ordinal = (x.to(visual.device) for x in turn.kept_places(layer, 0))
         if turn.group(layer).first == 1:
             return torch.cat((torch.arange(len(is_visual), device=visual.device), answer))
         prompt = torch.empty_like(ordinal)

@@ -24,7 +24,7 @@ from st3.engine.hooks import Hooks
 from st3.engine.record import Plan
 from st3.engine.scope import opened_here
 from st3.engine.session import TrimSession
-from st3.families.parts import find_parts, unproven
+from st3.families.parts import devices, find_parts, unproven
 from st3.methods import Method, make_method
 
 _LOCK = threading.RLock()
@@ -137,7 +137,12 @@ def _check(model: Any, hooks: Hooks) -> None:
             f"st3 cannot trim under the attention implementation {hooks.backend!r}; "
             f"load the model with one of: {', '.join(BACKENDS)}"
         )
-    if len({p.device for layer in hooks.parts.layers for p in layer.parameters()}) > 1:
-        raise ValueError("st3 cannot trim a decoder that lies on several devices: use one device")
+    for number, layer in enumerate(hooks.parts.layers, 1):
+        lies = sorted(str(device) for device in devices(layer))
+        if len(lies) > 1:
+            raise ValueError(
+                f"layer {number} of the decoder is split over {' and '.join(lies)}: give each "
+                "layer one device in the device map"
+            )
     if (getattr(model, "_tp_size", None) or 1) > 1:
         raise ValueError("st3 cannot trim under tensor parallelism: each rank would choose alone")

@@ -9,12 +9,14 @@ the meta device will do.
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import DynamicCache
 
@@ -130,6 +132,12 @@ def find_parts(model: Any) -> Parts:
         recurrent=recurrent,
         lenders=_lenders(decoder.config, kinds),
     )
+
+
+def devices(module: nn.Module) -> set[torch.device]:
+    """Where a module's weights lie; those that are offloaded lie nowhere now."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return {tensor.device for tensor in tensors if not tensor.is_meta}
 
 
 def judge(config: Any) -> None:
