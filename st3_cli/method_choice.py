@@ -58,7 +58,8 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
     """The methods of a list: label -> method.
 
     Options go to those of the ST3 family that have them and do not name them themselves, and into
-    their labels. `stock` in the list is left out: it is no method, and always measured.
+    their labels; --kv-cache-dtype goes to every method. `stock` in the list is left out: it is no
+    method, and always measured.
 
     Raises:
         UsageError: as `build_method`; or an option that no method in the list takes.
@@ -72,14 +73,14 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
     taken: set[str] = set()
     try:
         for spec, method in parse_methods(others).items() if others or not text else ():
-            own = {}
+            fitting = {key: value for key, value in chosen.items() if key == "kv_cache_dtype"}
+            named = {pair.partition("=")[0].strip() for pair in _parameters(spec)}
             if isinstance(method, (PVTP, VTA)):
-                named = {pair.partition("=")[0].strip() for pair in _parameters(spec)}
                 if isinstance(method, (Random, Uniform)):
                     named.add("scorer")  # which is what they are
                 fitting = {key: value for key, value in chosen.items() if hasattr(method, key)}
-                taken |= fitting.keys()
-                own = {key: value for key, value in fitting.items() if key not in named}
+            taken |= fitting.keys()
+            own = {key: value for key, value in fitting.items() if key not in named}
             label = ",".join((*_parameters(spec), *(f"{k}={_word(v)}" for k, v in own.items())))
             label = f"{method.name}:{label}" if label else method.name
             found[label] = dataclasses.replace(method, **own)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from st3.methods.base import KV_CACHE_DTYPES
 from st3.methods.schedule import ANNEALINGS
 from st3_cli.options import METHOD, one_of, option
 
@@ -106,6 +107,13 @@ ScorerOption = Annotated[
         "lists them.",
     ),
 ]  # fmt: skip
+KvCacheOption = Annotated[
+    str | None,
+    option(
+        METHOD, "--kv-cache-dtype", metavar="NAME", show_default="auto",
+        help=f"How the KV cache holds what is left: {', '.join(KV_CACHE_DTYPES)}.",
+    ),
+]  # fmt: skip
 SettingsOption = Annotated[
     Path | None,
     option(
@@ -116,7 +124,7 @@ SettingsOption = Annotated[
 
 
 Given = Mapping[str, Any]
-"""The ST3 family's options that were given, as `takes_method_options` collects them."""
+"""The method's options that were given, as `takes_method_options` collects them."""
 NOTHING: Given = {}
 _METHOD_OPTIONS = {
     "prune_ratio": PruneRatioOption,
@@ -126,6 +134,7 @@ _METHOD_OPTIONS = {
     "tau": TauOption,
     "annealing": AnnealingOption,
     "scorer": ScorerOption,
+    "kv_cache_dtype": KvCacheOption,
 }
 
 

@@ -32,7 +32,7 @@ def methods(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
             ", ".join(
                 f"{key}={'auto' if value is None and key != 'tau' else value}"
                 for key, value in one["parameters"].items()  # type: ignore[attr-defined]
-                if key != "scorer"
+                if key not in ("scorer", "kv_cache_dtype")
             ) or "-",
             str(one["what"]),
             str(one["source"]),
@@ -41,7 +41,7 @@ def methods(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
     ]  # fmt: skip
     print_table("Methods", ("name", "parameters", "what it does", "source"), rows, wrap=True)
     print_table(
-        "Scorers: every method takes scorer=NAME, what decides which tokens stay",
+        "Every method takes scorer=NAME, what decides which tokens stay, and kv_cache_dtype=NAME",
         ("names",),
         [(", ".join(SCORERS),)],
         wrap=True,

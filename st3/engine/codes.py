@@ -7,13 +7,10 @@ Attention reads them decoded, one layer at a time.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-KV_CACHE_DTYPES = ("auto", "int8", "int4")
-"""`auto` holds keys and values as the model makes them."""
 _GROUPS = {"int8": 128, "int4": 32}
 """Numbers that share a scale, at most (ours); int4 needs more scales to be of use."""
 
@@ -60,7 +57,7 @@ class Codes:
     @property
     def size(self) -> int:
         """Bytes of a slot."""
-        return self._coded + 2 * self.numbers // self.group * self.states.itemsize
+        return _size(self.bits, self.numbers, self.group, self.states.itemsize)
 
     @property
     def _coded(self) -> int:
@@ -93,7 +90,7 @@ class Codes:
 
 
 def codec(kind: str, states: torch.Tensor) -> Plain | Codes:
-    """How states [..., numbers] are held.
+    """How states [..., numbers] are held; `kind` is one of `KV_CACHE_DTYPES`.
 
     Raises:
         ValueError: they cannot be.
@@ -101,13 +98,21 @@ def codec(kind: str, states: torch.Tensor) -> Plain | Codes:
     numbers = states.shape[-1]
     if kind == "auto":
         return Plain(states.dtype, numbers)
+    return Codes(*_shape(kind, numbers), states.dtype)
+
+
+def slot_bytes(kind: str, numbers: int, element: int) -> int:
+    """Bytes of one token of one head, of so many numbers that take so many bytes each in `auto`."""
+    return numbers * element if kind == "auto" else _size(*_shape(kind, numbers), element)
+
+
+def _shape(kind: str, numbers: int) -> tuple[int, int, int]:
+    """Bits, numbers and how many of them share a scale."""
     if numbers % 2:
         raise ValueError(f"keys or values of {numbers} numbers cannot be held as {kind}: use auto")
     group = next(n for n in range(min(_GROUPS[kind], numbers), 0, -1) if numbers % n == 0)
-    return Codes(int(kind.removeprefix("int")), numbers, group, states.dtype)
+    return int(kind.removeprefix("int")), numbers, group
 
 
-def slot_bytes(kind: str, numbers: int, dtype: torch.dtype) -> int:
-    """Bytes of one token of one head, of so many numbers of this dtype."""
-    form = codec(kind, torch.empty(0, numbers, dtype=dtype, device="meta"))
-    return math.prod((form.size, form.dtype.itemsize))
+def _size(bits: int, numbers: int, group: int, element: int) -> int:
+    return numbers * bits // 8 + 2 * numbers // group * element

@@ -146,7 +146,7 @@ def begin(
         new, old = None, session.last_cache
         if use_cache:
             fresh = [
-                layer_for(parts.windows.get(number), prompt.last_visual, plan.kv_cache_dtype)
+                layer_for(parts.windows.get(number), prompt.last_visual, plan.method.kv_cache_dtype)
                 for number in range(1, plan.layers + 1)
             ]
             if graph is not None:

@@ -30,14 +30,12 @@ class Plan:
         method: what was asked for.
         parts: of the model.
         max_new_tokens: what the cache makes room for; None: 64, then more as needed.
-        kv_cache_dtype: how it holds keys and values, one of `KV_CACHE_DTYPES`.
         schedule, scorer, groups: follow from them.
     """
 
     method: Method
     parts: Parts
     max_new_tokens: int | None
-    kv_cache_dtype: str
     schedule: Schedule
     scorer: Scorer
     groups: tuple[Group, ...]
@@ -48,7 +46,6 @@ class Plan:
         method: Method,
         parts: Parts,
         max_new_tokens: int | None = None,
-        kv_cache_dtype: str = "auto",
         tokens: int = 0,
     ) -> Plan:
         """The plan for prompts of so many tokens: which layers see all of them decides."""
@@ -57,14 +54,13 @@ class Plan:
             seeing = parts.seeing(tokens)
             schedule = schedule.fitted(seeing, min(parts.lenders) - 1 if parts.lenders else None)
         scorer, groups = SCORERS[method.scorer], schedule.groups(seeing)
-        return cls(method, parts, max_new_tokens, kv_cache_dtype, schedule, scorer, groups)
+        return cls(method, parts, max_new_tokens, schedule, scorer, groups)
 
     def for_prompt(self, tokens: int) -> Plan:
         """The same for a prompt of this length."""
         if not self.parts.windows:
             return self
-        settings = self.max_new_tokens, self.kv_cache_dtype
-        return Plan.of(self.method, self.parts, *settings, tokens)
+        return Plan.of(self.method, self.parts, self.max_new_tokens, tokens)
 
     @property
     def layers(self) -> int:

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from st3.engine.attention import BACKENDS
-from st3.engine.codes import KV_CACHE_DTYPES
 from st3.engine.decode_graph import COMPILERS
 from st3.engine.entry import Trim
 from st3.engine.hooks import Hooks
@@ -40,7 +39,6 @@ def trim(
     max_new_tokens: int | None = None,
     cuda_graphs: bool = False,
     compile: str = "off",
-    kv_cache_dtype: str = "auto",
     **parameters: Any,
 ) -> Iterator[TrimSession]:
     """Trim visual tokens of everything that this context makes `model` compute inside the `with`.
@@ -69,10 +67,10 @@ def trim(
             generation at a time: a later one takes the buffers of the one before.
         compile: `inductor` compiles the decode step by torch.compile, once for each number of
             prompts and size of buffers in a process, a minute for a large model; `off` does not.
-        kv_cache_dtype: how the cache holds keys and values: `auto` as the model makes them, `int8`
-            or `int4` in fewer bits, on top of what trimming saves. Prefill attends to them as they
-            are, every later step to what the cache holds.
-        parameters: of the method, such as `stride=4, ratio=0.07, tau=128`.
+        parameters: of the method, such as `stride=4, ratio=0.07, tau=128`. Every one takes
+            `kv_cache_dtype="int8"` or `"int4"`: the cache holds keys and values in fewer bits, on
+            top of what trimming saves. Prefill attends to them as they are, every later step to
+            what the cache holds.
 
     Yields:
         The session, which tells what was kept where and how many bytes the KV cache holds.
@@ -83,9 +81,6 @@ def trim(
     """
     if compile not in COMPILERS:
         raise ValueError(f"unknown compiler {compile!r}; known: {', '.join(COMPILERS)}")
-    if kv_cache_dtype not in KV_CACHE_DTYPES:
-        known = ", ".join(KV_CACHE_DTYPES)
-        raise ValueError(f"unknown kv_cache_dtype {kv_cache_dtype!r}; known: {known}")
     inside: Any = getattr(model, "get_base_model", None)
     if inside is not None:  # PEFT's wrapper
         model = inside()
@@ -98,7 +93,7 @@ def trim(
     if doubt is not None:
         warnings.warn(doubt, stacklevel=3)
     _check(model, hooks)
-    opened = Trim(TrimSession(Plan.of(method, hooks.parts, max_new_tokens, kv_cache_dtype)))
+    opened = Trim(TrimSession(Plan.of(method, hooks.parts, max_new_tokens)))
     with _LOCK:
         hooks = _HOOKED.get(hooks.decoder, hooks)
         if opened_here(hooks.trims) is not None:

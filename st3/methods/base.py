@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from st3.methods.schedule import Schedule
 
+KV_CACHE_DTYPES = ("auto", "int8", "int4")
+
 
 @dataclass(frozen=True)
 class Method(ABC):
@@ -16,6 +18,8 @@ class Method(ABC):
 
     Attributes:
         scorer: a key of `SCORERS`, what importance is.
+        kv_cache_dtype: how the KV cache holds what is left, one of `KV_CACHE_DTYPES`: `auto` as the
+            model makes it, `int8` and `int4` in fewer bits (ours: the papers drop tokens alone).
     """
 
     name: ClassVar[str]
@@ -23,12 +27,16 @@ class Method(ABC):
     """The paper the method comes from."""
 
     scorer: str = "last-token"
+    kv_cache_dtype: str = "auto"
 
     def __post_init__(self) -> None:
         from st3.methods.scorers import SCORERS  # it needs torch, and a list of methods does not
 
         if self.scorer not in SCORERS:
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            known = ", ".join(KV_CACHE_DTYPES)
+            raise ValueError(f"unknown kv_cache_dtype {self.kv_cache_dtype!r}; known: {known}")
 
     @abstractmethod
     def schedule(self, layers: int) -> Schedule:

@@ -90,8 +90,9 @@ def best_of(found: Sequence[Ceilings]) -> Ceilings:
 
 
 def ideal_prefill(
-    ceilings: Ceilings, counter: MacCounter, course: Course, work: Workload, element: int
-) -> Ideal:
+    ceilings: Ceilings, counter: MacCounter, course: Course, work: Workload, element: int,
+    kind: str = "auto",
+) -> Ideal:  # fmt: skip
     """The decoder layers over the prompts: weights are read once, keys and values written.
 
     Of attention only the causal half counts: kernels may skip the other one.
@@ -99,7 +100,7 @@ def ideal_prefill(
     each = zip(counter.layers, counter.prefill_layers(course), course.keys, strict=True)
     macs = [work.batch * (count - layer.future_macs(keys)) for layer, count, keys in each]
     written = [
-        work.batch * (element * layer.cached * held + layer.state_bytes(element))
+        work.batch * (layer.cached_bytes(element, kind) * held + layer.state_bytes(element))
         for layer, held in zip(counter.layers, course.held[0], strict=True)
     ]
     rows = [work.batch * tokens for tokens in course.tokens]
@@ -108,7 +109,7 @@ def ideal_prefill(
 
 def ideal_step(
     ceilings: Ceilings, counter: MacCounter, shape: Shape, course: Course, work: Workload,
-    element: int,
+    element: int, kind: str = "auto",
 ) -> Ideal | None:  # fmt: skip
     """The mean decode step, LM head included: weights and all live keys and values are read.
 
@@ -117,11 +118,14 @@ def ideal_step(
     if work.new < 2:
         return None
     found = []
-    lent = [counter.layers[(x.lender or n) - 1].cached for n, x in enumerate(counter.layers, 1)]
+    lent = [
+        counter.layers[(layer.lender or number) - 1].cached_bytes(element, kind)
+        for number, layer in enumerate(counter.layers, 1)
+    ]
     for held in course.held[1:]:
         macs = [work.batch * count for count in counter.step_layers(held)]
         moved = [
-            work.batch * (element * cached * keys + 2 * layer.state_bytes(element))
+            work.batch * (cached * keys + 2 * layer.state_bytes(element))
             for layer, cached, keys in zip(counter.layers, lent, held, strict=True)
         ]
         found.append(

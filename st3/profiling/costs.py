@@ -35,14 +35,19 @@ class Costs:
 
 
 def costs_of(
-    counter: MacCounter, picture: Picture | None, schedule: Schedule, work: Workload, element: int
+    counter: MacCounter,
+    picture: Picture | None,
+    schedule: Schedule,
+    work: Workload,
+    element: int,
+    kind: str = "auto",
 ) -> Costs:
     """Count one method.
 
     Args:
         picture: one of those that the visual tokens come from; None if nobody knows.
         schedule: for prompts of this length.
-        element: bytes of one cached number.
+        element: bytes of a number. `kind`: how the cache holds them, one of `KV_CACHE_DTYPES`.
     """
     pictures = pictures_in(work, picture)
     count = work.batch * pictures
@@ -53,7 +58,7 @@ def costs_of(
         vision_macs=None if picture is None else count * picture.vision_macs,
         projector_macs=None if picture is None else count * picture.projector_macs,
         head_macs=work.batch * work.new * counter.head(),
-        kv_bytes=kv_bytes(counter.layers, course, work.batch, element),
+        kv_bytes=kv_bytes(counter.layers, course, work.batch, element, kind),
     )
 
 
@@ -62,12 +67,14 @@ def pictures_in(work: Workload, picture: Picture | None) -> int:
     return 1 if picture is None else math.ceil(work.visual / picture.tokens)
 
 
-def kv_bytes(layers: Sequence[Layer], course: Course, batch: int, element: int) -> tuple[int, ...]:
+def kv_bytes(
+    layers: Sequence[Layer], course: Course, batch: int, element: int, kind: str = "auto"
+) -> tuple[int, ...]:
     """Bytes of live keys and values after prefill, and in each of the new - 1 decode steps.
 
     Latents where the cache holds these; of layers that borrow their keys, or keep a state, none.
     """
+    each = [layer.cached_bytes(element, kind) for layer in layers]
     return tuple(
-        batch * element * sum(layer.cached * n for layer, n in zip(layers, held, strict=True))
-        for held in course.held
+        batch * sum(size * n for size, n in zip(each, held, strict=True)) for held in course.held
     )

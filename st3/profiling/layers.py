@@ -17,6 +17,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
+from st3.engine.codes import slot_bytes
 from st3.families.parts import Parts, find_parts
 from st3.profiling.rehearsal import Rehearsal, rehearse
 
@@ -36,7 +37,8 @@ class Layer:
         per_key: MACs with weights for every key at hand, new or cached: where the cache holds
             latents, keys and values are made of them again in every forward. 0 elsewhere.
         per_pair: MACs of a query with a key and its value: heads x (key size + value size).
-        cached: numbers that the cache holds for a token; 0 of layers without keys of their own.
+        rows: what the cache holds for a token, of keys and of values: heads, and numbers of each;
+            nothing of layers without keys of their own.
         state: numbers that a recurrent layer keeps instead, whatever the length, and `fixed`, bytes
             of those that are kept in another dtype than the model's.
         shared: parameters that every token meets; `expert` those of one expert, of which there are
@@ -50,7 +52,7 @@ class Layer:
     per_token: int
     per_key: int
     per_pair: int
-    cached: int
+    rows: tuple[tuple[int, int], ...]
     state: int
     fixed: int
     shared: int
@@ -80,6 +82,15 @@ class Layer:
 
     def _seen(self, keys: int) -> int:
         return keys if self.window is None else min(keys, self.window)
+
+    @property
+    def cached(self) -> int:
+        """Numbers that the cache holds for a token."""
+        return sum(heads * numbers for heads, numbers in self.rows)
+
+    def cached_bytes(self, element: int, kind: str = "auto") -> int:
+        """Bytes that it takes for them, `kind` being one of `KV_CACHE_DTYPES`."""
+        return sum(heads * slot_bytes(kind, numbers, element) for heads, numbers in self.rows)
 
     def state_bytes(self, element: int) -> int:
         """Of its state, in a model whose numbers take so many bytes."""
@@ -139,7 +150,7 @@ def _layer(layer: nn.Module, number: int, parts: Parts, seen: Rehearsal) -> Laye
         per_token=per_token + _DELTA_RULE * held.recurrent,
         per_key=sum(macs * count.a_key for macs, count in rows),
         per_pair=seen.pairs.get(number, 0),
-        cached=held.a_token,
+        rows=held.a_token,
         state=held.state,
         fixed=held.fixed,
         shared=total - experts * expert,

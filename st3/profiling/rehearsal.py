@@ -38,13 +38,13 @@ class Held:
     """What the cache keeps for a layer.
 
     Attributes:
-        a_token: numbers, for every token.
+        a_token: heads and numbers of each, of what is kept for every token: of keys, of values.
         state: numbers in the model's dtype, whatever the length; and bytes of what is always in
             another, `fixed`.
         recurrent: how many of these numbers every token changes by arithmetic.
     """
 
-    a_token: int = 0
+    a_token: tuple[tuple[int, int], ...] = ()
     state: int = 0
     fixed: int = 0
     recurrent: int = 0
@@ -181,14 +181,14 @@ def _attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **more: An
 
 
 def _held(layer: Any, dtype: torch.dtype) -> Held:
-    kept = [getattr(layer, name, None) for name in ("keys", "values")]
-    a_token = sum(x.shape[1] * x.shape[3] for x in kept if isinstance(x, torch.Tensor) and x.dim())
+    both = [getattr(layer, name, None) for name in ("keys", "values")]
+    kept = [x for x in both if isinstance(x, torch.Tensor) and x.dim()]
     convolved, recurrent = (
         [x for x in (getattr(layer, name, None) or {}).values() if x is not None]
         for name in ("conv_states", "recurrent_states")
     )
     return Held(
-        a_token=a_token,
+        a_token=tuple((x.shape[1], x.shape[3]) for x in kept),
         state=sum(x.numel() for x in (*convolved, *recurrent) if x.dtype == dtype),
         fixed=sum(x.nbytes for x in (*convolved, *recurrent) if x.dtype != dtype),
         recurrent=sum(x.numel() for x in recurrent),

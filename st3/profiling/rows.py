@@ -88,7 +88,7 @@ class RowMaker:
                     self._ideal_prefill(ceilings, variant, work), full_ms,
                     ideal_step(
                         ceilings, self._counter, self.shape, self._course(variant, work), work,
-                        self._element,
+                        self._element, variant.kind,
                     ),
                 )  # fmt: skip
                 if variant.prepares:  # counted without, so not what was timed
@@ -100,7 +100,7 @@ class RowMaker:
 
     def _costs(self, variant: Variant, work: Workload) -> Costs:
         picture, schedule = self._picture(work), self.schedule(variant, work)
-        return costs_of(self._counter, picture, schedule, work, self._element)
+        return costs_of(self._counter, picture, schedule, work, self._element, variant.kind)
 
     def _course(self, variant: Variant, work: Workload) -> Course:
         pictures = pictures_in(work, self._picture(work))
@@ -111,7 +111,7 @@ class RowMaker:
 
     def _ideal_prefill(self, ceilings: Ceilings, variant: Variant, work: Workload) -> Ideal:
         course = self._course(variant, work)
-        return ideal_prefill(ceilings, self._counter, course, work, self._element)
+        return ideal_prefill(ceilings, self._counter, course, work, self._element, variant.kind)
 
 
 def samples_of(label: str, work: Workload, measured: Measured) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class Variant:
     static: bool = False
 
     @property
+    def kind(self) -> str:
+        """How its cache holds keys and values."""
+        return "auto" if self.method is None else self.method.kv_cache_dtype
+
+    @property
     def compiles(self) -> bool:
         """Whether its first run compiles something."""
         return self.static or self.compile != "off"

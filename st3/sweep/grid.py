@@ -90,7 +90,7 @@ def signature(cell: Cell, layers: int) -> tuple[object, ...]:
     schedule = method.schedule(layers)
     annealing = (schedule.tau, schedule.annealing) if schedule.anneals else None
     scorer = method.scorer if schedule.anneals or set(schedule.keeps) - {0.0, 1.0} else None
-    return schedule.keeps, annealing, scorer
+    return schedule.keeps, annealing, scorer, method.kv_cache_dtype
 
 
 def _from_final(layers: int, stride: int, final: float, tau: int | None, prune: float) -> Cell:

@@ -15,7 +15,7 @@ from st3.families.base import visual_mask
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.interrupts import noticed
-from st3.methods import make_method
+from st3.methods import Method, make_method
 from st3.profiling.clocks import clock_for
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.course import schedule_of
@@ -56,7 +56,7 @@ class Sweep:
         self._parts = find_parts(empty)
         self.work = self._typical(questions)
         self.picture = picture_of(model.config, self.work.picture)
-        self.full = self._costs(schedule_of(make_method("none"), self._parts, self.work))
+        self.full = self._costs(make_method("none"))
         timed = replace(self.work, new=_TIMED_TOKENS)
         self._timed, self._inputs = timed, random_inputs(model, timed)
 
@@ -82,8 +82,7 @@ class Sweep:
     def run(self, cell: Cell) -> dict[str, Any]:
         """All figures of one cell."""
         method = cell.method
-        schedule = schedule_of(method, self._parts, self.work)
-        cost = self._costs(schedule)
+        cost = self._costs(method)
         found: list[Outcome] = []
         differences = []
         for reference in self.references:
@@ -99,7 +98,7 @@ class Sweep:
         times = self._times(method)
         return {
             **describe_cell(cell),
-            "mean_keep": schedule.mean_keep,
+            "mean_keep": schedule_of(method, self._parts, self.work).mean_keep,
             "prefill_macs_ratio": cost.prefill_macs / self.full.prefill_macs,
             "kv_ratio": cost.kv_bytes[0] / self.full.kv_bytes[0],
             "kv_mean_ratio": sum(cost.kv_bytes) / sum(self.full.kv_bytes),
@@ -128,9 +127,11 @@ class Sweep:
         tokens = picture_of(self.model.config, size).tokens
         return Workload(tokens, round(statistics.median(text)), new, picture=size)
 
-    def _costs(self, schedule: Any) -> Costs:
-        element = self.model.dtype.itemsize
-        return costs_of(self.counter, self.picture, schedule, self.work, element)
+    def _costs(self, method: Method) -> Costs:
+        schedule, element = schedule_of(method, self._parts, self.work), self.model.dtype.itemsize
+        return costs_of(
+            self.counter, self.picture, schedule, self.work, element, method.kv_cache_dtype
+        )
 
     def _times(self, method: Any) -> dict[str, float]:
         """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""

@@ -68,7 +68,7 @@ def test_codes_lose_half_a_step(kind: str, numbers: int, dtype: torch.dtype) -> 
     assert isinstance(form, Codes)
     slots = form.encode(states)
     assert slots.shape == (2, 3, 5, form.size)
-    assert slots[0, 0, 0].nbytes == slot_bytes(kind, numbers, dtype)
+    assert slots[0, 0, 0].nbytes == slot_bytes(kind, numbers, dtype.itemsize)
     groups = numbers // form.group
     assert form.size == numbers * BITS[kind] // 8 + groups * 2 * dtype.itemsize
     back = form.decode(slots)
@@ -144,7 +144,7 @@ def test_bytes_are_those_of_the_bits(name: str, kind: str) -> None:
         for number in parts.keyed:
             theirs, mine = stock.layers[number - 1], cache.layers[number - 1]
             heads, head = theirs.keys.shape[1], theirs.keys.shape[3]
-            predicted += 2 * heads * mine.alive * slot_bytes(kind, head, theirs.keys.dtype)
+            predicted += 2 * heads * mine.alive * slot_bytes(kind, head, 4)
         assert session.kv_bytes[-1] == predicted == cache.live_bytes
         held = sum(x.nbytes for layer in stock.layers for x in (layer.keys, layer.values))
         assert session.untrimmed_kv_bytes[-1] == held

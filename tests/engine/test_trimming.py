@@ -339,12 +339,6 @@ def test_the_inner_model_can_be_trimmed_too(llava: Any) -> None:
     torch.testing.assert_close(llava.lm_head(inner), whole)
 
 
-def test_a_decoder_on_several_devices_is_refused(llava: Any) -> None:
-    llava.model.language_model.layers[3].to("meta")
-    with pytest.raises(ValueError, match="several devices"), st3.trim(llava):
-        pass
-
-
 def test_scores_survive_half_precision() -> None:
     view = LayerView(
         query=torch.full((1, 2, 4, 128), 30.0, dtype=torch.float16),
