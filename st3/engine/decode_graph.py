@@ -101,6 +101,8 @@ class DecodeGraph:
             self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
         if not parts.plain or parts.merger is parts.decoder:
             self.hindrance = "this model has layers that see a window, keep a state or borrow keys"
+        if session.plan.ranks is not None:
+            self.hindrance = "a tensor-parallel model's steps wait for other processes"
         self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
         if cuda_graphs and self.cannot_record is not None and self.compiled is None:
             self.hindrance = self.cannot_record
