@@ -103,6 +103,8 @@ class DecodeGraph:
             self.hindrance = "this model has layers that see a window, keep a state or borrow keys"
         if len(lies) > 1 or self.device.type == "meta":
             self.hindrance = "this model's layers lie on several devices, or are offloaded"
+        if session.plan.ranks is not None:
+            self.hindrance = "a tensor-parallel model's steps wait for other processes"
         self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
         if cuda_graphs and self.cannot_record is not None and self.compiled is None:
             self.hindrance = self.cannot_record

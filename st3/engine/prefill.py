@@ -169,7 +169,7 @@ class Prefill:
             view = LayerView(
                 query, key, scaling, valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
-                allowed=allowed, softcap=softcap, frames=self._frames,
+                allowed=allowed, softcap=softcap, frames=self._frames, across=self.plan.ranks,
             )  # fmt: skip
             self.recent[layer] = self.scorer.score(view)
         first = self.group.first == 1 and self.schedule.anneals

@@ -15,6 +15,7 @@ import torch
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.prompt import Prompt
+from st3.engine.ranks import HeadRanks
 from st3.engine.turn import Turn
 from st3.families.parts import Parts
 from st3.methods import Method
@@ -31,6 +32,7 @@ class Plan:
         parts: of the model.
         max_new_tokens: what the cache makes room for; None: 64, then more as needed.
         schedule, scorer, groups: follow from them.
+        ranks: that hold other heads of the model, None where it is whole.
     """
 
     method: Method
@@ -39,28 +41,26 @@ class Plan:
     schedule: Schedule
     scorer: Scorer
     groups: tuple[Group, ...]
+    ranks: HeadRanks | None = None
 
     @classmethod
     def of(
-        cls,
-        method: Method,
-        parts: Parts,
-        max_new_tokens: int | None = None,
-        tokens: int = 0,
-    ) -> Plan:
+        cls, method: Method, parts: Parts, max_new_tokens: int | None = None, tokens: int = 0,
+        ranks: HeadRanks | None = None,
+    ) -> Plan:  # fmt: skip
         """The plan for prompts of so many tokens: which layers see all of them decides."""
         schedule, seeing = method.schedule(len(parts.layers)), None
         if not parts.plain:
             seeing = parts.seeing(tokens)
             schedule = schedule.fitted(seeing, min(parts.lenders) - 1 if parts.lenders else None)
         scorer, groups = SCORERS[method.scorer], schedule.groups(seeing)
-        return cls(method, parts, max_new_tokens, schedule, scorer, groups)
+        return cls(method, parts, max_new_tokens, schedule, scorer, groups, ranks)
 
     def for_prompt(self, tokens: int) -> Plan:
         """The same for a prompt of this length."""
         if not self.parts.windows:
             return self
-        return Plan.of(self.method, self.parts, self.max_new_tokens, tokens)
+        return Plan.of(self.method, self.parts, self.max_new_tokens, tokens, self.ranks)
 
     @property
     def layers(self) -> int:
@@ -81,7 +81,7 @@ class Record:
         turns: forwards that brought visual tokens, the prompt first, whatever it brought.
         generated: tokens generated and fed back so far.
         kv_bytes: bytes of live keys and values after prefill and after each later forward; padding
-            of a ragged batch counts.
+            of a ragged batch counts. Those of this process, where others hold other heads.
         untrimmed_kv_bytes: the same had nothing been dropped.
         padding: bool [B, n], False where there is no token; None where all are.
         padded: whether any row has been padded so far.

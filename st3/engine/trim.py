@@ -20,6 +20,7 @@ from st3.engine.attention import BACKENDS
 from st3.engine.decode_graph import COMPILERS
 from st3.engine.entry import Trim
 from st3.engine.hooks import Hooks
+from st3.engine.ranks import head_ranks
 from st3.engine.record import Plan
 from st3.engine.scope import opened_here
 from st3.engine.session import TrimSession
@@ -51,6 +52,9 @@ def trim(
     that were dropped are finite and mean nothing: so does the label of a text token right behind a
     picture, which its last visual token would predict. Attention weights are those of the tokens
     alive.
+
+    Under tensor parallelism every process opens its own, with the same arguments: all keep the same
+    tokens, and each counts the bytes of its own heads.
 
     Args:
         model: a model that `st3.load` or transformers made, of a family that fits (docs/models.md);
@@ -92,8 +96,14 @@ def trim(
     doubt = unproven(model)
     if doubt is not None:
         warnings.warn(doubt, stacklevel=3)
-    _check(model, hooks)
-    opened = Trim(TrimSession(Plan.of(method, hooks.parts, max_new_tokens)))
+    _check(hooks)
+    plan = Plan.of(method, hooks.parts, max_new_tokens, ranks=head_ranks(model))
+    if plan.ranks is not None and not plan.scorer.across_ranks:
+        raise ValueError(
+            f"the scorer {method.scorer!r} sees the heads of one process alone under tensor "
+            "parallelism: let it merge heads by LayerView.merged, and set its across_ranks = True"
+        )
+    opened = Trim(TrimSession(plan))
     with _LOCK:
         hooks = _HOOKED.get(hooks.decoder, hooks)
         if opened_here(hooks.trims) is not None:
@@ -121,7 +131,7 @@ def trim(
         opened.session.close()
 
 
-def _check(model: Any, hooks: Hooks) -> None:
+def _check(hooks: Hooks) -> None:
     """Refuse what cannot be trimmed as it lies there.
 
     Raises:
@@ -139,5 +149,3 @@ def _check(model: Any, hooks: Hooks) -> None:
                 f"layer {number} of the decoder is split over {' and '.join(lies)}: give each "
                 "layer one device in the device map"
             )
-    if (getattr(model, "_tp_size", None) or 1) > 1:
-        raise ValueError("st3 cannot trim under tensor parallelism: each rank would choose alone")

@@ -18,6 +18,8 @@ import torch
 from st3.methods.attention_rows import attention_rows
 
 _GOLDEN = (5**0.5 - 1) / 2
+How = Literal["mean", "max"]
+"""How heads are merged."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class LayerView:
         frames: makes int64 [B, n], for visual tokens the number of their frame or picture through
             the row; see `LayerView.frame`.
         softcap: logits go through softcap * tanh(logits / softcap), if there is one.
+        across: where other processes hold other heads: makes what was merged over the heads here
+            what it is over all of them.
     """
 
     query: torch.Tensor
@@ -51,6 +55,7 @@ class LayerView:
     allowed: Callable[[int], torch.Tensor] | None = None
     softcap: float | None = None
     frames: Callable[[], torch.Tensor] | None = None
+    across: Callable[[torch.Tensor, How], torch.Tensor] | None = None
 
     @property
     def frame(self) -> torch.Tensor:
@@ -67,6 +72,15 @@ class LayerView:
         )
         return rows[..., -self.visual.shape[1] :]
 
+    def merged(self, values: torch.Tensor, how: How = "mean") -> torch.Tensor:
+        """Float32 [B, heads, ...] of query or key heads, merged over all heads: [B, ...].
+
+        Those that other processes hold count as well. The smaller it is, the less is sent: sum
+        over rows first.
+        """
+        found = values.mean(1) if how == "mean" else values.amax(1)
+        return found if self.across is None else self.across(found, how)
+
 
 class Scorer(ABC):
     """Importance of tokens; only the values of visual tokens are ever used."""
@@ -75,6 +89,14 @@ class Scorer(ABC):
     """Whether it asks for `LayerView.frame`."""
     layers_summed: int = 1
     """Scores of this many layers, up to the deciding one, are added."""
+
+    @property
+    def across_ranks(self) -> bool:
+        """Whether it is right where processes hold different heads: `LayerView.merged` sees to it.
+
+        A scorer that merges heads in no other way, or looks at none, says True.
+        """
+        return False
 
     @abstractmethod
     def score(self, view: LayerView) -> torch.Tensor:
@@ -93,19 +115,21 @@ class AttentionScorer(Scorer):
     """
 
     queries: Literal["last", "prompt"] = "last"
-    heads: Literal["mean", "max"] = "mean"
+    heads: How = "mean"
     layers_summed: int = 1
+    across_ranks = True
 
     def score(self, view: LayerView) -> torch.Tensor:
         rows = 1 if self.queries == "last" else view.trailing
         probabilities = view.rows(rows)
-        merged = probabilities.mean(1) if self.heads == "mean" else probabilities.amax(1)
         if rows > 1:  # a shorter prompt's rows begin with its visual tokens or padding: leave those
             asks = ~view.visual[:, -rows:]
             if view.valid is not None:
                 asks = asks & view.valid[:, -rows:]
-            merged = merged * asks.unsqueeze(-1)
-        return merged.sum(1)
+            probabilities = probabilities * asks[:, None, :, None]
+        if self.heads == "mean":
+            return view.merged(probabilities.sum(2))
+        return view.merged(probabilities, self.heads).sum(1)
 
 
 @dataclass(frozen=True)
@@ -120,6 +144,11 @@ class FramesInTurn(Scorer):
 
     within: Scorer = AttentionScorer()
     looks_at_frames: bool = True
+
+    @property
+    def across_ranks(self) -> bool:
+        """As `within` is: the rest looks at no heads."""
+        return self.within.across_ranks
 
     def score(self, view: LayerView) -> torch.Tensor:
         """float64: minus the turn in which a token is taken, and below 1 for its score."""
@@ -144,6 +173,7 @@ class RandomScorer(Scorer):
     """No opinion: a random order, the floor that every scorer must beat."""
 
     seed: int = 0
+    across_ranks = True
 
     def score(self, view: LayerView) -> torch.Tensor:
         # One draw a visual token, the same in every layer, so that the choices are nested.
@@ -158,6 +188,8 @@ class UniformScorer(Scorer):
     once, so the tokens above any threshold are too, and thresholds that rise nest.
     """
 
+    across_ranks = True
+
     def score(self, view: LayerView) -> torch.Tensor:
         return golden_spread(view.ordinal)
 
@@ -166,11 +198,13 @@ class UniformScorer(Scorer):
 class KeyNormScorer(Scorer):
     """Small keys are important (Devoto et al., EMNLP 2024, arXiv 2406.11430); mean over heads."""
 
+    across_ranks = True
+
     def score(self, view: LayerView) -> torch.Tensor:
         norms: torch.Tensor = torch.linalg.vector_norm(
             view.key[:, :, -view.visual.shape[1] :].float(), dim=-1
         )
-        return -norms.mean(1)
+        return -view.merged(norms)
 
 
 @lru_cache(maxsize=8)
