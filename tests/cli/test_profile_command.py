@@ -93,7 +93,12 @@ def test_the_share_that_fastv_publishes(st3_: Any) -> None:
     rows = json.loads(result.out)["rows"][1:]
     assert [f"{row['prefill_macs_ratio']:.0%}" for row in rows] == ["55%", "33%", "20%"]
     assert rows[0]["method"] == "fastv:k=2,r=0.5"
-    assert rows[2]["settings"] == {"scorer": "last-token", "k": 2, "r": 0.9}
+    assert rows[2]["settings"] == {
+        "scorer": "last-token",
+        "kv_cache_dtype": "auto",
+        "k": 2,
+        "r": 0.9,
+    }
     assert rows[0]["decode_macs"] == 0
     assert rows[0]["decode_macs_ratio"] is None
 
@@ -251,7 +256,7 @@ def changed(path: Path, **text: Any) -> Path:
     [
         (["--methods", "magic"], 2, "unknown method 'magic'; known: none"),
         (["--methods", "FastVV"], 2, "unknown method 'FastVV' (did you mean fastv?)"),
-        (["--methods", "fastv:q=1"], 2, "no parameter 'q'; it has: scorer, k, r"),
+        (["--methods", "fastv:q=1"], 2, "no parameter 'q'; it has: scorer, kv_cache_dtype, k, r"),
         (["--methods", "fastv:k=32"], 2, "K must lie in 1..31"),
         (["--methods", "vtw,fastv", "--tau", "3"], 2, "--tau is for the ST3 family"),
         (["--ratio", "0.3"], 2, "the largest R for this S"),
@@ -392,7 +397,12 @@ def test_methods(st3_: Any) -> None:
         assert cls.source.split()[-1] in result.out
     found = json.loads(st3_("methods", "--json").out)
     assert [method["name"] for method in found["methods"]] == list(METHODS)
-    assert found["methods"][4]["parameters"] == {"scorer": "last-token", "k": 2, "r": 0.5}
+    assert found["methods"][4]["parameters"] == {
+        "scorer": "last-token",
+        "kv_cache_dtype": "auto",
+        "k": 2,
+        "r": 0.5,
+    }
     assert "uniform" in found["scorers"]
 
 

@@ -97,6 +97,7 @@ def test_two_devices_are_one(name: str, method: str, cut: int, devices: tuple[st
     torch.testing.assert_close(logits, torch.stack(want.logits), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")
 @pytest.mark.parametrize("how", ["hooks", "cpu", "disk"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gemma4"])
@@ -137,6 +138,7 @@ def test_a_layer_in_two_places_is_refused() -> None:
             st3.trim(model, "st3").__enter__()
 
 
+@pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")
 def test_recordings_rest_where_layers_lie_apart() -> None:
     model = ZOO["llava"].build()
     cpu_offload(model, torch.device("cpu"))

@@ -122,7 +122,7 @@ def test_specs() -> None:
     [
         ("", "no method in ''; known: none, pvtp"),
         ("none,quick", "unknown method 'quick'; known: none, pvtp, vta, st3, fastv"),
-        ("fastv:x=2", "no parameter 'x'; it has: scorer, k, r"),
+        ("fastv:x=2", "no parameter 'x'; it has: scorer, kv_cache_dtype, k, r"),
         ("fastv:k", "name=value, got 'k'"),
         ("fastv:k=", "name=value, got 'k='"),
         ("fastv:k=two", "k must be a whole number, got 'two'"),

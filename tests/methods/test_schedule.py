@@ -143,7 +143,7 @@ def test_rounding_is_the_exact_share_s() -> None:
         ({"tau": 0}, "tau must be at least 1"),
         ({"annealing": "sine"}, "known: cosine"),
         ({"scorer": "best"}, "known: last-token"),
-        ({"keep": 1}, "it has: scorer, prune_ratio"),
+        ({"keep": 1}, "it has: scorer, kv_cache_dtype, prune_ratio"),
     ],
 )
 def test_bad_parameters(parameters: dict[str, object], part: str) -> None:
