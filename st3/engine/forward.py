@@ -16,6 +16,7 @@ from st3.engine.attention import FORWARD, stand_in, stock_attention
 from st3.engine.cache import TrimmedCache
 from st3.engine.kernels import call_attention
 from st3.engine.masks import CAUSAL, MaskRule, attention_mask, in_form, rule_mask
+from st3.engine.packed import Packed
 from st3.engine.prefill import Prefill
 from st3.engine.record import Record
 from st3.engine.session import TrimSession
@@ -48,6 +49,7 @@ class Forward:
         self.cache, self.prefill = cache, prefill
         self.parts = record.plan.parts
         self._masks: dict[tuple[int, int, torch.device], torch.Tensor] = {}
+        self._lines: dict[tuple[int, torch.device], Packed] = {}
 
     def arguments(self) -> dict[str, Any]:
         """What the decoder is to be called with."""
@@ -64,9 +66,6 @@ class Forward:
                 changed[name] = self.prefill.follow(arguments[name], behind)
         if number in self.parts.recurrent:
             changed["attention_mask"] = self.prefill.valid
-        if self.backend.startswith("flash"):
-            # Positions with gaps look like packed sequences to FlashAttention's wrapper.
-            changed["position_ids"] = None
         return arguments | changed
 
     def attend(
@@ -111,8 +110,14 @@ class Forward:
         ):  # a prefill under autocast, and a step without
             key, value = key.to(query.dtype), value.to(query.dtype)
         if rule is None or rule.plain:
-            mask = attention_mask(valid, query, key, backend)
             kwargs["is_causal"] = True  # some modules say otherwise, and rely on their mask
+            # Positions with gaps look like packed sequences to FlashAttention's wrapper.
+            kwargs["position_ids"] = None
+            if backend.startswith("flash") and valid is not None:
+                packed = self._pack(layer, valid, query.shape[2])
+                function, named = stock_attention(module, backend), stand_in(module, backend)
+                return packed.attend(function, named, query, key, value, **kwargs)
+            mask = attention_mask(valid, query, key, backend)
         else:
             if backend.startswith("flash"):  # which knows no such masks
                 backend = "sdpa"
@@ -127,6 +132,13 @@ class Forward:
         if backend.startswith("flash"):
             return function(stand_in(module, backend), query, *args, **kwargs)
         return call_attention(function, module, query, *args, **kwargs)
+
+    def _pack(self, layer: int, valid: torch.Tensor, queries: int) -> Packed:
+        """How FlashAttention gets rows of different lengths, found once for a group's layers."""
+        key = self.record.run(layer)[0], valid.device
+        if key not in self._lines:
+            self._lines = {key: Packed.of(valid, queries)}
+        return self._lines[key]
 
     def _mask(
         self,

@@ -93,8 +93,8 @@ def attention_mask(
         backend: the attention implementation.
     """
     queries, keys = query.shape[2], key.shape[2]
-    if backend.startswith("flash"):
-        return valid
+    if backend.startswith("flash"):  # which gets uneven rows `packed`
+        return None
     if valid is None and (queries == 1 or (queries == keys and backend == "sdpa")):
         return None
     place = torch.arange(keys, device=key.device)

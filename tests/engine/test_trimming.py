@@ -12,11 +12,9 @@ from conftest import IMAGE, greedy, prompts, tiny_llava
 from families.talk import Talk, oracle
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextStreamer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import st3
 from st3.engine.attention import FORWARD
-from st3.engine.masks import attention_mask
 from st3.methods import make_method
 from st3.methods.scorers import SCORERS, LayerView
 
@@ -302,32 +300,6 @@ def test_a_later_turn_does_not_anneal(llava: Any) -> None:
         llava(input_ids=torch.ones(1, 1).long(), past_key_values=cache)
         assert session.generated == 1
         assert session.untrimmed_kv_bytes[-1] == 80 * 10 * 2 * 2 * 16 * 4
-
-
-def test_flash_attention_is_asked_for_by_its_own_name(
-    llava: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stand-in on the CPU: what it gets is what the real one needs."""
-    seen: list[Any] = []
-
-    def stand_in(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
-        seen.append((module.config._attn_implementation, mask, kwargs.get("position_ids")))
-        causal = mask if mask is not None and mask.dim() == 4 else None
-        if module.config._attn_implementation == "flash_attention_2":
-            causal = attention_mask(mask, query, key, "sdpa")
-        return sdpa_attention_forward(module, query, key, value, causal, **kwargs)
-
-    monkeypatch.setattr("st3.engine.forward.stock_attention", lambda module, name: stand_in)
-    inputs = prompts("ttItttt", "tItt")
-    with st3.trim(llava, "st3", **TRIMMED):
-        want = greedy(llava, inputs).sequences
-    llava.model.language_model.config._attn_implementation = "flash_attention_2"
-    with st3.trim(llava, "st3", **TRIMMED):
-        got = greedy(llava, inputs).sequences
-    assert torch.equal(want, got)
-    flash = [x for x in seen if x[0] == "flash_attention_2"]
-    assert len(flash) == len(seen) // 2
-    assert all(mask.dim() == 2 and position is None for _, mask, position in flash[:10])
 
 
 def test_the_inner_model_can_be_trimmed_too(llava: Any) -> None:

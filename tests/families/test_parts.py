@@ -6,6 +6,7 @@ import copy
 import warnings
 from typing import Any
 
+import flash
 import pytest
 import torch
 import transformers
@@ -13,11 +14,9 @@ from conftest import greedy, prompts, tiny_config, tiny_llava
 from families.table import MADE_WITH, table, written
 from families.zoo import ZOO
 from transformers import AutoConfig
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import st3
 from st3.engine.attention import stock_attention
-from st3.engine.masks import attention_mask
 from st3.families.parts import find_parts, judge, unproven
 from st3.families.proven import PROVEN
 
@@ -130,7 +129,7 @@ def test_a_mask_from_elsewhere_is_an_error() -> None:
 
 @pytest.mark.parametrize("name", ["gemma3", "llava_next, sliding mistral"])
 def test_windows_under_flash_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It knows no windows over gaps: where one limits, SDPA takes over. A stand-in on the CPU."""
+    """It knows no windows over gaps: where one limits, SDPA takes over."""
     model = ZOO[name].build()
     inputs = ZOO[name].inputs(model, ZOO[name].padded)
     parameters = {"prune_ratio": 0.5, "stride": 1, "ratio": 0.15, "tau": 9}
@@ -138,17 +137,11 @@ def test_windows_under_flash_attention(name: str, monkeypatch: pytest.MonkeyPatc
         want = greedy(model, inputs, suppress_tokens=list(range(93, 100)))
     called: list[str] = []
 
-    def stand_in(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
-        called.append("flash")
-        assert mask is None or mask.dim() == 2
-        mask = attention_mask(mask, query, key, "sdpa")
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-
     def choose(module: Any, backend: str) -> Any:
-        if backend.startswith("flash"):
-            return stand_in
         called.append(backend)
         return stock_attention(module, backend)
+
+    flash.play(monkeypatch)
 
     monkeypatch.setattr("st3.engine.forward.stock_attention", choose)
     find_parts(model).decoder.config._attn_implementation = {"": "flash_attention_2"}
@@ -157,7 +150,9 @@ def test_windows_under_flash_attention(name: str, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(got.sequences, want.sequences)
     for mine, theirs in zip(got.logits, want.logits, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
-    assert {*called} == ({"sdpa"} if name.startswith("llava_next") else {"flash", "sdpa"})
+    assert {*called} == (
+        {"sdpa"} if name.startswith("llava_next") else {"flash_attention_2", "sdpa"}
+    )
 
 
 def test_an_argument_of_the_decoder_that_we_do_not_know() -> None:
