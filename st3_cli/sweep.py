@@ -56,7 +56,9 @@ def sweep(
     ] = 12,
     max_new_tokens: Annotated[int, _data("Longest answer.", min=1, metavar="N")] = 64,
     batch_size: Annotated[int, _data("Questions at a time.", min=1, metavar="N")] = 16,
+    quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
+    device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     seed: o.SeedOption = 0,
@@ -135,12 +137,14 @@ def sweep(
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed,
         "dtype": dtype.value,
         "attn_implementation": attn_implementation.value if attn_implementation else None,
+        **({"quantization": quantization.value} if quantization else {}),
     }  # fmt: skip
 
     def make() -> Sweep:
         live, processor = load_model(
-            model, str(where), dtype, attn_implementation, quiet=ranks.rank > 0
-        )
+            model, "auto" if device_map else str(where), dtype, attn_implementation,
+            quantization, device_map, quiet=ranks.rank > 0,
+        )  # fmt: skip
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 
     try:
