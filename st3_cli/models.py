@@ -23,8 +23,7 @@ def load_model(
     Raises:
         UsageError: a device and a device map.
     """
-    if device_map is not None and device != "auto":
-        raise UsageError("--device-map takes the place of --device: give one of them")
+    check_device_map(device, device_map)
 
     from st3.inference.device_map import read_device_map
     from st3.inference.loading import load
@@ -40,6 +39,16 @@ def load_model(
     if not quiet:
         note_set_aside(live)
     return live, processor
+
+
+def check_device_map(device: str, device_map: str | None) -> None:
+    """See that one of both says where weights lie.
+
+    Raises:
+        UsageError: both do.
+    """
+    if device_map is not None and device != "auto":
+        raise UsageError("--device-map takes the place of --device: give one of them")
 
 
 def note_hub(name: str) -> None:

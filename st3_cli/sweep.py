@@ -18,7 +18,7 @@ from st3_cli import question as q
 from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
-from st3_cli.models import load_model, note_hub
+from st3_cli.models import check_device_map, load_model, note_hub
 from st3_cli.outputs import check_folder
 from st3_cli.progress import cell_bar
 
@@ -90,6 +90,7 @@ def sweep(
     if ratios is not None and final_keep is not None:
         raise UsageError("--ratios and --final-keep both say how much is left: give one of them")
     check_folder("--output", output)
+    check_device_map(device, device_map)
 
     from st3.inference.configs import find_config
     from st3.machine import describe_machine
@@ -137,7 +138,7 @@ def sweep(
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed,
         "dtype": dtype.value,
         "attn_implementation": attn_implementation.value if attn_implementation else None,
-        **({"quantization": quantization.value} if quantization else {}),
+        "quantization": quantization.value if quantization else None,
     }  # fmt: skip
 
     def make() -> Sweep:

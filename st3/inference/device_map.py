@@ -62,21 +62,23 @@ def places_of(device_map: str | Mapping[str, Any], config: Any) -> str | dict[st
         return device_map
     model = meta_model(config)
     places = {str(name): _device(where) for name, where in device_map.items()}
-    tensors = _names("", model)
-    for name in places:
-        if name and not any(f"{tensor}.".startswith(f"{name}.") for tensor in tensors):
-            raise ValueError(f"the device map names {name!r}, which the model does not have")
-    lost = [name for name in tensors if place_of(name, places) is None]
+    names = _names("", model)
+    for prefix in places:
+        if prefix and not any(f"{name}.".startswith(f"{prefix}.") for name in names):
+            raise ValueError(f"the device map names {prefix!r}, which the model does not have")
+    found = {name: place_of(name, places) for name in names}
+    where = {name: device for name, device in found.items() if device is not None}
+    lost = [name for name in names if name not in where]
     if lost:
         raise ValueError(
             f"the device map leaves {len(lost)} weights without a device, {lost[0]} among them: "
             'give "" a device for all the others'
         )
-    whole = {id(layer) for layer in find_parts(model).layers}
+    layers = {id(layer) for layer in find_parts(model).layers}
     for name, module in model.named_modules():
-        if id(module) in whole or type(module).__name__ in (model._no_split_modules or ()):
-            _check_whole(name, module, places)
-    return _disjoint("", model, places)
+        if id(module) in layers or type(module).__name__ in (model._no_split_modules or ()):
+            _check_whole(name, module, where)
+    return _disjoint("", model, where)
 
 
 def place_of(name: str, places: Mapping[str, torch.device]) -> torch.device | None:
@@ -97,20 +99,18 @@ def first_device(places: str | Mapping[str, torch.device]) -> torch.device:
 
 
 def _disjoint(
-    name: str, module: nn.Module, places: Mapping[str, torch.device]
+    name: str, module: nn.Module, where: Mapping[str, torch.device]
 ) -> dict[str, torch.device]:
-    """The same map by the largest modules that lie on one device."""
-    keys = _names(name, module)
-    devices = {place_of(key, places) for key in keys}
+    """A map by the largest modules that lie on one device, of one by tensors."""
+    names = _names(name, module)
+    devices = {where[each] for each in names}
     if len(devices) == 1:
-        return {name: device for device in devices if device is not None}
-    found: dict[str, torch.device] = {}
-    inner = {child: f"{name}.{child}".removeprefix(".") for child, _ in module.named_children()}
-    for key in keys:  # its own
-        if not any(key.startswith(f"{each}.") for each in inner.values()):
-            found |= {key: device for device in [place_of(key, places)] if device is not None}
-    for child, full in inner.items():
-        found |= _disjoint(full, module.get_submodule(child), places)
+        return dict.fromkeys([name], *devices)
+    inner = {f"{name}.{child}".removeprefix("."): part for child, part in module.named_children()}
+    own = [each for each in names if not any(each.startswith(f"{child}.") for child in inner)]
+    found = {each: where[each] for each in own}
+    for child, part in inner.items():
+        found |= _disjoint(child, part, where)
     return found
 
 
@@ -121,13 +121,13 @@ def _names(name: str, module: nn.Module) -> list[str]:
     return [key for key, _ in (*parameters, *buffers)]
 
 
-def _check_whole(name: str, module: nn.Module, places: Mapping[str, torch.device]) -> None:
-    inside = _names(name, module)
-    devices = {str(place_of(key, places)).replace("meta", "disk") for key in inside}
+def _check_whole(name: str, layer: nn.Module, where: Mapping[str, torch.device]) -> None:
+    devices = {where[each] for each in _names(name, layer)}
     if len(devices) > 1:
+        words = sorted("disk" if device == DISK else str(device) for device in devices)
         raise ValueError(
-            f"the device map splits {name} over {' and '.join(sorted(devices))}: a layer must lie "
-            "on one device"
+            f"the device map splits {name} over {' and '.join(words)}: a layer must lie on one "
+            "device"
         )
 
 

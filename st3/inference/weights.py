@@ -70,8 +70,11 @@ def live_bytes(model: Any) -> dict[str, int]:
     seen: set[Any] = set()
     for module in model.modules():
         for held in (*module._parameters.values(), *module._buffers.values()):
-            for tensor in () if held is None else _pieces(held, module):
-                key = id(tensor) if tensor.device.type == "meta" else _place(tensor)
+            for number, tensor in enumerate(() if held is None else _pieces(held, module)):
+                place: Any = tensor.data_ptr(), tensor.numel(), tensor.dtype
+                if tensor.device.type == "meta":  # which has no addresses
+                    place = id(held), number
+                key = tensor.device, place
                 if key not in seen:
                     seen.add(key)
                     found[str(tensor.device)] += tensor.numel() * tensor.element_size()
@@ -96,8 +99,7 @@ def check_fits(
     Raises:
         ValueError: they do not; says by how much, and what would fit.
     """
-    devices = {*places.values()} - {DISK}
-    for device in sorted(devices, key=str):
+    for device in sorted({*places.values()} - {DISK}, key=str):
         sizes = predicted_bytes(config, dtype, quantization, device)
         needed = sum(n for key, n in sizes.items() if place_of(key, places) == device)
         free = free_memory(device)
@@ -107,7 +109,7 @@ def check_fits(
             raise ValueError(
                 f"{name} does not fit: its weights alone need {si(needed, 'B')} on {device} in "
                 f"{how}, {si(free, 'B')} are free, {si(needed - free, 'B')} too little: "
-                f"{_what_fits(config, dtype, device, free, len(devices) > 1)}"
+                f"{_what_fits(config, dtype, device, free, len(places) > 1)}"
             )
 
 
@@ -183,7 +185,3 @@ def _pieces(tensor: Any, module: Any) -> Iterator[torch.Tensor]:
         scales = tensor.SCB if tensor.SCB is not None else module.state.SCB
         if scales is not None:
             yield scales
-
-
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tensor.device, tensor.data_ptr(), tensor.numel(), tensor.dtype
