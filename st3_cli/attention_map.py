@@ -32,7 +32,9 @@ def attention_map(
     method: m.MethodOption = "st3",
     given: m.Given = m.NOTHING,
     settings: m.SettingsOption = None,
+    quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
+    device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     frames: q.FramesOption = None,
@@ -98,7 +100,9 @@ def attention_map(
     rows = _numbers("--layers", layers, text.num_hidden_layers)
     columns = _numbers("--heads", heads, text.num_attention_heads)
     opened = q.open_visuals(sources, frames, fps)
-    live, processor = load_model(model, device, dtype, attn_implementation)
+    live, processor = load_model(
+        model, device, dtype, attn_implementation, quantization, device_map
+    )
     visual = q.take_frames(opened, processor, frames, fps)
     if frames is None and fps is None:
         visual = q.fit_frames(visual, live, processor, prompt or demo.PROMPT)

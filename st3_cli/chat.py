@@ -36,7 +36,9 @@ def chat(
     method: m.MethodOption = "st3",
     given: m.Given = m.NOTHING,
     settings: m.SettingsOption = None,
+    quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
+    device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     frames: q.FramesOption = None,
@@ -74,7 +76,9 @@ def chat(
     chosen = build_method(method, layers, given)
     none = image is None and model != "demo"
     first = [] if none else [q.open_visuals([] if image is None else [image], None, None)]
-    live, processor = load_model(model, device, dtype, attn_implementation)
+    live, processor = load_model(
+        model, device, dtype, attn_implementation, quantization, device_map
+    )
 
     def shown(opened: Any) -> Any:
         total, timed = getattr(opened, "total", 0), getattr(opened, "timed", False)

@@ -8,6 +8,7 @@ import typer
 
 from st3 import __version__
 from st3_cli import attention_map, chat, env, families, methods, profile, run, sweep, verify
+from st3_cli.console import quiet_imports
 
 app = typer.Typer(
     name="st3",
@@ -48,5 +49,6 @@ app.command(name="env")(env.env)
 
 def command_line() -> int | None:
     """Parse the command line and run what it asks for; the exit code."""
+    quiet_imports()
     code: int | None = typer.main.get_command(app)(prog_name="st3", standalone_mode=False)
     return code

@@ -114,11 +114,22 @@ def _parts(least: Sequence[int], width: int) -> list[list[int]]:
     return [[0, *part] for part in parts]
 
 
+def quiet_imports() -> None:
+    """Before anything large is imported: torchao, where it is installed, comes with transformers.
+
+    It says which of its kernels are for other machines.
+    """
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def quiet_transformers() -> None:
     """Leave stderr to us: the warnings of transformers and the Hub are for programmers."""
     import transformers
 
     warnings.showwarning = _show_warning
+    for name in ("accelerate", "bitsandbytes"):  # which has a line for every layer
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     transformers.logging.set_verbosity_error()
     if not err.is_terminal:

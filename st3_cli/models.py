@@ -5,21 +5,50 @@ from __future__ import annotations
 from typing import Any
 
 from st3_cli.console import aside
+from st3_cli.errors import UsageError
 
 
 def load_model(
-    name: str, device: str, dtype: str, attn_implementation: str | None, *, quiet: bool = False
+    name: str,
+    device: str,
+    dtype: str,
+    attn_implementation: str | None,
+    quantization: str | None = None,
+    device_map: str | None = None,
+    *,
+    quiet: bool = False,
 ) -> tuple[Any, Any]:
-    """A model and its processor, see `st3.load`; with one note, if there is something to say."""
+    """A model and its processor, see `st3.load`; with one note, if there is something to say.
+
+    Raises:
+        UsageError: a device and a device map.
+    """
+    check_device_map(device, device_map)
+
+    from st3.inference.device_map import read_device_map
     from st3.inference.loading import load
 
-    attention = None if attn_implementation is None else str(attn_implementation)
     live, processor = load(
-        name, device=str(device), dtype=str(dtype), attn_implementation=attention
+        name,
+        device=str(device),
+        dtype=str(dtype),
+        attn_implementation=None if attn_implementation is None else str(attn_implementation),
+        quantization=None if quantization is None else str(quantization),
+        device_map=None if device_map is None else read_device_map(device_map),
     )
     if not quiet:
         note_set_aside(live)
     return live, processor
+
+
+def check_device_map(device: str, device_map: str | None) -> None:
+    """See that one of both says where weights lie.
+
+    Raises:
+        UsageError: both do.
+    """
+    if device_map is not None and device != "auto":
+        raise UsageError("--device-map takes the place of --device: give one of them")
 
 
 def note_hub(name: str) -> None:

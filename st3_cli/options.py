@@ -37,6 +37,16 @@ class Attention(enum.StrEnum):
     flash_attention_3 = "flash_attention_3"
 
 
+class Quantization(enum.StrEnum):
+    """Weights in few bits, see `st3.inference.quantization`."""
+
+    bnb_4bit = "bnb-4bit"
+    bnb_8bit = "bnb-8bit"
+    torchao_int8 = "torchao-int8"
+    torchao_int8_dynamic = "torchao-int8-dynamic"
+    torchao_int4 = "torchao-int4"
+
+
 class Compiler(enum.StrEnum):
     """Of decode steps."""
 
@@ -82,6 +92,21 @@ ModelOption = Annotated[
         MODEL, "--model", "-m", metavar="NAME",
         help="demo, a short name (7b, qwen2.5-vl-7b, ...; `st3 models`), a Hub id (or "
         "id@revision), or a folder.",
+    ),
+]  # fmt: skip
+QuantizationOption = Annotated[
+    Quantization | None,
+    option(
+        MODEL, "--quantization", metavar="NAME", show_default="none",
+        help=f"Keep the decoder's weights in few bits: {one_of(Quantization)}.",
+    ),
+]  # fmt: skip
+DeviceMapOption = Annotated[
+    str | None,
+    option(
+        COMPUTE, "--device-map", metavar="MAP",
+        help="In place of --device: auto, balanced or sequential, or a JSON file (or JSON text) "
+        "of modules and their devices.",
     ),
 ]  # fmt: skip
 DeviceOption = Annotated[

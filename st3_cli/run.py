@@ -40,7 +40,9 @@ def run(
     method: m.MethodOption = "st3",
     given: m.Given = m.NOTHING,
     settings: m.SettingsOption = None,
+    quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
+    device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
@@ -90,7 +92,9 @@ def run(
     chosen = build_method(method, layers, given)
     opened = q.open_visuals(sources, frames, fps)
     question = prompt if prompt is not None else demo.PROMPT
-    live, processor = load_model(model, device, dtype, attn_implementation)
+    live, processor = load_model(
+        model, device, dtype, attn_implementation, quantization, device_map
+    )
     visual = q.take_frames(opened, processor, frames, fps)
     if frames is None and fps is None:
         visual = q.fit_frames(visual, live, processor, question)

@@ -18,7 +18,7 @@ from st3_cli import question as q
 from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
-from st3_cli.models import load_model, note_hub
+from st3_cli.models import check_device_map, load_model, note_hub
 from st3_cli.outputs import check_folder
 from st3_cli.progress import cell_bar
 
@@ -56,7 +56,9 @@ def sweep(
     ] = 12,
     max_new_tokens: Annotated[int, _data("Longest answer.", min=1, metavar="N")] = 64,
     batch_size: Annotated[int, _data("Questions at a time.", min=1, metavar="N")] = 16,
+    quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
+    device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     seed: o.SeedOption = 0,
@@ -88,6 +90,7 @@ def sweep(
     if ratios is not None and final_keep is not None:
         raise UsageError("--ratios and --final-keep both say how much is left: give one of them")
     check_folder("--output", output)
+    check_device_map(device, device_map)
 
     from st3.inference.configs import find_config
     from st3.machine import describe_machine
@@ -135,12 +138,14 @@ def sweep(
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed,
         "dtype": dtype.value,
         "attn_implementation": attn_implementation.value if attn_implementation else None,
+        "quantization": quantization.value if quantization else None,
     }  # fmt: skip
 
     def make() -> Sweep:
         live, processor = load_model(
-            model, str(where), dtype, attn_implementation, quiet=ranks.rank > 0
-        )
+            model, "auto" if device_map else str(where), dtype, attn_implementation,
+            quantization, device_map, quiet=ranks.rank > 0,
+        )  # fmt: skip
         return Sweep(live, processor, asked, batch=batch_size, max_new_tokens=max_new_tokens)
 
     try:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from st3.inference.loading import random_model
 from st3.inference.presets import known_config
+from st3.inference.random_weights import random_model
 from st3.inference.shrink import shrink
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
 from st3.profiling.picture import STANDARD, picture_of

@@ -1,13 +1,12 @@
 """From a name to a model and its processor: `demo`, `7b`, `13b`, a Hub id or a local folder.
 
-One path for all of them: transformers' own `from_pretrained`, safetensors only. `random_model`
-makes a model of the same shape with random weights, for measuring without a download.
+One path for all of them: transformers' own `from_pretrained`, safetensors only. What cannot be is
+refused before weights are read: bits, devices and memory are looked at first.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -20,10 +19,18 @@ from transformers import (
 )
 
 from st3.families.meta import meta_model
-from st3.families.parts import judge
 from st3.inference.checkpoints import Source, check_weights, fetching, find
 from st3.inference.configs import load_config
+from st3.inference.device_map import DISK, first_device, places_of
 from st3.inference.processors import load_processor
+from st3.inference.quantization import (
+    Quantization,
+    check_stored,
+    find_quantization,
+    transformers_config,
+    try_on,
+)
+from st3.inference.weights import check_fits
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _LARGE = 1_000_000_000  # parameters above which fp32 on a CPU is a waste of memory
@@ -36,6 +43,8 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     attn_implementation: str | None = None,
+    quantization: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model for inference, and its processor.
 
@@ -46,21 +55,30 @@ def load(
             models below a billion parameters and bf16 above.
         revision: branch, tag or commit on the Hub.
         attn_implementation: passed to transformers; its default (SDPA) if None.
+        quantization: one of `st3.inference.quantization.QUANTIZATIONS`: linear layers of the
+            decoder are kept in few bits, the rest in `dtype`.
+        device_map: in place of `device`: one of `STRATEGIES`, or module -> device.
 
     Raises:
-        ValueError: a name, device, dtype, family or checkpoint that cannot be used.
+        ValueError: a name, device, dtype, quantization, device map, family or checkpoint that
+            cannot be used, or weights that do not fit into memory.
         OSError: not found, or not reachable.
     """
+    if device_map is not None and device != "auto":
+        raise ValueError("device and device_map both say where weights lie: give one of them")
     source = find(name, revision)
+    how = None if quantization is None else find_quantization(quantization)
     config = load_config(source)
-    chosen = find_device(device)
-    numbers = find_dtype(dtype, chosen, config)
+    places = None if device_map is None else places_of(device_map, config)
+    chosen = find_device(device) if places is None else first_device(places)
+    numbers = find_dtype(dtype, chosen, config, how)
     check_weights(source)
     with fetching(source):
         processor = load_processor(source, config)
     model = load_weights(
-        source, config, device=chosen, dtype=numbers, attn_implementation=attn_implementation
-    )
+        source, config, device=chosen, dtype=numbers, attn_implementation=attn_implementation,
+        quantization=how, device_map=places,
+    )  # fmt: skip
     return model, processor
 
 
@@ -71,6 +89,8 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
+    device_map: str | Mapping[str, torch.device] | None = None,
 ) -> PreTrainedModel:
     """A checkpoint's model alone, for inference.
 
@@ -79,12 +99,30 @@ def load_weights(
         config: the model's.
         device, dtype: where and in what.
         attn_implementation: as for `load`.
+        quantization: of linear layers of the decoder; one that a checkpoint has already is kept.
+        device_map: a strategy, or what `places_of` found; None: all on `device`.
 
     Raises:
-        ValueError: no weights, not all of them, or a generation_config.json that makes no sense.
+        ValueError: no weights, not all of them, a generation_config.json that makes no sense, a
+            quantization that does not go with the checkpoint or the device, or too little memory.
         OSError: not found, or not reachable.
     """
     check_weights(source)
+    stored = check_stored(config, source.place, quantization)
+    places = {"": device} if device_map is None else device_map
+    devices = {device}
+    options: dict[str, Any] = {"device_map": places}
+    if not isinstance(places, str):
+        devices = {*places.values()} - {DISK}
+        options["device_map"] = {n: "disk" if d == DISK else str(d) for n, d in places.items()}
+        if not stored:
+            check_fits(source.place, config, dtype, quantization, places)
+    if quantization is not None:
+        for where in devices:
+            try_on(quantization, where, dtype)
+        options["quantization_config"] = transformers_config(
+            meta_model(config), quantization, device, dtype
+        )
     with fetching(source), _reading(source):
         _check_generation(source)
         model, report = cast(
@@ -98,6 +136,7 @@ def load_weights(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **options,
             ),
         )
     missing = sorted(report["missing_keys"])
@@ -106,7 +145,7 @@ def load_weights(
             f"{source.place} lacks {len(missing)} weights of a {config.model_type} model, "
             f"{missing[0]} among them: the checkpoint is incomplete"
         )
-    return cast(PreTrainedModel, model.to(device).eval())
+    return cast(PreTrainedModel, model.eval())
 
 
 @contextmanager
@@ -138,32 +177,6 @@ def _check_generation(source: Source) -> None:
         ) from error
 
 
-def random_model(
-    config: Any,
-    *,
-    device: str = "auto",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    attn_implementation: str | None = None,
-) -> PreTrainedModel:
-    """A model of this configuration with random weights: it times as a trained one would.
-
-    Raises:
-        ValueError: a family that does not fit, or no such device.
-    """
-    judge(config)
-    torch.manual_seed(seed)
-    with torch.device(find_device(device)):
-        model: Any = AutoModelForImageTextToText.from_config(
-            copy.deepcopy(config),
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            trust_remote_code=False,
-        )
-    model.eval()
-    return cast(PreTrainedModel, model)
-
-
 def find_device(device: str) -> torch.device:
     """`auto` -> CUDA where there is one.
 
@@ -184,7 +197,9 @@ def find_device(device: str) -> torch.device:
     return chosen
 
 
-def find_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype:
+def find_dtype(
+    dtype: str, device: torch.device, config: Any, quantization: Quantization | None = None
+) -> torch.dtype:
     """The dtype to load in; see `load`.
 
     Raises:
@@ -198,6 +213,8 @@ def find_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype:
         chosen: torch.dtype = getattr(torch, dtype)
         return chosen
     if device.type == "cuda":
+        if quantization is not None and quantization.name == "torchao-int4":
+            return torch.bfloat16  # its kernel knows no other
         own = config.dtype or config.get_text_config().dtype
         if isinstance(own, torch.dtype):
             return own

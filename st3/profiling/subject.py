@@ -8,7 +8,8 @@ import torch
 
 from st3.families.meta import meta_model
 from st3.inference.checkpoints import find, in_cache
-from st3.inference.loading import load, random_model
+from st3.inference.loading import load
+from st3.inference.random_weights import random_model
 from st3.machine import free_memory
 from st3.profiling.picture import picture_if_any
 from st3.profiling.shape import Shape, Workload, shape_of

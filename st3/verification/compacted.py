@@ -43,7 +43,7 @@ def compacted_logits(
     forwards = _watched(model, decoder, inputs, answer)
     left = _Left(plan, visual, choice or Choice())
     cache = DynamicCache(config=decoder.config)
-    for number, kind in enumerate(decoder.config.layer_types):
+    for number, kind in enumerate(_kinds(decoder)):
         if kind == _WINDOW:  # its own would let go of keys by their count
             cache.layers[number] = DynamicLayer()
     norm = getattr(decoder, "norm", None) or decoder.embedding_norm
@@ -188,7 +188,13 @@ def _step(
 
 
 def _phases(decoder: Any, turns: Any, number: int) -> Any:
-    return turns.get(decoder.config.layer_types[number - 1], turns.get(None))
+    return turns.get(_kinds(decoder)[number - 1], turns.get(None))
+
+
+def _kinds(decoder: Any) -> list[str]:
+    """Of the layers; a configuration that names none has one."""
+    kinds = getattr(decoder.config, "layer_types", None)
+    return list(kinds or ["full_attention"] * len(decoder.layers))
 
 
 def _run(
@@ -202,7 +208,7 @@ def _run(
         behind = torch.tensor(places, device=device)[:, None]
         behind = behind - torch.tensor(left.held[number], device=device)
         unseen = behind < 0
-        if decoder.config.layer_types[number - 1] == _WINDOW:
+        if _kinds(decoder)[number - 1] == _WINDOW:
             unseen = unseen | (behind >= decoder.config.sliding_window)
         mask = torch.zeros(behind.shape, dtype=hidden.dtype, device=device)
         mask = mask.masked_fill(unseen, float("-inf"))[None, None]

@@ -10,7 +10,7 @@ import torch
 
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
-from st3.inference.loading import random_model
+from st3.inference.random_weights import random_model
 from st3.inference.shrink import shrink
 from st3.units import si
 from st3.verification.prompts import Question, question_for

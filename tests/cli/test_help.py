@@ -12,7 +12,8 @@ import typer
 from st3_cli import commands, method_options, options, profile
 
 COMMANDS = ("run", "profile", "attention-map", "sweep", "verify", "methods", "models", "env")
-CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, profile.Weights,
+CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, options.Quantization,
+           profile.Weights,
            method_options.Annealing]  # fmt: skip
 
 

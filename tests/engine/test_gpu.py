@@ -12,7 +12,7 @@ from test_oracle import CASES, ROWS
 
 import st3
 from st3.engine.order import to_device
-from st3.inference.loading import random_model
+from st3.inference.random_weights import random_model
 from st3.machine import describe_machine, free_memory
 from st3.methods import make_method
 from st3.profiling import Workload, profile

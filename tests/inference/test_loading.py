@@ -16,8 +16,9 @@ from transformers import AutoModelForImageTextToText, LlamaConfig
 import st3
 from st3.demo.packaging import build_processor
 from st3.inference.checkpoints import find
-from st3.inference.loading import find_device, find_dtype, load, random_model
+from st3.inference.loading import find_device, find_dtype, load
 from st3.inference.presets import known_config
+from st3.inference.random_weights import random_model
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from transformers import AutoConfig
 
 from st3.families.meta import meta_model
 from st3.inference.image_processors import image_processor_for
-from st3.inference.loading import random_model
 from st3.inference.presets import PRESETS, known_config
+from st3.inference.random_weights import random_model
 from st3.inference.shrink import shrink
 from st3.profiling.layers import layers_of
 from st3.profiling.picture import encode, picture_of, tower_of
