@@ -32,8 +32,15 @@ class _Console(Console):
 
 out = _Console()
 err = _Console(stderr=True)
+_ranks: list[str] = []  # who this is, where it leaves the talking to another process
 _WIDEST = 14  # characters that a cell may ask for on a narrow terminal
 _GAP = 2  # characters between columns
+
+
+def leave_talking(rank: int) -> None:
+    """Print nothing but errors from now on: this is one of several processes, not the first."""
+    _ranks[:] = [f"st3 (rank {rank}): "]
+    out.quiet = err.quiet = True
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -43,12 +50,16 @@ def print_json(document: dict[str, Any]) -> None:
 
 def print_json_text(text: str) -> None:
     """JSON on stdout, in the letters that stdout can write."""
+    if out.quiet:
+        return
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     sys.stdout.write(escape_json(text, ascii_only=encoding != "utf8"))
 
 
 def print_answer(text: str) -> None:
     """A piece of an answer on stdout, at once; as it is, but for what steers a terminal."""
+    if out.quiet:
+        return
     sys.stdout.write(escape(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
@@ -60,7 +71,9 @@ def aside(text: str) -> None:
 
 def say(message: str) -> None:
     """What went wrong, in one line on stderr."""
-    err.print(Text.assemble(("st3: ", "bold red"), one_line(message)), soft_wrap=True)
+    err.quiet = False
+    who = _ranks[0] if _ranks else "st3: "
+    err.print(Text.assemble((who, "bold red"), one_line(message)), soft_wrap=True)
 
 
 def print_table(

@@ -16,6 +16,7 @@ def load_model(
     quantization: str | None = None,
     device_map: str | None = None,
     *,
+    tensor_parallel: bool = False,
     quiet: bool = False,
 ) -> tuple[Any, Any]:
     """A model and its processor, see `st3.load`; with one note, if there is something to say.
@@ -35,6 +36,7 @@ def load_model(
         attn_implementation=None if attn_implementation is None else str(attn_implementation),
         quantization=None if quantization is None else str(quantization),
         device_map=None if device_map is None else read_device_map(device_map),
+        tensor_parallel=tensor_parallel,
     )
     if not quiet:
         note_set_aside(live)

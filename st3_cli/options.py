@@ -109,6 +109,13 @@ DeviceMapOption = Annotated[
         "of modules and their devices.",
     ),
 ]  # fmt: skip
+TensorParallelOption = Annotated[
+    bool,
+    flag(
+        COMPUTE, "--tensor-parallel",
+        help="Share the heads out to all processes: torchrun --nproc-per-node 2 -m st3_cli run ...",
+    ),
+]  # fmt: skip
 DeviceOption = Annotated[
     Device,
     option(

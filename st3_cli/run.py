@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from st3_cli import options as o
 from st3_cli import question as q
 from st3_cli.console import (
     aside,
+    leave_talking,
     print_answer,
     print_json,
     print_table,
@@ -24,6 +26,7 @@ from st3_cli.outputs import check_output
 if TYPE_CHECKING:
     from st3.inference.generation import Answer
 
+RANK = int(os.environ.get("RANK", "0"))  # of this process, where torchrun started several
 EXAMPLES = o.examples(
     "st3 run",
     "st3 run demo 'Is there a purple square?' --compare --show-kept kept.png",
@@ -43,6 +46,7 @@ def run(
     quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
     device_map: o.DeviceMapOption = None,
+    tensor_parallel: o.TensorParallelOption = False,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
@@ -72,6 +76,8 @@ def run(
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """Ask about pictures or a video; the answer streams, and one line says what it took."""
+    if tensor_parallel and RANK:
+        leave_talking(RANK)
     check_output("--show-kept", show_kept, force, ".png")
     if force and show_kept is None:
         raise UsageError("--force goes with --show-kept FILE.png")
@@ -93,7 +99,13 @@ def run(
     opened = q.open_visuals(sources, frames, fps)
     question = prompt if prompt is not None else demo.PROMPT
     live, processor = load_model(
-        model, device, dtype, attn_implementation, quantization, device_map
+        model,
+        device,
+        dtype,
+        attn_implementation,
+        quantization,
+        device_map,
+        tensor_parallel=tensor_parallel,
     )
     visual = q.take_frames(opened, processor, frames, fps)
     if frames is None and fps is None:
@@ -133,7 +145,7 @@ def run(
                 aside(more)
         else:
             _print_comparison(answer, baseline)
-    if show_kept is not None:
+    if show_kept is not None and not (tensor_parallel and RANK):
         from st3.plots.kept import save_kept
 
         assert answer.session is not None

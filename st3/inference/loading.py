@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from st3.families.meta import meta_model
+from st3.inference import parallel
 from st3.inference.checkpoints import Source, check_weights, fetching, find
 from st3.inference.configs import load_config
 from st3.inference.device_map import DISK, first_device, places_of
@@ -45,6 +46,7 @@ def load(
     attn_implementation: str | None = None,
     quantization: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
+    tensor_parallel: bool = False,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model for inference, and its processor.
 
@@ -58,6 +60,7 @@ def load(
         quantization: one of `st3.inference.quantization.QUANTIZATIONS`: linear layers of the
             decoder are kept in few bits, the rest in `dtype`.
         device_map: in place of `device`: one of `STRATEGIES`, or module -> device.
+        tensor_parallel: over all processes that torchrun started, each of which calls this.
 
     Raises:
         ValueError: a name, device, dtype, quantization, device map, family or checkpoint that
@@ -66,6 +69,8 @@ def load(
     """
     if device_map is not None and device != "auto":
         raise ValueError("device and device_map both say where weights lie: give one of them")
+    if tensor_parallel and (quantization, device_map) != (None, None):
+        raise ValueError("tensor parallelism goes with no quantization and no device map yet")
     source = find(name, revision)
     how = None if quantization is None else find_quantization(quantization)
     config = load_config(source)
@@ -77,7 +82,7 @@ def load(
         processor = load_processor(source, config)
     model = load_weights(
         source, config, device=chosen, dtype=numbers, attn_implementation=attn_implementation,
-        quantization=how, device_map=places,
+        quantization=how, device_map=places, tensor_parallel=tensor_parallel,
     )  # fmt: skip
     return model, processor
 
@@ -91,6 +96,7 @@ def load_weights(
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
     device_map: str | Mapping[str, torch.device] | None = None,
+    tensor_parallel: bool = False,
 ) -> PreTrainedModel:
     """A checkpoint's model alone, for inference.
 
@@ -101,6 +107,7 @@ def load_weights(
         attn_implementation: as for `load`.
         quantization: of linear layers of the decoder; one that a checkpoint has already is kept.
         device_map: a strategy, or what `places_of` found; None: all on `device`.
+        tensor_parallel: over all processes, in place of both.
 
     Raises:
         ValueError: no weights, not all of them, a generation_config.json that makes no sense, a
@@ -112,7 +119,9 @@ def load_weights(
     places = {"": device} if device_map is None else device_map
     devices = {device}
     options: dict[str, Any] = {"device_map": places}
-    if not isinstance(places, str):
+    if tensor_parallel:
+        options = {"distributed_config": parallel.tensor_parallel(config)}
+    elif not isinstance(places, str):
         devices = {*places.values()} - {DISK}
         options["device_map"] = {n: "disk" if d == DISK else str(d) for n, d in places.items()}
         if not stored:

@@ -49,7 +49,9 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
         "prompt": prompt,
         "prompt_tokens": answer.prompt_tokens,
         "settings": session.method.settings(session.layers),
-        "machine": describe_machine(model.device, model.dtype),
+        "weights_bytes": live_bytes(model),
+        "ranks": 1 if session.plan.ranks is None else session.plan.ranks.size,
+        "machine": describe_machine(first_device(model), model.dtype),
     }
 
 
