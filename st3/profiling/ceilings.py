@@ -90,17 +90,19 @@ def best_of(found: Sequence[Ceilings]) -> Ceilings:
 
 
 def ideal_prefill(
-    ceilings: Ceilings, counter: MacCounter, course: Course, work: Workload, element: int
-) -> Ideal:
+    ceilings: Ceilings, counter: MacCounter, course: Course, work: Workload, element: int,
+    saved: Sequence[int],
+) -> Ideal:  # fmt: skip
     """The decoder layers over the prompts: weights are read once, keys and values written.
 
-    Of attention only the causal half counts: kernels may skip the other one.
+    Of attention only the causal half counts: kernels may skip the other one. `saved` is by how many
+    bytes each layer's weights are less than `element` a parameter.
     """
     each = zip(counter.layers, counter.prefill_layers(course), course.keys, strict=True)
     macs = [work.batch * (count - layer.future_macs(keys)) for layer, count, keys in each]
     written = [
-        work.batch * (element * layer.cached * held + layer.state_bytes(element))
-        for layer, held in zip(counter.layers, course.held[0], strict=True)
+        work.batch * (element * layer.cached * held + layer.state_bytes(element)) - less
+        for layer, held, less in zip(counter.layers, course.held[0], saved, strict=True)
     ]
     rows = [work.batch * tokens for tokens in course.tokens]
     return _layers(ceilings, counter.layers, element, macs, written, rows)
@@ -108,7 +110,7 @@ def ideal_prefill(
 
 def ideal_step(
     ceilings: Ceilings, counter: MacCounter, shape: Shape, course: Course, work: Workload,
-    element: int,
+    element: int, saved: Sequence[int],
 ) -> Ideal | None:  # fmt: skip
     """The mean decode step, LM head included: weights and all live keys and values are read.
 
@@ -121,8 +123,8 @@ def ideal_step(
     for held in course.held[1:]:
         macs = [work.batch * count for count in counter.step_layers(held)]
         moved = [
-            work.batch * (element * cached * keys + 2 * layer.state_bytes(element))
-            for layer, cached, keys in zip(counter.layers, lent, held, strict=True)
+            work.batch * (element * cached * keys + 2 * layer.state_bytes(element)) - less
+            for layer, cached, keys, less in zip(counter.layers, lent, held, saved, strict=True)
         ]
         found.append(
             _layers(ceilings, counter.layers, element, macs, moved, [work.batch] * len(macs))
