@@ -91,18 +91,19 @@ def best_of(found: Sequence[Ceilings]) -> Ceilings:
 
 def ideal_prefill(
     ceilings: Ceilings, counter: MacCounter, course: Course, work: Workload, element: int,
-    saved: Sequence[int],
+    saved: Sequence[int] | None = None,
 ) -> Ideal:  # fmt: skip
     """The decoder layers over the prompts: weights are read once, keys and values written.
 
     Of attention only the causal half counts: kernels may skip the other one. `saved` is by how many
-    bytes each layer's weights are less than `element` a parameter.
+    bytes each layer's weights are less than `element` a parameter; by none if None.
     """
     each = zip(counter.layers, counter.prefill_layers(course), course.keys, strict=True)
     macs = [work.batch * (count - layer.future_macs(keys)) for layer, count, keys in each]
+    none = [0] * len(counter.layers)
     written = [
         work.batch * (element * layer.cached * held + layer.state_bytes(element)) - less
-        for layer, held, less in zip(counter.layers, course.held[0], saved, strict=True)
+        for layer, held, less in zip(counter.layers, course.held[0], saved or none, strict=True)
     ]
     rows = [work.batch * tokens for tokens in course.tokens]
     return _layers(ceilings, counter.layers, element, macs, written, rows)
@@ -110,7 +111,7 @@ def ideal_prefill(
 
 def ideal_step(
     ceilings: Ceilings, counter: MacCounter, shape: Shape, course: Course, work: Workload,
-    element: int, saved: Sequence[int],
+    element: int, saved: Sequence[int] | None = None,
 ) -> Ideal | None:  # fmt: skip
     """The mean decode step, LM head included: weights and all live keys and values are read.
 
@@ -118,13 +119,15 @@ def ideal_step(
     """
     if work.new < 2:
         return None
-    found = []
+    found, none = [], [0] * len(counter.layers)
     lent = [counter.layers[(x.lender or n) - 1].cached for n, x in enumerate(counter.layers, 1)]
     for held in course.held[1:]:
         macs = [work.batch * count for count in counter.step_layers(held)]
         moved = [
             work.batch * (element * cached * keys + 2 * layer.state_bytes(element)) - less
-            for layer, cached, keys, less in zip(counter.layers, lent, held, saved, strict=True)
+            for layer, cached, keys, less in zip(
+                counter.layers, lent, held, saved or none, strict=True
+            )
         ]
         found.append(
             _layers(ceilings, counter.layers, element, macs, moved, [work.batch] * len(macs))
