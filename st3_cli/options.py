@@ -97,7 +97,7 @@ ModelOption = Annotated[
 QuantizationOption = Annotated[
     Quantization | None,
     option(
-        MODEL, "--quantization", metavar="NAME", show_default="none",
+        COMPUTE, "--quantization", metavar="NAME", show_default="none",
         help=f"Keep the decoder's weights in few bits: {one_of(Quantization)}.",
     ),
 ]  # fmt: skip

@@ -144,6 +144,7 @@ def profile(
     min_seconds: Annotated[
         float, _number("Time for each method, at least, in seconds.", min=0)
     ] = 0.0,
+    quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
@@ -195,6 +196,7 @@ def profile(
     from st3.inference import configs, loading, presets
     from st3.inference.checkpoints import HUB_IDS
     from st3.inference.image_processors import place_of
+    from st3.inference.quantization import find_quantization
     from st3.inference.video_processors import has_videos
     from st3.profiling import Workload
     from st3.profiling import profile as measure
@@ -225,7 +227,8 @@ def profile(
         for batch in batch_size
     ]
     where = loading.find_device(device.value)
-    numbers = loading.find_dtype(dtype.value, where, found)
+    how = None if quantization is None else find_quantization(quantization.value)
+    numbers = loading.find_dtype(dtype.value, where, found, how)
     backend = attn_implementation.value if attn_implementation else None
     live, kind, note = None, None, "Latency not measured: --no-latency."
     if video is not None:
@@ -236,14 +239,15 @@ def profile(
         largest = max(works, key=lambda work: work.batch)
         live, kind, note = choose(
             name, found, largest, weights=weights.value, device=where, dtype=numbers,
-            seed=seed, attn_implementation=backend,
+            seed=seed, attn_implementation=backend, quantization=how,
         )  # fmt: skip
         if kind == "pretrained":
             note_set_aside(live)
     with run_bar(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
         report = measure(
             shown, found, chosen, works,
-            dtype=numbers, live=live, weights=kind, repeats=repeats, min_seconds=min_seconds,
+            dtype=numbers, quantization=how, device=where, live=live, weights=kind,
+            repeats=repeats, min_seconds=min_seconds,
             cuda_graphs=cuda_graphs, compile=compile.value, watch_operators=operators,
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
         )  # fmt: skip

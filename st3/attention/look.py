@@ -9,6 +9,7 @@ import torch
 
 from st3.attention import measures as m
 from st3.attention.capture import Capture, capture
+from st3.inference.device_map import home
 from st3.inference.generation import find_places, prepare
 from st3.inference.places import Places
 from st3.inference.visuals import Visual
@@ -105,7 +106,7 @@ def look(
         trimmed=trimmed,
         trimmed_answer=answers[1] if compare else None,
         tokens=(texts[0], texts[1]),
-        machine=describe_machine(model.device, model.dtype),
+        machine=describe_machine(home(model), model.dtype),
     )
 
 

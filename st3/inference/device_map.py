@@ -98,6 +98,16 @@ def first_device(places: str | Mapping[str, torch.device]) -> torch.device:
     return next((device for device in found if device.type != "cpu"), torch.device("cpu"))
 
 
+def home(model: Any) -> torch.device:
+    """Where a live model takes its inputs: offloaded weights lie nowhere, and still compute."""
+    for module in (model, model.get_input_embeddings()):  # accelerate's hooks are on either
+        where = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if where is not None:
+            return torch.device(where)
+    device: torch.device = model.device
+    return device
+
+
 def _disjoint(
     name: str, module: nn.Module, where: Mapping[str, torch.device]
 ) -> dict[str, torch.device]:

@@ -17,6 +17,7 @@ from st3.engine.trim import trim
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.inference.decoding import decode
+from st3.inference.device_map import home
 from st3.inference.locate import locate
 from st3.inference.places import Places
 from st3.inference.videos import Clip
@@ -222,7 +223,7 @@ def _fitting(
 def on_model(value: Any, model: Any) -> Any:
     """A tensor on the model's device, numbers in its dtype; anything else as it is."""
     if isinstance(value, torch.Tensor):
-        return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        return value.to(home(model), model.dtype if value.is_floating_point() else value.dtype)
     return value
 
 

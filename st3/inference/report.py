@@ -7,7 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from st3.inference.device_map import home
 from st3.inference.generation import Answer
+from st3.inference.weights import live_bytes
 from st3.machine import describe_machine
 from st3.units import si
 
@@ -51,7 +53,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
         "settings": session.method.settings(session.layers),
         "weights_bytes": live_bytes(model),
         "ranks": 1 if session.plan.ranks is None else session.plan.ranks.size,
-        "machine": describe_machine(first_device(model), model.dtype),
+        "machine": describe_machine(home(model), model.dtype),
     }
 
 

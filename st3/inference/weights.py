@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from st3.families.meta import meta_model
+from st3.families.parts import find_parts
 from st3.inference.device_map import DISK, place_of
 from st3.inference.quantization import QUANTIZATIONS, Quantization, converted, group_size
 from st3.machine import free_memory
@@ -58,6 +59,27 @@ def predicted_bytes(
             follows = tensor.dtype == torch.bfloat16  # buffers such as scales follow, too
             found[name] = tensor.numel() * (dtype if follows else tensor.dtype).itemsize
     return found
+
+
+def saved_bytes(
+    config: Any, dtype: torch.dtype, quantization: Quantization | None, device: torch.device | None
+) -> list[int]:
+    """By how many bytes the weights of each decoder layer are less than in `dtype`.
+
+    Args:
+        config, dtype, quantization, device: as for `predicted_bytes`.
+    """
+    model = meta_model(config)
+    layers = find_parts(model).layers
+    if quantization is None:
+        return [0] * len(layers)
+    wide = predicted_bytes(config, dtype)
+    narrow = predicted_bytes(config, dtype, quantization, device)
+    names = {id(module): name for name, module in model.named_modules()}
+    return [
+        sum(size - narrow[key] for key, size in wide.items() if key.startswith(f"{name}."))
+        for name in (names[id(layer)] for layer in layers)
+    ]
 
 
 def live_bytes(model: Any) -> dict[str, int]:

@@ -91,17 +91,19 @@ def best_of(found: Sequence[Ceilings]) -> Ceilings:
 
 def ideal_prefill(
     ceilings: Ceilings, counter: MacCounter, course: Course, work: Workload, element: int,
-    kind: str = "auto",
+    saved: Sequence[int] | None = None, kind: str = "auto",
 ) -> Ideal:  # fmt: skip
     """The decoder layers over the prompts: weights are read once, keys and values written.
 
-    Of attention only the causal half counts: kernels may skip the other one.
+    Of attention only the causal half counts: kernels may skip the other one. `saved` is by how many
+    bytes each layer's weights are less than `element` a parameter; by none if None.
     """
     each = zip(counter.layers, counter.prefill_layers(course), course.keys, strict=True)
     macs = [work.batch * (count - layer.future_macs(keys)) for layer, count, keys in each]
+    none = [0] * len(counter.layers)
     written = [
-        work.batch * (layer.cached_bytes(element, kind) * held + layer.state_bytes(element))
-        for layer, held in zip(counter.layers, course.held[0], strict=True)
+        work.batch * (layer.cached_bytes(element, kind) * held + layer.state_bytes(element)) - less
+        for layer, held, less in zip(counter.layers, course.held[0], saved or none, strict=True)
     ]
     rows = [work.batch * tokens for tokens in course.tokens]
     return _layers(ceilings, counter.layers, element, macs, written, rows)
@@ -109,7 +111,7 @@ def ideal_prefill(
 
 def ideal_step(
     ceilings: Ceilings, counter: MacCounter, shape: Shape, course: Course, work: Workload,
-    element: int, kind: str = "auto",
+    element: int, saved: Sequence[int] | None = None, kind: str = "auto",
 ) -> Ideal | None:  # fmt: skip
     """The mean decode step, LM head included: weights and all live keys and values are read.
 
@@ -117,7 +119,7 @@ def ideal_step(
     """
     if work.new < 2:
         return None
-    found = []
+    found, none = [], [0] * len(counter.layers)
     lent = [
         counter.layers[(layer.lender or number) - 1].cached_bytes(element, kind)
         for number, layer in enumerate(counter.layers, 1)
@@ -125,8 +127,10 @@ def ideal_step(
     for held in course.held[1:]:
         macs = [work.batch * count for count in counter.step_layers(held)]
         moved = [
-            work.batch * (cached * keys + 2 * layer.state_bytes(element))
-            for layer, cached, keys in zip(counter.layers, lent, held, strict=True)
+            work.batch * (cached * keys + 2 * layer.state_bytes(element)) - less
+            for layer, cached, keys, less in zip(
+                counter.layers, lent, held, saved or none, strict=True
+            )
         ]
         found.append(
             _layers(ceilings, counter.layers, element, macs, moved, [work.batch] * len(macs))

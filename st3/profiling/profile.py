@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from st3.inference.quantization import Quantization
+from st3.inference.weights import live_bytes
 from st3.machine import describe_machine
 from st3.methods import Method
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
@@ -37,6 +39,8 @@ def profile(
     works: Sequence[Workload],
     *,
     dtype: torch.dtype,
+    quantization: Quantization | None = None,
+    device: torch.device | None = None,
     live: Any = None,
     weights: str | None = None,
     repeats: int = 5,
@@ -56,6 +60,8 @@ def profile(
         methods: label -> method; `stock` is always added.
         works: what is asked of it, one entry a batch size.
         dtype: of weights and cache.
+        quantization: of the decoder's linear layers, which the live model has.
+        device: for which weights are counted; the live model's if there is one.
         live: the model to time, on its device; None counts only.
         weights: what the live model's are, "pretrained" or "random".
         repeats, min_seconds, on_run: see `st3.profiling.latency.measure`.
@@ -68,7 +74,8 @@ def profile(
             workload that does not fit the live model.
         RuntimeError: the live cache held other bytes than the schedule says.
     """
-    maker = RowMaker(config, dtype)
+    maker = RowMaker(config, dtype, quantization, device if live is None else live.device)
+    held = None if live is None else sum(live_bytes(live).values())  # before it has run
     variants = beside_stock(methods, cuda_graphs=cuda_graphs, compile=compile)
     schedules = {label: maker.schedule(variants[label], works[0]) for label in methods}
     options: dict[str, Any] = {"repeats": repeats, "min_seconds": min_seconds}
@@ -78,7 +85,7 @@ def profile(
     samples = []
     for number, work in enumerate(works):
         measured = timed[number] if number < len(timed) else {}
-        rows += maker.rows(work, variants, measured, best)
+        rows += maker.rows(work, variants, measured, best, held)
         samples += [samples_of(label, work, found) for label, found in measured.items()]
     layers = range(1, maker.shape.layers + 1)
     watched: list[dict[str, Any]] = []
@@ -98,6 +105,8 @@ def profile(
         notes = [*notes, f"Vision tower and projector not counted: {unknown}."]
     if maker.state_bytes:
         notes = [*notes, _STATE.format(si(maker.state_bytes, "B"))]
+    if quantization is not None:
+        notes = [*notes, _weights_note(maker.weights_bytes, held, quantization, dtype)]
     length = work.visual + work.text + work.new
     if length > maker.shape.context:
         notes = [*notes, f"{length} tokens exceed the model's context of {maker.shape.context}."]
@@ -114,7 +123,8 @@ def profile(
         },
         settings={
             "visual_tokens": work.visual, "text_tokens": work.text, "new_tokens": work.new,
-            **options, "cuda_graphs": cuda_graphs, "compile": compile, "command": command,
+            **options, "quantization": quantization and quantization.name,
+            "cuda_graphs": cuda_graphs, "compile": compile, "command": command,
             "date": datetime.date.today().isoformat(),
         },
         machine=machine,
@@ -130,6 +140,20 @@ def profile(
         operators=tuple(watched),
         interrupted=interrupted,
     )  # fmt: skip
+
+
+def _weights_note(
+    predicted: int | None, held: int | None, quantization: Quantization, dtype: torch.dtype
+) -> str:
+    word = str(dtype).removeprefix("torch.")
+    said = f"Weights: linear layers of the decoder in {quantization.name}, the rest in {word}; "
+    said += f"{si(predicted or 0, 'B')} predicted, "
+    if held is None:
+        return f"{said}not measured."
+    return (
+        f"{said}{si(held, 'B')} measured. The roofline reads them in their bits, and computes in "
+        f"{word}."
+    )
 
 
 def _time(

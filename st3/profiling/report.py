@@ -22,6 +22,8 @@ class Row:
     `decode_*` count the decoder layers alone, decode over all steps of the answer. Ratios are to
     untrimmed. KV bytes are those of live keys and values: at the end of prefill, at most, and on
     average over prefill and decode steps; `kv_allocated_bytes` are those of the buffers.
+    `weights_bytes` are predicted from the configuration, in their bits and with their scales,
+    `weights_measured_bytes` counted in the model that was timed, as loaded, on all devices.
 
     `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it; `tpot_ms` is the
     median over all steps; `recording_ms` is what recording CUDA graphs takes, once in
@@ -50,6 +52,8 @@ class Row:
     kv_mean_bytes: float
     kv_mean_ratio: float
     kv_peak_bytes: int
+    weights_bytes: int | None = None
+    weights_measured_bytes: int | None = None
     kv_allocated_bytes: int | None = None
     ttft_ms: float | None = None
     vision_ms: float | None = None

@@ -10,6 +10,8 @@ import torch
 
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
+from st3.inference.quantization import Quantization
+from st3.inference.weights import predicted_bytes, saved_bytes
 from st3.methods import make_method
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
@@ -29,8 +31,11 @@ class RowMaker:
     Args:
         config: the model's configuration.
         dtype: of weights and cache.
+        quantization: of the decoder's linear layers, whose weights are less then.
+        device: where; None: none in particular.
 
     Attributes:
+        weights_bytes: predicted of the whole model; None of a checkpoint that has been quantised.
         shape: sizes of the model.
         state_bytes: of the states that recurrent layers keep for one prompt, whatever its length.
 
@@ -38,12 +43,22 @@ class RowMaker:
         ValueError: a configuration that does not fit.
     """
 
-    def __init__(self, config: Any, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: Any,
+        dtype: torch.dtype,
+        quantization: Quantization | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         self._config = config
         model = meta_model(config)
         self.shape = shape_of(model)
         self._parts, self._counter = find_parts(model), MacCounter(model)
         self._element = dtype.itemsize
+        self._saved = saved_bytes(config, dtype, quantization, device)
+        self.weights_bytes = None
+        if getattr(config, "quantization_config", None) is None:
+            self.weights_bytes = sum(predicted_bytes(config, dtype, quantization, device).values())
         self.state_bytes = sum(x.state_bytes(self._element) for x in self._counter.layers)
 
     def schedule(self, variant: Variant, work: Workload) -> Schedule:
@@ -61,6 +76,7 @@ class RowMaker:
         variants: Mapping[str, Variant],
         measured: Mapping[str, Measured],
         ceilings: Ceilings | None,
+        weights_measured: int | None = None,
     ) -> list[Row]:
         """A row a variant.
 
@@ -69,6 +85,7 @@ class RowMaker:
             variants: label -> variant, `stock` among them.
             measured: label -> runs of this work; empty where none were made.
             ceilings: of the device, None where nothing was measured.
+            weights_measured: bytes of the live model's weights.
 
         Raises:
             RuntimeError: the live cache held other bytes than the schedule says.
@@ -80,6 +97,9 @@ class RowMaker:
         for label, variant in variants.items():
             cost = self._costs(variant, work)
             figures = _counted(cost, full)
+            figures |= {
+                "weights_bytes": self.weights_bytes, "weights_measured_bytes": weights_measured,
+            }  # fmt: skip
             if ceilings is not None and measured:
                 _check_bytes(label, cost, measured[label])
                 figures |= _timed(label, measured, work)
@@ -88,7 +108,7 @@ class RowMaker:
                     self._ideal_prefill(ceilings, variant, work), full_ms,
                     ideal_step(
                         ceilings, self._counter, self.shape, self._course(variant, work), work,
-                        self._element, variant.kind,
+                        self._element, self._saved, variant.kind,
                     ),
                 )  # fmt: skip
                 if variant.prepares:  # counted without, so not what was timed
@@ -111,7 +131,9 @@ class RowMaker:
 
     def _ideal_prefill(self, ceilings: Ceilings, variant: Variant, work: Workload) -> Ideal:
         course = self._course(variant, work)
-        return ideal_prefill(ceilings, self._counter, course, work, self._element, variant.kind)
+        return ideal_prefill(
+            ceilings, self._counter, course, work, self._element, self._saved, variant.kind
+        )
 
 
 def samples_of(label: str, work: Workload, measured: Measured) -> dict[str, Any]:

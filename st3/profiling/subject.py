@@ -9,7 +9,9 @@ import torch
 from st3.families.meta import meta_model
 from st3.inference.checkpoints import find, in_cache
 from st3.inference.loading import load
+from st3.inference.quantization import Quantization
 from st3.inference.random_weights import random_model
+from st3.inference.weights import predicted_bytes
 from st3.machine import free_memory
 from st3.profiling.picture import picture_if_any
 from st3.profiling.shape import Shape, Workload, shape_of
@@ -29,6 +31,7 @@ def choose(
     dtype: torch.dtype,
     seed: int = 0,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[Any, str | None, str]:
     """A live model to time, or None.
 
@@ -41,6 +44,7 @@ def choose(
         device, dtype: where and in what.
         seed: of random weights.
         attn_implementation: passed to transformers.
+        quantization: of the decoder's linear layers.
 
     Returns:
         The model, "pretrained" or "random", and a sentence to print; or (None, None, why not).
@@ -62,7 +66,8 @@ def choose(
             f"{work.visual + work.text + work.new} tokens do not fit a context of {shape.context}"
         )
     eager = attn_implementation == "eager"
-    needed, free = memory_needed(shape, work, dtype, eager=eager), free_memory(device)
+    held = sum(predicted_bytes(config, dtype, quantization, device).values())
+    needed, free = memory_needed(shape, work, dtype, held, eager=eager), free_memory(device)
     if needed > free:
         reason = (
             f"it needs about {si(needed, 'B')} on {device} and {si(free, 'B')} are free, "
@@ -83,11 +88,13 @@ def choose(
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             attn_implementation=attn_implementation,
+            quantization=None if quantization is None else quantization.name,
         )
         return model, "pretrained", "Latency of the trained weights, on random prompts."
     model = random_model(
-        config, device=str(device), dtype=dtype, seed=seed, attn_implementation=attn_implementation
-    )
+        config, device=str(device), dtype=dtype, seed=seed,
+        attn_implementation=attn_implementation, quantization=quantization,
+    )  # fmt: skip
     return model, "random", "Latency of random weights of the true shape, on random prompts."
 
 
@@ -98,8 +105,10 @@ def _is_here(name: str) -> bool:
         return False
 
 
-def memory_needed(shape: Shape, work: Workload, dtype: torch.dtype, *, eager: bool = False) -> int:
-    """Bytes to run the model untrimmed, about: weights, KV cache twice, activations of a layer.
+def memory_needed(
+    shape: Shape, work: Workload, dtype: torch.dtype, weights: int, *, eager: bool = False
+) -> int:
+    """Bytes to run the model untrimmed, about: `weights`, KV cache twice, activations of a layer.
 
     Eager attention also has its n x n scores, twice.
     """
@@ -107,4 +116,4 @@ def memory_needed(shape: Shape, work: Workload, dtype: torch.dtype, *, eager: bo
     cache = 2 * shape.layers * shape.kv_heads * shape.head_size * work.batch * tokens
     layer = work.batch * tokens * (8 * shape.hidden + 3 * shape.intermediate)
     scores = 2 * work.batch * shape.heads * tokens**2 if eager else 0
-    return dtype.itemsize * (shape.parameters + 2 * cache + layer) + 4 * scores
+    return weights + dtype.itemsize * (2 * cache + layer) + 4 * scores

@@ -40,6 +40,8 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         f"{settings['text_tokens']} text tokens, {settings['new_tokens']} new, "
         f"{document['machine']['dtype']}"
     )
+    if settings.get("quantization"):  # reports of before have none
+        what += f", weights in {settings['quantization']}"
     rows = [row | _spread(document, row) for row in rows]
     measured = any(row["ttft_ms"] is not None for row in rows)
     found = {"Compute of the decoder layers": _COMPUTE}

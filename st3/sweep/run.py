@@ -14,6 +14,7 @@ from typing import Any
 from st3.families.base import visual_mask
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
+from st3.inference.device_map import home
 from st3.interrupts import noticed
 from st3.methods import Method, make_method
 from st3.profiling.clocks import clock_for
@@ -135,7 +136,7 @@ class Sweep:
 
     def _times(self, method: Any) -> dict[str, float]:
         """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""
-        clock = clock_for(self.model.device)
+        clock = clock_for(home(self.model))
         runs = [
             generate_once(self.model, self._inputs, self._timed, Variant(method), clock)
             for _ in range(1 + _TIMED_RUNS)
