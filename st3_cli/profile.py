@@ -17,7 +17,7 @@ from st3_cli.console import aside, err, print_json_text, print_table, quiet_tran
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_methods, read_settings
-from st3_cli.models import note_set_aside
+from st3_cli.models import check_device_map, note_set_aside
 from st3_cli.outputs import check_output
 from st3_cli.progress import run_bar
 
@@ -145,6 +145,7 @@ def profile(
         float, _number("Time for each method, at least, in seconds.", min=0)
     ] = 0.0,
     quantization: o.QuantizationOption = None,
+    device_map: o.DeviceMapOption = None,
     device: o.DeviceOption = o.Device.auto,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
@@ -177,6 +178,7 @@ def profile(
     """
     check_output("--output", output, force, ".json", ".csv", ".md")
     check_output("--plot", plot, force, ".png")
+    check_device_map(device, device_map)
     if config is not None and model != "demo":
         raise UsageError("--config takes the place of --model: give one of them")
     if visual_tokens is not None and pictures != 1:
@@ -195,12 +197,14 @@ def profile(
     from st3.families.meta import meta_model
     from st3.inference import configs, loading, presets
     from st3.inference.checkpoints import HUB_IDS
+    from st3.inference.device_map import first_device, read_device_map
     from st3.inference.image_processors import place_of
     from st3.inference.quantization import find_quantization
     from st3.inference.video_processors import has_videos
     from st3.profiling import Workload
     from st3.profiling import profile as measure
     from st3.profiling.picture import STANDARD, picture_of
+    from st3.profiling.placement import places_for
     from st3.profiling.shape import shape_of
     from st3.profiling.subject import choose
 
@@ -226,7 +230,10 @@ def profile(
         Workload(visual_tokens, text_tokens, new_tokens, batch, size, pictures, frames)
         for batch in batch_size
     ]
-    where = loading.find_device(device.value)
+    places = None
+    if device_map is not None:
+        places = places_for(read_device_map(device_map), found)
+    where = loading.find_device(device.value) if places is None else first_device(places)
     how = None if quantization is None else find_quantization(quantization.value)
     numbers = loading.find_dtype(dtype.value, where, found, how)
     backend = attn_implementation.value if attn_implementation else None
@@ -239,14 +246,14 @@ def profile(
         largest = max(works, key=lambda work: work.batch)
         live, kind, note = choose(
             name, found, largest, weights=weights.value, device=where, dtype=numbers,
-            seed=seed, attn_implementation=backend, quantization=how,
+            seed=seed, attn_implementation=backend, quantization=how, places=places,
         )  # fmt: skip
         if kind == "pretrained":
             note_set_aside(live)
     with run_bar(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
         report = measure(
             shown, found, chosen, works,
-            dtype=numbers, quantization=how, device=where, live=live, weights=kind,
+            dtype=numbers, quantization=how, device=where, places=places, live=live, weights=kind,
             repeats=repeats, min_seconds=min_seconds,
             cuda_graphs=cuda_graphs, compile=compile.value, watch_operators=operators,
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,

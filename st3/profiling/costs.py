@@ -74,7 +74,15 @@ def kv_bytes(
 
     Latents where the cache holds these; of layers that borrow their keys, or keep a state, none.
     """
-    each = [layer.cached_bytes(element, kind) for layer in layers]
-    return tuple(
-        batch * sum(size * n for size, n in zip(each, held, strict=True)) for held in course.held
-    )
+    steps = range(len(course.held))
+    return tuple(sum(kv_by_layer(layers, course, batch, element, kind, t)) for t in steps)
+
+
+def kv_by_layer(
+    layers: Sequence[Layer], course: Course, batch: int, element: int, kind: str, step: int = 0
+) -> list[int]:
+    """The same of each layer, after prefill or in a step."""
+    held = course.held[step]
+    return [
+        batch * layer.cached_bytes(element, kind) * n for layer, n in zip(layers, held, strict=True)
+    ]

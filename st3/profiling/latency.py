@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from st3.inference.device_map import home
 from st3.profiling.clocks import LaunchCounter, clock_for
 from st3.profiling.runs import Run, Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
@@ -75,7 +76,7 @@ def measure(
             finished = {}
             for name, variant in variants.items():
                 on_run(name, done)
-                clock = clock_for(model.device)
+                clock = clock_for(home(model))
                 finished[name] = generate_once(model, inputs, work, variant, clock)
             done += 1
             for name, run in finished.items():
@@ -95,7 +96,7 @@ def _warm_up(
     """Run a variant for the first time: what a few of its tokens launch, and, where something is
     compiled, which takes a run of full length, the seconds that it took.
     """
-    clock = clock_for(model.device)
+    clock = clock_for(home(model))
     short = replace(work, new=min(work.new, _WARM_UP))
     launched = None
     if not variant.static:

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from st3.families.parts import find_parts
 from st3.inference.decoding import decode
+from st3.inference.device_map import home
 from st3.profiling.runs import Variant, random_inputs
 from st3.profiling.shape import Workload
 
@@ -60,7 +61,7 @@ def operators(model: Any, work: Workload, variants: Mapping[str, Variant]) -> li
                 phases = {"prefill": passes[:1], "decode step": passes[2:]}
                 found += [
                     {"method": label, "batch_size": work.batch, "phase": phase}
-                    | _summary(some, model.device.type == "cuda")
+                    | _summary(some, home(model).type == "cuda")
                     for phase, some in phases.items()
                     if some
                 ]
@@ -75,7 +76,7 @@ def _watch(
     passes: list[tuple[float, Any]] = []
     with variant.trimmed(model, new):
         variant.prepare(model, inputs)
-        with _around(find_parts(model).decoder, passes, model.device):
+        with _around(find_parts(model).decoder, passes, home(model)):
             decode(model, inputs, endless=True, max_new_tokens=new)
     return passes
 

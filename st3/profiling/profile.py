@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from st3.inference.device_map import home
 from st3.inference.quantization import Quantization
 from st3.inference.weights import live_bytes
 from st3.machine import describe_machine
@@ -18,6 +19,7 @@ from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
 from st3.profiling.latency import Measured, measure
 from st3.profiling.operators import operators
 from st3.profiling.picture import picture_if_any
+from st3.profiling.placement import Places
 from st3.profiling.report import Report, Row
 from st3.profiling.rows import RowMaker, samples_of
 from st3.profiling.runs import Variant, beside_stock
@@ -41,6 +43,7 @@ def profile(
     dtype: torch.dtype,
     quantization: Quantization | None = None,
     device: torch.device | None = None,
+    places: Places | None = None,
     live: Any = None,
     weights: str | None = None,
     repeats: int = 5,
@@ -62,6 +65,7 @@ def profile(
         dtype: of weights and cache.
         quantization: of the decoder's linear layers, which the live model has.
         device: for which weights are counted; the live model's if there is one.
+        places: where each module lies, if a device map says so.
         live: the model to time, on its device; None counts only.
         weights: what the live model's are, "pretrained" or "random".
         repeats, min_seconds, on_run: see `st3.profiling.latency.measure`.
@@ -74,7 +78,7 @@ def profile(
             workload that does not fit the live model.
         RuntimeError: the live cache held other bytes than the schedule says.
     """
-    maker = RowMaker(config, dtype, quantization, device if live is None else live.device)
+    maker = RowMaker(config, dtype, quantization, device if live is None else home(live), places)
     held = None if live is None else sum(live_bytes(live).values())  # before it has run
     variants = beside_stock(methods, cuda_graphs=cuda_graphs, compile=compile)
     schedules = {label: maker.schedule(variants[label], works[0]) for label in methods}
@@ -96,7 +100,7 @@ def profile(
         notes = [*notes, _BEYOND]
     if not samples and interrupted:
         notes = []
-    machine = describe_machine(None if live is None else live.device, dtype)
+    machine = describe_machine(None if live is None else home(live), dtype)
     if best is not None:
         machine["ceilings"] = asdict(best)
     work = works[0]
@@ -165,16 +169,17 @@ def _time(
     ceilings: list[Ceilings] = []
     if live is None:
         return timed, ceilings, False
-    on_cuda = live.device.type == "cuda"
+    where = home(live)
+    on_cuda = where.type == "cuda"
     try:
-        with torch.cuda.device(live.device) if on_cuda else nullcontext():
+        with torch.cuda.device(where) if on_cuda else nullcontext():
             for work in works:
-                ceilings.append(measure_ceilings(live.device, dtype))
+                ceilings.append(measure_ceilings(where, dtype))
                 found, interrupted = measure(live, work, variants, on_run=on_run, **options)
                 timed.append(found)
                 if interrupted:
                     return timed, ceilings, True
-            ceilings.append(measure_ceilings(live.device, dtype))
+            ceilings.append(measure_ceilings(where, dtype))
     except KeyboardInterrupt:
         return timed, ceilings, True
     return timed, ceilings, False

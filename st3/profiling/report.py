@@ -23,7 +23,8 @@ class Row:
     untrimmed. KV bytes are those of live keys and values: at the end of prefill, at most, and on
     average over prefill and decode steps; `kv_allocated_bytes` are those of the buffers.
     `weights_bytes` are predicted from the configuration, in their bits and with their scales,
-    `weights_measured_bytes` counted in the model that was timed, as loaded, on all devices.
+    `weights_measured_bytes` counted in the model that was timed, as loaded, on all devices;
+    `*_by_device` are predicted where a device map spreads the model, KV after prefill.
 
     `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it; `tpot_ms` is the
     median over all steps; `recording_ms` is what recording CUDA graphs takes, once in
@@ -54,6 +55,8 @@ class Row:
     kv_peak_bytes: int
     weights_bytes: int | None = None
     weights_measured_bytes: int | None = None
+    weights_bytes_by_device: dict[str, int] | None = None
+    kv_bytes_by_device: dict[str, int] | None = None
     kv_allocated_bytes: int | None = None
     ttft_ms: float | None = None
     vision_ms: float | None = None
@@ -141,7 +144,8 @@ class Report:
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow(row | {"settings": json.dumps(row["settings"])})
+            dicts = {key: json.dumps(x) for key, x in row.items() if isinstance(x, dict)}
+            writer.writerow(row | dicts)
         return text.getvalue()
 
     def markdown(self, *, detail: bool = True) -> str:

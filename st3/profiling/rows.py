@@ -15,11 +15,12 @@ from st3.inference.weights import predicted_bytes, saved_bytes
 from st3.methods import make_method
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
-from st3.profiling.costs import Costs, costs_of, pictures_in
+from st3.profiling.costs import Costs, costs_of, kv_by_layer, pictures_in
 from st3.profiling.course import Course, course_of, schedule_of
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import Picture, picture_if_any
+from st3.profiling.placement import Places, kv_by_device, weights_by_device
 from st3.profiling.report import Row
 from st3.profiling.runs import STOCK, Run, Variant
 from st3.profiling.shape import Workload, shape_of
@@ -33,6 +34,7 @@ class RowMaker:
         dtype: of weights and cache.
         quantization: of the decoder's linear layers, whose weights are less then.
         device: where; None: none in particular.
+        places: where each module lies, if a device map says so.
 
     Attributes:
         weights_bytes: predicted of the whole model; None of a checkpoint that has been quantised.
@@ -49,8 +51,9 @@ class RowMaker:
         dtype: torch.dtype,
         quantization: Quantization | None = None,
         device: torch.device | None = None,
+        places: Places | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._places = config, places
         model = meta_model(config)
         self.shape = shape_of(model)
         self._parts, self._counter = find_parts(model), MacCounter(model)
@@ -59,6 +62,10 @@ class RowMaker:
         self.weights_bytes = None
         if getattr(config, "quantization_config", None) is None:
             self.weights_bytes = sum(predicted_bytes(config, dtype, quantization, device).values())
+        self._spread = None
+        if places is not None:
+            self._spread = weights_by_device(config, dtype, quantization, places)
+            self.weights_bytes = sum(self._spread.values())
         self.state_bytes = sum(x.state_bytes(self._element) for x in self._counter.layers)
 
     def schedule(self, variant: Variant, work: Workload) -> Schedule:
@@ -99,6 +106,8 @@ class RowMaker:
             figures = _counted(cost, full)
             figures |= {
                 "weights_bytes": self.weights_bytes, "weights_measured_bytes": weights_measured,
+                "weights_bytes_by_device": self._spread,
+                "kv_bytes_by_device": self._kv_by_device(variant, work),
             }  # fmt: skip
             if ceilings is not None and measured:
                 _check_bytes(label, cost, measured[label])
@@ -121,6 +130,13 @@ class RowMaker:
     def _costs(self, variant: Variant, work: Workload) -> Costs:
         picture, schedule = self._picture(work), self.schedule(variant, work)
         return costs_of(self._counter, picture, schedule, work, self._element, variant.kind)
+
+    def _kv_by_device(self, variant: Variant, work: Workload) -> dict[str, int] | None:
+        if self._places is None:
+            return None
+        course, layers = self._course(variant, work), self._counter.layers
+        each = kv_by_layer(layers, course, work.batch, self._element, variant.kind)
+        return kv_by_device(self._config, each, self._places)
 
     def _course(self, variant: Variant, work: Workload) -> Course:
         pictures = pictures_in(work, self._picture(work))

@@ -19,6 +19,7 @@ from st3.families.base import picture_id
 from st3.families.meta import meta_model
 from st3.families.parts import argument_names, find_parts
 from st3.inference.decoding import decode
+from st3.inference.device_map import home
 from st3.inference.generation import on_model
 from st3.methods import Method
 from st3.profiling.clocks import Clock
@@ -214,9 +215,10 @@ def generate_once(
     marks = _Marks(clock)
     tower = tower_of(model)
     decoder = parts.decoder
-    on_cuda = model.device.type == "cuda"
+    device = home(model)
+    on_cuda = device.type == "cuda"
     if on_cuda:
-        torch.cuda.reset_peak_memory_stats(model.device)
+        torch.cuda.reset_peak_memory_stats(device)
     more = {"cache_implementation": "static"} if variant.static else {}
     try:
         with variant.trimmed(model, work.new) as session:
@@ -244,7 +246,7 @@ def generate_once(
         prefill=between(*marks.prefill),
         steps=tuple(between(a, b) for a, b in steps),
         total=between(start, marks.tokens[-1]),
-        peak=torch.cuda.max_memory_allocated(model.device) if on_cuda else None,
+        peak=torch.cuda.max_memory_allocated(device) if on_cuda else None,
         kv_bytes=None if session is None else tuple(session.kv_bytes),
         allocated=None if session is None else session.allocated_kv_bytes,
         recording=None if session is None else 1000 * session.recording_seconds or None,

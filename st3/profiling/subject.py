@@ -11,9 +11,10 @@ from st3.inference.checkpoints import find, in_cache
 from st3.inference.loading import load
 from st3.inference.quantization import Quantization
 from st3.inference.random_weights import random_model
-from st3.inference.weights import predicted_bytes
+from st3.inference.weights import check_fits, predicted_bytes
 from st3.machine import free_memory
 from st3.profiling.picture import picture_if_any
+from st3.profiling.placement import Places, dispatched
 from st3.profiling.shape import Shape, Workload, shape_of
 from st3.units import si
 
@@ -32,6 +33,7 @@ def choose(
     seed: int = 0,
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
+    places: Places | None = None,
 ) -> tuple[Any, str | None, str]:
     """A live model to time, or None.
 
@@ -45,6 +47,7 @@ def choose(
         seed: of random weights.
         attn_implementation: passed to transformers.
         quantization: of the decoder's linear layers.
+        places: where each module lies, if a device map says so.
 
     Returns:
         The model, "pretrained" or "random", and a sentence to print; or (None, None, why not).
@@ -68,7 +71,7 @@ def choose(
     eager = attn_implementation == "eager"
     held = sum(predicted_bytes(config, dtype, quantization, device).values())
     needed, free = memory_needed(shape, work, dtype, held, eager=eager), free_memory(device)
-    if needed > free:
+    if needed > free and places is None:
         reason = (
             f"it needs about {si(needed, 'B')} on {device} and {si(free, 'B')} are free, "
             f"{si(needed - free, 'B')} too little (try a GPU, or --model small)"
@@ -85,16 +88,21 @@ def choose(
         assert name is not None
         model, _ = load(
             name,
-            device=str(device),
+            device="auto" if places is not None else str(device),
+            device_map=places,
             dtype=str(dtype).removeprefix("torch."),
             attn_implementation=attn_implementation,
             quantization=None if quantization is None else quantization.name,
         )
         return model, "pretrained", "Latency of the trained weights, on random prompts."
+    if places is not None:
+        check_fits(name or "this model", config, dtype, quantization, places)
     model = random_model(
-        config, device=str(device), dtype=dtype, seed=seed,
+        config, device="cpu" if places is not None else str(device), dtype=dtype, seed=seed,
         attn_implementation=attn_implementation, quantization=quantization,
     )  # fmt: skip
+    if places is not None:
+        model = dispatched(model, places)
     return model, "random", "Latency of random weights of the true shape, on random prompts."
 
 

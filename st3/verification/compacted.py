@@ -1,8 +1,10 @@
-"""The compaction oracle, for layers that keep a state: stock layers on gathered tokens, one row.
+"""The compaction oracle: stock layers on gathered tokens, one row.
 
-A recurrent layer cannot hide a token: its state decays over whatever passes. There trimming means
-that the token never reached the layer, so the oracle feeds each stock layer what is left, from a
-stock cache, and picks it apart by plain lists.
+For what cannot hide a token. The state of a recurrent layer decays over whatever passes, and one
+scale for all activations is that of whatever is there: trimming means that the token never reached
+the layer. So the oracle feeds each stock layer what is left, from a stock cache, and picks it apart
+by plain lists. Masks of the prompt, and features that a decoder adds between its layers, are those
+that stock made.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ def compacted_logits(
     decoder.config._attn_implementation = {"": "eager"}
     try:
         logits = []
-        for step, (hidden, turns) in enumerate(forwards):
+        for step, (hidden, turns, asked) in enumerate(forwards):
             if step == 0:
-                last = _prompt(decoder, cache, left, hidden, turns)[:, -1:]
+                last = _prompt(decoder, cache, left, hidden, turns, asked)[:, -1:]
             else:
                 last = _step(decoder, cache, left, hidden, turns, step)
             logits.append(model.lm_head(norm(last))[:, 0])
@@ -126,17 +128,20 @@ class _Left:
         self.scores[layer] = said
 
 
-def _watched(model: Any, decoder: Any, inputs: Any, answer: torch.Tensor) -> list[tuple[Any, Any]]:
-    """What stock feeds its decoder in each forward: embeddings, and rotary phases by kind."""
-    fed: list[tuple[Any, dict[Any, Any]]] = []
+def _watched(
+    model: Any, decoder: Any, inputs: Any, answer: torch.Tensor
+) -> list[tuple[Any, Any, Any]]:
+    """What stock feeds its decoder in each forward: embeddings, rotary phases by kind, the rest."""
+    fed: list[tuple[Any, dict[Any, Any], dict[str, Any]]] = []
+
+    def enter(module: Any, args: Any, kwargs: Any) -> None:
+        fed.append((kwargs["inputs_embeds"], {}, kwargs))
 
     def turn(module: Any, args: Any, kwargs: Any, out: Any) -> None:
         fed[-1][1][kwargs.get("layer_type")] = out
 
     handles = [
-        decoder.register_forward_pre_hook(
-            lambda module, args, kwargs: fed.append((kwargs["inputs_embeds"], {})), with_kwargs=True
-        ),
+        decoder.register_forward_pre_hook(enter, with_kwargs=True),
         decoder.rotary_emb.register_forward_hook(turn, with_kwargs=True),
     ]
     try:
@@ -151,10 +156,11 @@ def _watched(model: Any, decoder: Any, inputs: Any, answer: torch.Tensor) -> lis
 
 
 def _prompt(
-    decoder: Any, cache: Any, left: _Left, hidden: torch.Tensor, turns: Any
+    decoder: Any, cache: Any, left: _Left, hidden: torch.Tensor, turns: Any, asked: Any
 ) -> torch.Tensor:
     """The prompt [1, n, d] through all layers; hidden states of what is left in the last one."""
     places = list(range(left.prompt))
+    masks, features = asked.get("attention_mask"), asked.get("deepstack_visual_embeds") or ()
     for number in range(1, len(decoder.layers) + 1):
         if number == left.group(number).first > 1:
             kept = sorted(left.text + left.alive(number))
@@ -163,7 +169,12 @@ def _prompt(
         left.held[number] = list(places)
         phases = _phases(decoder, turns, number)
         phases = phases and tuple(turn[:, places] for turn in phases)
-        hidden, weights = _run(decoder, cache, left, number, hidden, places, phases)
+        mask = masks.get(_kinds(decoder)[number - 1]) if isinstance(masks, dict) else None
+        hidden, weights = _run(decoder, cache, left, number, hidden, places, phases, mask)
+        if number <= len(features):
+            for column, place in enumerate(places):
+                if place in left.everyone:
+                    hidden[:, column] += features[number - 1][left.everyone.index(place)]
         if weights is not None:
             left.see(number, places, weights, cache.layers[number - 1].keys)
     return hidden
@@ -199,9 +210,9 @@ def _kinds(decoder: Any) -> list[str]:
 
 def _run(
     decoder: Any, cache: Any, left: _Left, number: int, hidden: torch.Tensor, places: list[int],
-    phases: Any,
+    phases: Any, whole: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """One stock layer, and its attention if it has any."""
+    """One stock layer, and its attention if it has any; `whole` is a mask of the full prompt."""
     layer, seen, handle, mask = decoder.layers[number - 1], [], None, None
     if hasattr(layer, "self_attn"):
         device = hidden.device
@@ -211,6 +222,9 @@ def _run(
         if _kinds(decoder)[number - 1] == _WINDOW:
             unseen = unseen | (behind >= decoder.config.sliding_window)
         mask = torch.zeros(behind.shape, dtype=hidden.dtype, device=device)
+        if whole is not None:
+            seen_all = whole if whole.dtype == torch.bool else whole >= 0
+            unseen = ~seen_all[0, 0][places][:, left.held[number]]
         mask = mask.masked_fill(unseen, float("-inf"))[None, None]
         handle = layer.self_attn.register_forward_hook(
             lambda module, args, out: seen.append(out[1])
