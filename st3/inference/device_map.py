@@ -147,7 +147,7 @@ def _device(where: Any) -> torch.device:
     Raises:
         ValueError: no such device here.
     """
-    if where == "disk":
+    if where in ("disk", DISK):
         return DISK
     text = f"cuda:{where}" if str(where).isdecimal() else str(where)
     try:

@@ -192,8 +192,10 @@ def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def _pieces(tensor: Any, module: Any) -> Iterator[torch.Tensor]:
     """The plain tensors that a weight is made of, whoever quantised it."""
     if hasattr(tensor, "__tensor_flatten__"):
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _pieces(getattr(tensor, name), module)
+        inside = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        for piece in inside:  # a tensor-parallel one has its processes among them
+            if isinstance(piece, torch.Tensor):
+                yield from _pieces(piece, module)
         return
     yield tensor.data
     state: Any = getattr(tensor, "quant_state", None)

@@ -138,7 +138,8 @@ def _watched(
         fed.append((kwargs["inputs_embeds"], {}, kwargs))
 
     def turn(module: Any, args: Any, kwargs: Any, out: Any) -> None:
-        fed[-1][1][kwargs.get("layer_type")] = out
+        kind = args[2] if len(args) > 2 else kwargs.get("layer_type")
+        fed[-1][1][kind] = out
 
     handles = [
         decoder.register_forward_pre_hook(enter, with_kwargs=True),

@@ -61,9 +61,9 @@ def test_a_strategy_is_worked_out() -> None:
     places = places_for("auto", config)
     assert {device.type for device in places.values()} <= {"cpu", "cuda"}
     found = weights_by_device(config, torch.float32, None, places)
-    assert sum(found.values()) == sum(weights_by_device(
-        config, torch.float32, None, {"": torch.device("cpu")}
-    ).values())
+    assert sum(found.values()) == sum(
+        weights_by_device(config, torch.float32, None, {"": torch.device("cpu")}).values()
+    )
 
 
 def test_random_weights_have_no_disk() -> None:
