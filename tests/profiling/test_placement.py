@@ -10,14 +10,14 @@ import torch
 from families.zoo import ZOO
 
 from st3.families.meta import meta_model
+from st3.families.parts import find_parts
 from st3.inference.weights import live_bytes
+from st3.methods import make_method
 from st3.profiling.costs import kv_by_layer
 from st3.profiling.course import course_of, schedule_of
 from st3.profiling.layers import layers_of
 from st3.profiling.placement import dispatched, kv_by_device, places_for, weights_by_device
 from st3.profiling.shape import Workload
-from st3.families.parts import find_parts
-from st3.methods import make_method
 
 DISK = torch.device("meta")
 
