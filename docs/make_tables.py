@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from st3.benchmark import compressed
 from st3.benchmark import tables as suite
 from st3.demo import evaluate
 from st3.files import read_rows
@@ -67,6 +68,8 @@ def _tables(match: re.Match[str]) -> str:
     document: dict[str, Any] = json.loads(path.read_text())
     if "cells" in document:
         found = [results.table(document)]
+    elif "compressed" in document:
+        found = [compressed.table(document)]
     elif "accuracy" in document:
         found = [evaluate.table(document)]
     else:

@@ -135,7 +135,7 @@ def table(document: Mapping[str, Any]) -> Table:
             f"{row['tpot_ms']:.1f}",
             f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})",
             f"{100 * row['fidelity']:.1f}",
-            f"{row['kl']:.4f}",
+            f"{row['kl']:.1e}",
         )
         for row in rows
     ]
