@@ -11,6 +11,7 @@ from st3.files import plainly, write_text
 from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli.console import aside, err, print_json_text, print_table, quiet_transformers, say
+from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_methods
 from st3_cli.models import note_hub
 from st3_cli.outputs import check_output
@@ -87,8 +88,13 @@ def verify(
     from st3.verification import verify as v
     from st3.verification.fitting import standard_methods
 
-    if methods is not None:  # before anything is loaded
-        parse_methods(methods)
+    named = {} if methods is None else parse_methods(methods)  # before anything is loaded
+    kinds = {given.get("kv_cache_dtype", "auto"), *(m.kv_cache_dtype for m in named.values())}
+    if kinds != {"auto"}:
+        raise UsageError(
+            "st3 verify proves what is dropped, by an oracle whose KV cache has all its bits: "
+            "leave kv_cache_dtype out"
+        )
     quiet_transformers()
     if "/" in model and not random:
         note_hub(model)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from accelerate.utils import send_to_device
 from conftest import greedy as any_greedy
+from families.talk import Talk
 from families.zoo import ZOO
 from placed import DEVICES, Placing
 
@@ -95,6 +97,45 @@ def test_two_devices_are_one(name: str, method: str, cut: int, devices: tuple[st
         assert torch.equal(got.sequences.cpu(), want.sequences)
         logits = torch.stack(got.logits).cpu()
     torch.testing.assert_close(logits, torch.stack(want.logits), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scorer", ["prompt-3-layers", "key-norm", "frames-in-turn", "random"])
+def test_scores_go_along(scorer: str) -> None:
+    """Those of layers on one device, which are added to those of the next."""
+    model = ZOO["qwen2_5_vl"].build()
+    inputs = ZOO["qwen2_5_vl"].inputs(model, ZOO["qwen2_5_vl"].padded)
+    how = METHODS["st3"] | {"scorer": scorer}
+    with st3.trim(model, "st3", **how) as session:
+        want, kept = greedy(model, inputs), [session.kept(n) for n in range(1, 7)]
+    with _spread(model, 3, DEVICES), st3.trim(model, "st3", **how) as session:
+        got = greedy(model, send_to_device(inputs, DEVICES[0]))
+        assert [session.kept(n) for n in range(1, 7)] == kept
+        assert torch.equal(got.sequences.cpu(), want.sequences)
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_a_conversation_over_two_devices(name: str) -> None:
+    """Pictures in the second turn as well, rows with padding, the cache in 8 bits."""
+    model, tiny = replace(ZOO[name], dtype=torch.float64).build(), ZOO[name]
+    turns = (("ttIIttttt", "tItt"), ("tItt", "tIItttt"), ("ttt", "tttt"))
+
+    def held(make: Any) -> tuple[list[torch.Tensor], Any]:
+        with st3.trim(model, "st3", kv_cache_dtype="int8", **METHODS["st3"]) as session:
+            talk = Talk(model, make)
+            for rows in turns:
+                talk.say(rows)
+            return [said.cpu() for said in talk.said], [session.kept(n, 1) for n in range(1, 7)]
+
+    def inputs(model: Any, rows: Any) -> Any:
+        made = replace(tiny, dtype=torch.float64).inputs(model, rows)
+        return send_to_device(made, DEVICES[0]) if model.device.type != "cpu" else made
+
+    want, kept = held(inputs)
+    with _spread(model, 3, DEVICES):
+        got, left = held(inputs)
+    assert left == kept
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")
