@@ -43,10 +43,10 @@ def tensor_parallel(config: Any) -> DistributedConfig:
                 f"{world} processes: start as many as divide them"
             )
     atexit.register(_leave)
-    return DistributedConfig(tp_plan=plan_of(meta_model(config)))
+    return DistributedConfig(tp_plan=plan_of(meta_model(config), world))
 
 
-def plan_of(model: Any) -> dict[str, str]:
+def plan_of(model: Any, world: int) -> dict[str, str]:
     """Pattern of names -> how a module is split; transformers' own, where that knows the layers.
 
     Raises:
@@ -70,7 +70,10 @@ def plan_of(model: Any) -> dict[str, str]:
             f"{name}.layers.*.{part}": "colwise" if end in _COLUMNS else "rowwise"
             for end, part in ends.items()
         }
-    # What older versions lack for some families: logits of the whole vocabulary on every rank.
+    # Older versions lack the head of some families, and split none that does not divide.
+    if model.get_output_embeddings().weight.shape[0] % world:
+        plan.pop("lm_head", None)
+        return plan
     return {"lm_head": "colwise_gather_output"} | plan
 
 

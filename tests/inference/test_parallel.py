@@ -25,7 +25,7 @@ def test_every_family_gets_a_plan_for_its_layers(name: str) -> None:
     """transformers has none for Qwen3-VL's: theirs is made by names."""
     if not ZOO[name].known:
         pytest.skip(f"this transformers has no {ZOO[name].config}")
-    plan = plan_of(meta_model(ZOO[name].configuration()))
+    plan = plan_of(meta_model(ZOO[name].configuration()), 2)
     split = {key.rpartition(".")[2]: how for key, how in plan.items() if ".layers." in key}
     assert {split[f"{part}_proj"] for part in "qkv"} == {"colwise"}
     assert split["o_proj"] == "rowwise"
@@ -36,7 +36,7 @@ def test_every_family_gets_a_plan_for_its_layers(name: str) -> None:
 
 def test_layers_of_which_nobody_knows() -> None:
     with pytest.raises(ValueError, match=r"no tensor-parallel plan .* with a device map"):
-        plan_of(meta_model(ZOO["lfm2_vl"].configuration()))
+        plan_of(meta_model(ZOO["lfm2_vl"].configuration()), 2)
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
