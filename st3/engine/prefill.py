@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from st3.engine.cache import TrimmedCache
+from st3.engine.filling import Filling
 from st3.engine.follow import Features, Followers
 from st3.engine.masks import MaskRule
-from st3.engine.order import Order, merged, to_device
+from st3.engine.order import Order, to_device
 from st3.engine.prompt import Prompt
 from st3.engine.record import Record
 from st3.engine.turn import Turn
@@ -83,13 +84,11 @@ class Prefill:
         self.frames: Callable[[], torch.Tensor] | None = None  # int64 [B, tokens], see `frames`
         self._of_all: torch.Tensor | None = None
         self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
-        self.last_keyed = max(self.plan.parts.keyed)
         self.unseen = {*self.plan.parts.keyed, *self.plan.parts.lenders}
         self.recent: dict[int, torch.Tensor] = {}  # layer -> its scores [B, n]
         self.ranked: tuple[int, torch.Tensor] | None = None  # by the scores up to this layer
         self.order: Order | None = None
-        self._merged: dict[tuple[int, ...], Order] = {}  # what some layers share
-        self.unsorted: list[tuple[int, bool]] = []  # layer, whether masks will ask for places
+        self.filling = None if cache is None else Filling(record, turn, cache)
         deciding = groups if self.schedule.anneals else groups[1:]
         depth = self.scorer.layers_summed
         self.first_scored = {g.first: max(1, g.scored_in - depth + 1) for g in deciding}
@@ -176,57 +175,13 @@ class Prefill:
         if first and layer == self.group.scored_in:
             listed = self._list(self.prompt.visual)
             self._lay_out(listed, listed.clamp_min(0), self.prompt.visual)
-        if self.cache is None:
+        if self.filling is None:
             return
-        self.unsorted.append((layer, rule is not None))
+        self.filling.wait(layer, rule is not None)
         if first and self.order is None:  # what decides its order comes in a later layer
             return
-        for number, placed in self.unsorted:
-            if self.later:
-                self._merge(number)
-            else:
-                self._store(number, placed)
-        self.unsorted.clear()
+        self.filling.store(self.order, self.place, self.valid, self.capacity)
         self.lent[layer] = self.place
-        if layer == self.last_keyed:
-            self.record.record_bytes()
-
-    def _store(self, layer: int, placed: bool) -> None:
-        assert self.cache is not None
-        cached = self.cache.layers[layer - 1]
-        if cached.offered is None:
-            raise RuntimeError(f"layer {layer} has attended without filling the KV cache")
-        cached.store(
-            *cached.offered,
-            seen=self.prompt.tokens,
-            capacity=self.capacity,
-            room=self.plan.max_new_tokens,
-            valid=self.valid,
-            order=self.order,
-            places=self.place if placed else None,
-        )
-
-    def _merge(self, layer: int) -> None:
-        """A later turn's tokens lie at the end; where they will leave, among the others."""
-        assert self.cache is not None
-        if self.order is None:
-            return
-        cached, record = self.cache.layers[layer - 1], self.record
-        live = cached.alive - self.place.shape[1]
-        key = record.run(layer)[0], cached.gone, cached.visual, live
-        if key not in self._merged:
-            self._merged = {
-                key: merged(
-                    self.order,
-                    record.leaving(layer, record.turns[cached.gone : -1]),
-                    record.leaving(layer, [self.turn]),
-                    cached.visual,
-                    live,
-                    cached.live_valid(),
-                )
-            }
-        last_visual = self.turn.base + self.prompt.last_visual
-        cached.lay_out(self._merged[key], record.generated, last_visual)
 
     def _ranking(self) -> torch.Tensor:
         """int64 [B, n]: visual tokens by falling importance, padding, then text in prompt order.
