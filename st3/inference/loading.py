@@ -69,8 +69,11 @@ def load(
     """
     if device_map is not None and device != "auto":
         raise ValueError("device and device_map both say where weights lie: give one of them")
-    if tensor_parallel and (quantization, device_map) != (None, None):
-        raise ValueError("tensor parallelism goes with no quantization and no device map yet")
+    if tensor_parallel and (quantization, device_map, device) != (None, None, "auto"):
+        raise ValueError(
+            "tensor parallelism takes a device for each process, and no quantization or device map "
+            "yet: leave these out"
+        )
     source = find(name, revision)
     how = None if quantization is None else find_quantization(quantization)
     config = load_config(source)

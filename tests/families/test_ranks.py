@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import pytest
 import torch
 from families import ranks
 from families.zoo import ZOO
+from torchrun import torchrun
 
 from st3.engine.record import Plan
 from st3.families.base import visual_mask
@@ -45,7 +42,6 @@ CASES: list[tuple[str, str, tuple[tuple[str, Any], ...]]] = [
         )
     ),
 ]  # fmt: skip
-_LONGEST = 120  # seconds; processes that wait for each other wait forever
 
 
 def _said(case: Any) -> str:
@@ -64,18 +60,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list
         model.save_pretrained(folder / name)
         whole[name], asked[name] = (model, inputs), (plan, inputs, CASES)
     torch.save(asked, folder / "asked.pt")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    started = subprocess.Popen(
-        [*command, ranks.__file__, str(folder)],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        said, _ = started.communicate(timeout=_LONGEST)
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
-        raise
-    assert not started.returncode, said
+    code, _, said = torchrun(ranks.__file__, str(folder))
+    assert not code, said
     return whole, [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in (0, 1)]
 
 

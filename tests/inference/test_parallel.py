@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from families.zoo import ZOO
+from torchrun import torchrun
 
 import st3
 from st3.families.meta import meta_model
 from st3.inference.parallel import plan_of, tensor_parallel
-
-_LONGEST = 150  # seconds
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "qwen3_vl"])
@@ -42,33 +36,20 @@ def test_layers_of_which_nobody_knows() -> None:
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="start it by torchrun --nproc-per-node 2 -m st3_cli run"):
         st3.load("demo", tensor_parallel=True)
-    with pytest.raises(ValueError, match="goes with no quantization and no device map yet"):
-        st3.load("demo", tensor_parallel=True, device_map="auto")
+    for also in ({"device_map": "auto"}, {"quantization": "bnb-4bit"}, {"device": "cpu"}):
+        with pytest.raises(ValueError, match="no quantization or device map yet: leave these out"):
+            st3.load("demo", tensor_parallel=True, **also)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match=r"4 attention heads cannot be shared out to 3 processes"):
         tensor_parallel(ZOO["llava"].configuration())
 
 
-def _torchrun(*arguments: str) -> tuple[int, str, str]:
-    started = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         "-m", "st3_cli", *arguments],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2], start_new_session=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, encoding="utf-8",
-    )  # fmt: skip
-    try:
-        out, err = started.communicate(timeout=_LONGEST)
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
-        raise
-    return started.returncode, out, err
-
-
 def test_the_command_over_two_processes(st3_: Any) -> None:
     """One of them talks, and each counts the bytes of its own heads."""
-    code, out, err = _torchrun("run", "--tensor-parallel", "--max-new-tokens", "12", "--json")
+    code, out, err = torchrun(
+        "-m", "st3_cli", "run", "--tensor-parallel", "--max-new-tokens", "12", "--json"
+    )
     assert code == 0, err
     both, alone = json.loads(out), json.loads(st3_("run", "--max-new-tokens", 12, "--json").out)
     assert both["answer"] == alone["answer"]
@@ -80,7 +61,7 @@ def test_the_command_over_two_processes(st3_: Any) -> None:
 
 
 def test_a_failure_ends_all_processes() -> None:
-    code, out, err = _torchrun("run", "nowhere.png", "What?", "--tensor-parallel")
+    code, out, err = torchrun("-m", "st3_cli", "run", "nowhere.png", "What?", "--tensor-parallel")
     assert code
     assert not out
     assert "st3: " in err
