@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from st3_cli.console import aside
 from st3_cli.errors import UsageError
+
+START = "start it by torchrun --nproc-per-node 2 -m st3_cli run ... --tensor-parallel"
 
 
 def load_model(
@@ -25,8 +28,12 @@ def load_model(
         UsageError: a device and a device map.
     """
     check_device_map(device, device_map)
+    if tensor_parallel and "RANK" not in os.environ:
+        raise UsageError("--tensor-parallel needs several processes: " + START)
+    if tensor_parallel and (quantization, device_map, device) != (None, None, "auto"):
+        raise UsageError("--tensor-parallel: leave --quantization, --device-map and --device out")
+    where = None if device_map is None else device_map_of(device_map)
 
-    from st3.inference.device_map import read_device_map
     from st3.inference.loading import load
 
     live, processor = load(
@@ -35,12 +42,26 @@ def load_model(
         dtype=str(dtype),
         attn_implementation=None if attn_implementation is None else str(attn_implementation),
         quantization=None if quantization is None else str(quantization),
-        device_map=None if device_map is None else read_device_map(device_map),
+        device_map=where,
         tensor_parallel=tensor_parallel,
     )
     if not quiet:
         note_set_aside(live)
     return live, processor
+
+
+def device_map_of(text: str) -> Any:
+    """What --device-map says, see `st3.load`.
+
+    Raises:
+        UsageError: nothing that can be read.
+    """
+    from st3.inference.device_map import read_device_map
+
+    try:
+        return read_device_map(text)
+    except ValueError as error:
+        raise UsageError(f"--device-map: {error}") from None
 
 
 def check_device_map(device: str, device_map: str | None) -> None:

@@ -17,7 +17,7 @@ from st3_cli.console import aside, err, print_json_text, print_table, quiet_tran
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_methods, read_settings
-from st3_cli.models import check_device_map, note_set_aside
+from st3_cli.models import check_device_map, device_map_of, note_set_aside
 from st3_cli.outputs import check_output
 from st3_cli.progress import run_bar
 
@@ -197,7 +197,7 @@ def profile(
     from st3.families.meta import meta_model
     from st3.inference import configs, loading, presets
     from st3.inference.checkpoints import HUB_IDS
-    from st3.inference.device_map import first_device, read_device_map
+    from st3.inference.device_map import first_device
     from st3.inference.image_processors import place_of
     from st3.inference.quantization import find_quantization
     from st3.inference.video_processors import has_videos
@@ -232,9 +232,10 @@ def profile(
     ]
     places = None
     if device_map is not None:
-        places = places_for(read_device_map(device_map), found)
+        places = places_for(device_map_of(device_map), found)
     where = loading.find_device(device.value) if places is None else first_device(places)
     how = None if quantization is None else find_quantization(quantization.value)
+    loading.check_whole(how, places)
     numbers = loading.find_dtype(dtype.value, where, found, how)
     backend = attn_implementation.value if attn_implementation else None
     live, kind, note = None, None, "Latency not measured: --no-latency."

@@ -82,6 +82,8 @@ def run(
     if force and show_kept is None:
         raise UsageError("--force goes with --show-kept FILE.png")
     sources, prompt = q.read_question(asked)
+    if tensor_parallel and "-" in sources:
+        raise UsageError("--tensor-parallel: processes cannot share standard input: give a path")
     q.check_frames(frames, fps)
     if compare and method == "none":
         raise UsageError("--compare sets a method against none: give another --method")
@@ -130,6 +132,8 @@ def run(
         aside(f"picture: {demo.PICTURE.name} (bundled)   prompt: {question}")
     answer = ask(chosen, on_text=None if json else print_answer)
     baseline = ask(untrimmed) if compare else None
+    if not json and tensor_parallel:
+        aside("note: bytes of the KV cache are those of the heads of one process")
     if json:
         document = report.describe(answer, model, live, prompt=question)
         document |= q.describe_clip(visual)

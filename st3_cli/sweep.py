@@ -18,7 +18,7 @@ from st3_cli import question as q
 from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
-from st3_cli.models import check_device_map, load_model, note_hub
+from st3_cli.models import check_device_map, device_map_of, load_model, note_hub
 from st3_cli.outputs import check_folder
 from st3_cli.progress import cell_bar
 
@@ -93,6 +93,9 @@ def sweep(
     check_device_map(device, device_map)
 
     from st3.inference.configs import find_config
+    from st3.inference.device_map import places_of
+    from st3.inference.loading import check_whole
+    from st3.inference.quantization import find_quantization
     from st3.machine import describe_machine
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
@@ -130,6 +133,10 @@ def sweep(
         q.note_foreign(model, [question.picture for question in asked])
     for line in skipped:
         err.print(f"skipped {line}", style="yellow", soft_wrap=True)
+    # What cannot be is refused before the folder is made.
+    how = None if quantization is None else find_quantization(quantization.value)
+    if device_map is not None:
+        check_whole(how, places_of(device_map_of(device_map), find_config(model)))
     ranks = find_ranks(device.value)
     where = device_of(device.value, ranks)
     settings = {

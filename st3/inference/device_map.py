@@ -12,6 +12,7 @@ from torch import nn
 
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
+from st3.files import plainly
 
 STRATEGIES = ("auto", "balanced", "sequential")
 """Of accelerate, which fills GPUs, then main memory, then the disk; it splits no layer."""
@@ -28,14 +29,15 @@ def read_device_map(text: str) -> str | dict[str, Any]:
     if text in STRATEGIES:
         return text
     document = text
-    if not text.lstrip().startswith("{"):
+    if not text.lstrip().startswith(("{", "[")):
         path = Path(text).expanduser()
         if not path.is_file():
             raise ValueError(
                 f"unknown device map {text!r}: give {', '.join(STRATEGIES)}, a JSON file or JSON "
                 'text such as {"": "cuda:0"}'
             )
-        document = path.read_text(encoding="utf-8")
+        with plainly("read", path):
+            document = path.read_text(encoding="utf-8")
     try:
         found = json.loads(document)
     except ValueError as error:
@@ -60,6 +62,11 @@ def places_of(device_map: str | Mapping[str, Any], config: Any) -> str | dict[st
         if device_map not in STRATEGIES:
             raise ValueError(f"unknown device_map {device_map!r}; known: {', '.join(STRATEGIES)}")
         return device_map
+    if not isinstance(device_map, Mapping):
+        raise ValueError(  # noqa: TRY004  # as of any other map
+            f"the device map is a {type(device_map).__name__}: give a strategy, or a mapping of "
+            'modules to devices, such as {"": "cuda:0"}'
+        )
     model = meta_model(config)
     places = {str(name): _device(where) for name, where in device_map.items()}
     names = _names("", model)
@@ -88,6 +95,12 @@ def place_of(name: str, places: Mapping[str, torch.device]) -> torch.device | No
             return None
         name = name.rpartition(".")[0]
     return places[name]
+
+
+def computes_on(where: torch.device, places: Mapping[str, torch.device]) -> torch.device:
+    """Where accelerate computes what lies there: beside a GPU nothing computes where it waits."""
+    first = first_device(places)
+    return first if where == DISK or where.type == "cpu" else where
 
 
 def first_device(places: str | Mapping[str, torch.device]) -> torch.device:
@@ -158,8 +171,10 @@ def _device(where: Any) -> torch.device:
         ) from None
     if found.type == "cpu":
         return torch.device("cpu")
+    if found.type != "cuda":
+        raise ValueError(f"the device map names {text}: give cuda:0, cpu or disk")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found.type != "cuda" or (found.index or 0) >= count:
+    if (found.index or 0) >= count:
         raise ValueError(
             f"the device map names {text}, and torch sees {count or 'no'} CUDA devices: "
             "give cpu or disk, or another number"

@@ -22,7 +22,7 @@ from st3.families.meta import meta_model
 from st3.inference import parallel
 from st3.inference.checkpoints import Source, check_weights, fetching, find
 from st3.inference.configs import load_config
-from st3.inference.device_map import DISK, first_device, places_of
+from st3.inference.device_map import DISK, computes_on, first_device, places_of
 from st3.inference.processors import load_processor
 from st3.inference.quantization import (
     Quantization,
@@ -78,6 +78,7 @@ def load(
     how = None if quantization is None else find_quantization(quantization)
     config = load_config(source)
     places = None if device_map is None else places_of(device_map, config)
+    check_whole(how, places)
     chosen = find_device(device) if places is None else first_device(places)
     numbers = find_dtype(dtype, chosen, config, how)
     check_weights(source)
@@ -187,6 +188,23 @@ def _check_generation(source: Source) -> None:
         raise ValueError(
             f"{source.place}: generation_config.json makes no sense, mend it or delete it: {error}"
         ) from error
+
+
+def check_whole(
+    quantization: Quantization | None, places: str | Mapping[str, torch.device] | None
+) -> None:
+    """See that weights in few bits lie where they compute: they cannot be brought for each call.
+
+    Raises:
+        ValueError: a map lets some wait on a disk, or beside a GPU in main memory.
+    """
+    if quantization is None or places is None or isinstance(places, str):
+        return
+    if any(computes_on(where, places) != where for where in places.values()):
+        raise ValueError(
+            f"weights in {quantization.name} cannot wait on a disk or, beside a GPU, in main "
+            "memory: leave the quantization out, or give the device map devices that compute"
+        )
 
 
 def find_device(device: str) -> torch.device:

@@ -10,6 +10,7 @@ import atexit
 import os
 from typing import Any
 
+import torch
 from torch import distributed, nn
 from transformers.distributed.configuration_utils import DistributedConfig
 
@@ -28,12 +29,15 @@ def tensor_parallel(config: Any) -> DistributedConfig:
         config: of the model.
 
     Raises:
-        ValueError: torchrun has not started several processes, heads cannot be shared out evenly,
-            or nothing says how to split the family's layers.
+        ValueError: torchrun has not started several processes, or more than there are GPUs; heads
+            cannot be shared out evenly, or nothing says how to split the family's layers.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if "RANK" not in os.environ or world < 2:
         raise ValueError(f"tensor parallelism needs several processes: start it by {_START}")
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if torch.cuda.is_available() and here > gpus:
+        raise ValueError(f"{here} processes want a GPU each, and torch sees {gpus}: start fewer")
     text = config.get_text_config()
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(text, name, None)

@@ -83,7 +83,7 @@ def saved_bytes(
 
 
 def live_bytes(model: Any) -> dict[str, int]:
-    """Bytes of a live model's weights on each device; "meta" are those that lie elsewhere.
+    """Bytes of a live model's weights on each device; "offloaded" are those that wait elsewhere.
 
     Args:
         model: in whatever bits its weights are.
@@ -99,7 +99,9 @@ def live_bytes(model: Any) -> dict[str, int]:
                 key = tensor.device, place
                 if key not in seen:
                     seen.add(key)
-                    found[str(tensor.device)] += tensor.numel() * tensor.element_size()
+                    away = tensor.device.type == "meta"
+                    where = "offloaded" if away else str(tensor.device)
+                    found[where] += tensor.numel() * tensor.element_size()
     return dict(found)
 
 

@@ -11,7 +11,7 @@ from accelerate import dispatch_model, infer_auto_device_map
 
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
-from st3.inference.device_map import DISK, place_of, places_of
+from st3.inference.device_map import DISK, computes_on, first_device, place_of, places_of
 from st3.inference.quantization import Quantization
 from st3.inference.weights import predicted_bytes
 
@@ -39,7 +39,7 @@ def places_for(device_map: str | Mapping[str, Any], config: Any) -> Places:
 def weights_by_device(
     config: Any, dtype: torch.dtype, quantization: Quantization | None, places: Places
 ) -> dict[str, int]:
-    """Device -> bytes of weights, predicted; what waits on a disk counts as "disk"."""
+    """Device -> bytes of weights, predicted; what waits on a disk counts as "offloaded"."""
     found: dict[str, int] = defaultdict(int)
     for device in sorted({*places.values()}, key=str):
         sizes = predicted_bytes(config, dtype, quantization, device)
@@ -52,15 +52,16 @@ def weights_by_device(
 def kv_by_device(config: Any, by_layer: Sequence[int], places: Places) -> dict[str, int]:
     """Device -> bytes of keys and values, of which each layer has so many.
 
-    Those of a layer whose weights are offloaded lie where it computes: on the first device.
+    Those of a layer whose weights are offloaded, to a disk or beside a GPU to main memory, lie
+    where it computes: on the first device.
     """
     model = meta_model(config)
     names = {id(module): name for name, module in model.named_modules()}
-    home = next((device for device in places.values() if device != DISK), torch.device("cpu"))
     found: dict[str, int] = defaultdict(int)
     for layer, size in zip(find_parts(model).layers, by_layer, strict=True):
         where = place_of(f"{names[id(layer)]}.weight", places)
-        found[str(home if where in (None, DISK) else where)] += size
+        home = first_device(places) if where is None else computes_on(where, places)
+        found[str(home)] += size
     return dict(found)
 
 
@@ -78,4 +79,4 @@ def dispatched(model: Any, places: Places) -> Any:
 
 
 def _word(device: torch.device) -> str:
-    return "disk" if device == DISK else str(device)
+    return "offloaded" if device == DISK else str(device)

@@ -17,6 +17,7 @@ from st3.tables import (
     table,
     times,
 )
+from st3.units import si
 
 
 def tables(document: dict[str, Any], *, detail: bool = False) -> list[Table]:
@@ -55,7 +56,23 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         found["Decode step against the roofline, in ms"] = _DECODE_ROOF
     made = [table(f"{title}: {what}", rows, columns) for title, columns in found.items()]
     entries = [e for e in document.get("operators", ()) if e["batch_size"] == batch]
-    return made + operator_tables(entries, what)
+    return made + _by_device(rows, what) + operator_tables(entries, what)
+
+
+def _by_device(rows: Sequence[dict[str, Any]], what: str) -> list[Table]:
+    """Bytes where a device map spreads the model; nothing without one, or in older reports."""
+    weights = rows[0].get("weights_bytes_by_device")
+    if not weights:
+        return []
+    devices = list(
+        dict.fromkeys([*weights, *(d for row in rows for d in row["kv_bytes_by_device"])])
+    )
+    lines = [("weights", *(si(weights.get(device, 0), "B") for device in devices))]
+    for row in rows:
+        held = row["kv_bytes_by_device"]
+        lines.append((f"KV, {row['method']}", *(si(held.get(x, 0), "B") for x in devices)))
+    title = f"Bytes by device, predicted; KV cache after prefill: {what}"
+    return [Table(title, ("bytes of", *devices), tuple(lines))]
 
 
 def operator_tables(entries: Sequence[dict[str, Any]], what: str) -> list[Table]:

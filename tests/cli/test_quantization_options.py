@@ -46,3 +46,21 @@ def test_a_map_that_splits_a_layer(st3_: Any, checkpoint: Path) -> None:
         "st3: the device map splits model.language_model.layers.1 over cpu and disk: a layer must "
         "lie on one device\n"
     )
+
+
+def test_a_sweep_that_cannot_be_leaves_no_folder(st3_: Any, tmp_path: Path) -> None:
+    for device_map, code in (("nosuch", 2), ('{"": "cuda:99"}', 1), ("[]", 2)):
+        folder = tmp_path / "sweep"
+        result = st3_("sweep", "--scenes", 1, "--device-map", device_map, "--output", folder)
+        assert result.code == code
+        assert result.err.count("\n") == 1
+        assert not folder.exists()
+
+
+def test_tensor_parallel_alone(st3_: Any) -> None:
+    result = st3_("run", "--tensor-parallel")
+    assert result.code == 2
+    assert "torchrun --nproc-per-node 2" in result.err
+    result = st3_("run", "-", "What?", "--tensor-parallel")
+    assert result.code == 2
+    assert "cannot share standard input" in result.err

@@ -12,6 +12,8 @@ from conftest import greedy, prompts, tiny_checkpoint, tiny_config
 
 import st3
 from st3.inference.device_map import DISK, places_of, read_device_map
+from st3.inference.loading import check_whole
+from st3.inference.quantization import QUANTIZATIONS
 from st3.inference.weights import live_bytes
 
 LAYER = "model.language_model.layers.2"
@@ -80,7 +82,7 @@ def test_a_layer_on_disk_answers_as_in_memory(checkpoint: Path) -> None:
     whole, _ = st3.load(str(checkpoint), device_map="auto")
     parts, _ = st3.load(str(checkpoint), device_map={"": "cpu", LAYER: "disk"})
     bytes_of = live_bytes(parts)
-    assert bytes_of["meta"] == sum(
+    assert bytes_of["offloaded"] == sum(
         weight.numel() * 4 for weight in whole.get_submodule(LAYER).parameters()
     )
     assert sum(bytes_of.values()) == sum(live_bytes(whole).values())
@@ -93,3 +95,20 @@ def test_a_layer_on_disk_answers_as_in_memory(checkpoint: Path) -> None:
 def test_a_device_and_a_map(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="both say where weights lie"):
         st3.load(str(checkpoint), device="cpu", device_map="auto")
+
+
+def test_weights_in_few_bits_do_not_wait() -> None:
+    with pytest.raises(ValueError, match="torchao-int8 cannot wait on a disk"):
+        st3.load("demo", quantization="torchao-int8", device_map={"": "cpu", "lm_head": "disk"})
+    how, gpu, cpu = QUANTIZATIONS["bnb-4bit"], torch.device("cuda:0"), torch.device("cpu")
+    check_whole(how, {"model": gpu, "lm_head": torch.device("cuda:1")})
+    check_whole(how, {"": cpu})
+    check_whole(None, {"model": gpu, "lm_head": cpu})
+    with pytest.raises(ValueError, match="beside a GPU, in main memory"):
+        check_whole(how, {"model": gpu, "lm_head": cpu})
+
+
+@pytest.mark.parametrize("device_map", [0, ["cpu"], torch.device("cpu")])
+def test_what_is_no_map(device_map: Any) -> None:
+    with pytest.raises(ValueError, match="give a strategy, or a mapping of modules to devices"):
+        st3.load("demo", device_map=device_map)

@@ -97,7 +97,7 @@ def test_tied_and_offloaded_weights() -> None:
     tied[0].bias = tied[1].bias = None  # type: ignore[assignment]
     tied.append(nn.Linear(4, 4, bias=False))
     tied[2].weight = tied[0].weight  # type: ignore[assignment]
-    assert live_bytes(tied) == {"cpu": 64, "meta": 64}
+    assert live_bytes(tied) == {"cpu": 64, "offloaded": 64}
 
 
 def test_what_is_converted() -> None:

@@ -32,7 +32,7 @@ def test_weights_on_a_disk(name: str) -> None:
     places = places_for(where, model.config)
     found = weights_by_device(model.config, torch.float32, None, places)
     late = [p for n in (1, 4) for p in decoder.layers[n].parameters()]
-    assert found["disk"] == sum(p.nbytes for p in late)
+    assert found["offloaded"] == sum(p.nbytes for p in late)
     assert sum(found.values()) == live_bytes(model)["cpu"]
     each = [10, 20, 30, 40, 50, 60]
     assert kv_by_device(model.config, each, places) == {"cpu": 210}
@@ -44,7 +44,6 @@ def test_keys_lie_where_layers_compute() -> None:
     model = meta_model(config)
     prefix = next(k for k, m in model.named_modules() if m is find_parts(model).decoder)
     first, second = torch.device("cuda:0"), torch.device("cuda:1")
-    places = {name: first for name, _ in model.named_children()}
     places = {"": first} | {f"{prefix}.layers.{n}": second for n in (3, 4, 5)}
     work = Workload(visual=32, text=20, new=3)
     method = make_method("pvtp", prune_ratio=0.5, stride=1, ratio=0.15)
@@ -54,6 +53,10 @@ def test_keys_lie_where_layers_compute() -> None:
     found = kv_by_device(config, each, places)
     assert found == {"cuda:0": sum(each[:3]), "cuda:1": sum(each[3:])}
     assert each[0] > each[3] > each[5]
+    # Beside a GPU nothing computes in main memory, or on a disk, wherever the map begins.
+    waiting = {"lm_head": torch.device("cpu")} | places
+    waiting |= {f"{prefix}.layers.0": torch.device("cpu"), f"{prefix}.layers.1": DISK}
+    assert kv_by_device(config, each, waiting) == found
 
 
 def test_a_strategy_is_worked_out() -> None:
@@ -83,9 +86,12 @@ def test_profile_by_device(st3_: Any) -> None:
     for row in rows:
         assert sum(row["kv_bytes_by_device"].values()) == row["kv_bytes"]
         assert sum(row["weights_bytes_by_device"].values()) == row["weights_bytes"]
-        assert row["weights_bytes_by_device"]["disk"] > 0
+        assert row["weights_bytes_by_device"]["offloaded"] > 0
         assert row["ttft_ms"] > 0
     assert rows[2]["kv_ratio"] < 0.2
+    shown = st3_("profile", "--device-map", where, "--methods", "st3", "--no-latency")
+    assert "Bytes by device" in shown.out
+    assert "offloaded" in shown.out
     both = st3_("profile", "--device-map", "auto", "--device", "cpu")
     assert both.code == 2
     assert "--device-map takes the place of --device" in both.err
