@@ -165,7 +165,7 @@ def test_a_scale_for_each_token_is_the_masked_oracle(family: str, method: str) -
         found.assert_kept(said)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["st3", "fastv, k=1"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_torchao_rounds_activations_at_ties(family: str, method: str) -> None:
     """So that noise of the last bit may move a token's largest number by a step, in stock as well.

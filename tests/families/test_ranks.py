@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from families import ranks
 from families.zoo import ZOO
+from filelock import FileLock
 from torchrun import torchrun
 
 from st3.engine.record import Plan
@@ -50,19 +52,31 @@ def _said(case: Any) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Whole models and their prompts; and what two ranks made of them."""
-    folder, whole, asked = tmp_path_factory.mktemp("ranks"), {}, {}
+    """Whole models and their prompts; and what two ranks made of them, once for all workers."""
+    folder = tmp_path_factory.getbasetemp() / "ranks"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tmp_path_factory.getbasetemp().parent / "ranks"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            _make(folder)
+    asked = torch.load(folder / "asked.pt", weights_only=False)
+    whole = {name: (ZOO[name].build(), inputs) for name, (_, inputs, _) in asked.items()}
+    return whole, [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in (0, 1)]
+
+
+def _make(folder: Path) -> None:
+    asked = {}
     for name, plan in PLANS.items():
         model, tiny = ZOO[name].build(), ZOO[name]
         if plan == "auto" and "lm_head" not in model.tp_plan:  # transformers 5.17's Gemma 3 fails
             plan = model.tp_plan | {"lm_head": "colwise_gather_output"}
         inputs = {kind: tiny.inputs(model, getattr(tiny, kind)) for kind in ("one", "padded")}
         model.save_pretrained(folder / name)
-        whole[name], asked[name] = (model, inputs), (plan, inputs, CASES)
+        asked[name] = plan, inputs, CASES
     torch.save(asked, folder / "asked.pt")
     code, _, said = torchrun(ranks.__file__, str(folder))
     assert not code, said
-    return whole, [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=_said)
