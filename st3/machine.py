@@ -65,6 +65,11 @@ def memory_limit() -> int:
     return min(int(psutil.virtual_memory().total), _container("memory.max") or 2**62)
 
 
+def gpu_count() -> int:
+    """CUDA devices that torch sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that a process can still take on `device`."""
     if device.type == "cuda":

@@ -8,8 +8,6 @@ from typing import Any
 from st3_cli.console import aside
 from st3_cli.errors import UsageError
 
-START = "start it by torchrun --nproc-per-node 2 -m st3_cli run ... --tensor-parallel"
-
 
 def load_model(
     name: str,
@@ -29,7 +27,9 @@ def load_model(
     """
     check_device_map(device, device_map)
     if tensor_parallel and "RANK" not in os.environ:
-        raise UsageError("--tensor-parallel needs several processes: " + START)
+        from st3.inference.parallel import START
+
+        raise UsageError(f"--tensor-parallel needs several processes: start it by {START}")
     if tensor_parallel and (quantization, device_map, device) != (None, None, "auto"):
         raise UsageError("--tensor-parallel: leave --quantization, --device-map and --device out")
     where = None if device_map is None else device_map_of(device_map)

@@ -23,13 +23,13 @@ from st3.files import write_text
 from st3.inference.loading import load
 from st3.inference.weights import live_bytes
 from st3.machine import describe_machine
+from st3.methods import make_method
 from st3.methods.base import KV_CACHE_DTYPES
 from st3.profiling.latency import measure
 from st3.profiling.picture import picture_of
 from st3.profiling.runs import beside_stock
 from st3.profiling.shape import Workload
-from st3.proportion import interval
-from st3.sweep.fidelity import Reference, outcomes, references
+from st3.sweep.fidelity import outcomes, references, summary
 from st3.sweep.questions import demo_questions
 from st3.tables import Table
 from st3.units import si
@@ -57,8 +57,6 @@ def cells(
         repeats: of the timed runs.
         dtype: of whatever is not quantised.
     """
-    from st3.methods import make_method
-
     whole, processor = load(_MODEL, dtype=dtype)
     asked = demo_questions(scenes, seed)
     known = references(whole, processor, asked, batch=batch, max_new_tokens=_LONGEST)
@@ -87,28 +85,15 @@ def cells(
                 "ttft_ms": statistics.median(run.ttft for run in runs),
                 "tpot_ms": statistics.median(step for run in runs for step in run.steps),
                 "e2e_ms": statistics.median(run.total for run in runs),
-                **_faithful(model, processor, known, method),
+                "questions": len(asked),
+                **summary(
+                    [
+                        outcome
+                        for reference in known
+                        for outcome in outcomes(model, processor, reference, method, _LONGEST)
+                    ]
+                ),
             }
-
-
-def _faithful(
-    model: Any, processor: Any, known: Sequence[Reference], method: Any
-) -> dict[str, Any]:
-    found = [
-        outcome
-        for reference in known
-        for outcome in outcomes(model, processor, reference, method, _LONGEST)
-    ]
-    right = sum(outcome.right is True for outcome in found)
-    low, high = interval(right, len(found))
-    return {
-        "questions": len(found),
-        "accuracy": right / len(found),
-        "low": low,
-        "high": high,
-        "fidelity": statistics.fmean(outcome.same for outcome in found),
-        "kl": statistics.fmean(outcome.kl for outcome in found),
-    }
 
 
 def table(document: Mapping[str, Any]) -> Table:
@@ -133,7 +118,8 @@ def table(document: Mapping[str, Any]) -> Table:
             f"{row['kv_bytes'] / full['kv_bytes']:.1%}",
             f"{row['ttft_ms']:.0f}",
             f"{row['tpot_ms']:.1f}",
-            f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})",
+            f"{100 * row['accuracy']:.1f} "
+            f"({100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f})",
             f"{100 * row['fidelity']:.1f}",
             f"{row['kl']:.1e}",
         )
@@ -153,15 +139,17 @@ def main(
     dtype: Annotated[str, typer.Option(help="Of what is not quantised.")] = "float32",
 ) -> None:
     """Measure, print a line a row, and save."""
-    settings = {
+    asked: dict[str, Any] = {
         "scenes": scenes, "seed": seed, "batch": batch, "repeats": repeats, "dtype": dtype,
+    }  # fmt: skip
+    settings = {
+        **asked,
         "command": shlex.join(["python", "-m", "st3.benchmark.compressed", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
-    }  # fmt: skip
+    }
     rows: list[dict[str, Any]] = []
     machine = describe_machine(torch.device("cpu"), getattr(torch, dtype))
-    asked: dict[str, Any] = {"scenes": scenes, "seed": seed, "batch": batch, "repeats": repeats}
-    for row in cells(weights.split(","), methods.split(","), dtype=dtype, **asked):
+    for row in cells(weights.split(","), methods.split(","), **asked):
         rows.append(row)
         typer.echo(json.dumps(row), err=True)
         document = {"compressed": rows, "settings": settings, "machine": machine}

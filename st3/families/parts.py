@@ -140,6 +140,12 @@ def devices(module: nn.Module) -> set[torch.device]:
     return {tensor.device for tensor in tensors if not tensor.is_meta}
 
 
+def layer_names(model: Any) -> list[str]:
+    """What the decoder's layers are called in a model that fits."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return [names[id(layer)] for layer in find_parts(model).layers]
+
+
 def judge(config: Any) -> None:
     """Whether a model of this configuration fits, found without any weights.
 

@@ -13,6 +13,7 @@ from torch import nn
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.files import plainly
+from st3.machine import gpu_count
 
 STRATEGIES = ("auto", "balanced", "sequential")
 """Of accelerate, which fills GPUs, then main memory, then the disk; it splits no layer."""
@@ -173,7 +174,7 @@ def _device(where: Any) -> torch.device:
         return torch.device("cpu")
     if found.type != "cuda":
         raise ValueError(f"the device map names {text}: give cuda:0, cpu or disk")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = gpu_count()
     if (found.index or 0) >= count:
         raise ValueError(
             f"the device map names {text}, and torch sees {count or 'no'} CUDA devices: "

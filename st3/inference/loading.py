@@ -32,6 +32,7 @@ from st3.inference.quantization import (
     try_on,
 )
 from st3.inference.weights import check_fits
+from st3.machine import gpu_count
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _LARGE = 1_000_000_000  # parameters above which fp32 on a CPU is a waste of memory
@@ -220,7 +221,7 @@ def find_device(device: str) -> torch.device:
     except RuntimeError:
         raise ValueError(f"unknown device {device!r}: give auto, cpu or cuda") from None
     if chosen.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = gpu_count()
         if (chosen.index or 0) >= count:
             has = f"{count} of them" if count else "none"
             raise ValueError(f"no device {device!r}: torch sees {has}; use the device cpu")

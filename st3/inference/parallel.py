@@ -10,16 +10,16 @@ import atexit
 import os
 from typing import Any
 
-import torch
 from torch import distributed, nn
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
+from st3.machine import gpu_count
 
 _COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 _ROWS = ("o_proj", "down_proj")
-_START = "torchrun --nproc-per-node 2 -m st3_cli run ... --tensor-parallel"
+START = "torchrun --nproc-per-node 2 -m st3_cli run ... --tensor-parallel"
 
 
 def tensor_parallel(config: Any) -> DistributedConfig:
@@ -34,9 +34,9 @@ def tensor_parallel(config: Any) -> DistributedConfig:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if "RANK" not in os.environ or world < 2:
-        raise ValueError(f"tensor parallelism needs several processes: start it by {_START}")
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    if torch.cuda.is_available() and here > gpus:
+        raise ValueError(f"tensor parallelism needs several processes: start it by {START}")
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), gpu_count()
+    if gpus and here > gpus:
         raise ValueError(f"{here} processes want a GPU each, and torch sees {gpus}: start fewer")
     text = config.get_text_config()
     for name in ("num_attention_heads", "num_key_value_heads"):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from st3.families.meta import meta_model
-from st3.families.parts import find_parts
+from st3.families.parts import find_parts, layer_names
 from st3.inference.device_map import DISK, place_of
 from st3.inference.quantization import QUANTIZATIONS, Quantization, converted, group_size
 from st3.machine import free_memory
@@ -61,6 +61,25 @@ def predicted_bytes(
     return found
 
 
+def placed_bytes(
+    config: Any,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+    places: Mapping[str, torch.device],
+) -> dict[torch.device, int]:
+    """The same by device, `DISK` among them.
+
+    Args:
+        config, dtype, quantization: as for `predicted_bytes`.
+        places: prefix of names -> device, see `places_of`.
+    """
+    found = {}
+    for device in sorted({*places.values()}, key=str):
+        sizes = predicted_bytes(config, dtype, quantization, device)
+        found[device] = sum(n for name, n in sizes.items() if place_of(name, places) == device)
+    return found
+
+
 def saved_bytes(
     config: Any, dtype: torch.dtype, quantization: Quantization | None, device: torch.device | None
 ) -> list[int]:
@@ -70,15 +89,13 @@ def saved_bytes(
         config, dtype, quantization, device: as for `predicted_bytes`.
     """
     model = meta_model(config)
-    layers = find_parts(model).layers
     if quantization is None:
-        return [0] * len(layers)
+        return [0] * len(find_parts(model).layers)
     wide = predicted_bytes(config, dtype)
     narrow = predicted_bytes(config, dtype, quantization, device)
-    names = {id(module): name for name, module in model.named_modules()}
     return [
         sum(size - narrow[key] for key, size in wide.items() if key.startswith(f"{name}."))
-        for name in (names[id(layer)] for layer in layers)
+        for name in layer_names(model)
     ]
 
 
@@ -93,13 +110,13 @@ def live_bytes(model: Any) -> dict[str, int]:
     for module in model.modules():
         for held in (*module._parameters.values(), *module._buffers.values()):
             for number, tensor in enumerate(() if held is None else _pieces(held, module)):
+                away = tensor.device.type == "meta"
                 place: Any = tensor.data_ptr(), tensor.numel(), tensor.dtype
-                if tensor.device.type == "meta":  # which has no addresses
+                if away:  # which has no addresses
                     place = id(held), number
                 key = tensor.device, place
                 if key not in seen:
                     seen.add(key)
-                    away = tensor.device.type == "meta"
                     where = "offloaded" if away else str(tensor.device)
                     found[where] += tensor.numel() * tensor.element_size()
     return dict(found)
@@ -123,9 +140,9 @@ def check_fits(
     Raises:
         ValueError: they do not; says by how much, and what would fit.
     """
-    for device in sorted({*places.values()} - {DISK}, key=str):
-        sizes = predicted_bytes(config, dtype, quantization, device)
-        needed = sum(n for key, n in sizes.items() if place_of(key, places) == device)
+    for device, needed in placed_bytes(config, dtype, quantization, places).items():
+        if device == DISK:
+            continue
         free = free_memory(device)
         if needed > free:
             word = str(dtype).removeprefix("torch.")

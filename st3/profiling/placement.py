@@ -10,10 +10,10 @@ import torch
 from accelerate import dispatch_model, infer_auto_device_map
 
 from st3.families.meta import meta_model
-from st3.families.parts import find_parts
+from st3.families.parts import layer_names
 from st3.inference.device_map import DISK, computes_on, first_device, place_of, places_of
 from st3.inference.quantization import Quantization
-from st3.inference.weights import predicted_bytes
+from st3.inference.weights import placed_bytes
 
 Places = Mapping[str, torch.device]
 """Prefix of names -> device, as `st3.inference.device_map.places_of` returns it."""
@@ -40,13 +40,8 @@ def weights_by_device(
     config: Any, dtype: torch.dtype, quantization: Quantization | None, places: Places
 ) -> dict[str, int]:
     """Device -> bytes of weights, predicted; what waits on a disk counts as "offloaded"."""
-    found: dict[str, int] = defaultdict(int)
-    for device in sorted({*places.values()}, key=str):
-        sizes = predicted_bytes(config, dtype, quantization, device)
-        for name, size in sizes.items():
-            if place_of(name, places) == device:
-                found[_word(device)] += size
-    return dict(found)
+    found = placed_bytes(config, dtype, quantization, places)
+    return {"offloaded" if where == DISK else str(where): n for where, n in found.items()}
 
 
 def kv_by_device(config: Any, by_layer: Sequence[int], places: Places) -> dict[str, int]:
@@ -55,11 +50,9 @@ def kv_by_device(config: Any, by_layer: Sequence[int], places: Places) -> dict[s
     Those of a layer whose weights are offloaded, to a disk or beside a GPU to main memory, lie
     where it computes: on the first device.
     """
-    model = meta_model(config)
-    names = {id(module): name for name, module in model.named_modules()}
     found: dict[str, int] = defaultdict(int)
-    for layer, size in zip(find_parts(model).layers, by_layer, strict=True):
-        where = place_of(f"{names[id(layer)]}.weight", places)
+    for name, size in zip(layer_names(meta_model(config)), by_layer, strict=True):
+        where = place_of(name, places)
         home = first_device(places) if where is None else computes_on(where, places)
         found[str(home)] += size
     return dict(found)
@@ -76,7 +69,3 @@ def dispatched(model: Any, places: Places) -> Any:
     skip = model._skip_keys_device_placement
     where = {name: str(device) for name, device in places.items()}
     return dispatch_model(model, where, skip_keys=skip, force_hooks=True)
-
-
-def _word(device: torch.device) -> str:
-    return "offloaded" if device == DISK else str(device)

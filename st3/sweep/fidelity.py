@@ -7,6 +7,7 @@ forced run tells all that a free one would, but for what an answer says after it
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from st3.engine.trim import trim
 from st3.inference.decoding import decode
 from st3.inference.generation import prepare_batch
 from st3.methods import Method
+from st3.proportion import interval
 from st3.sweep.questions import Question
 
 
@@ -125,6 +127,25 @@ def outcomes(
         )
         for row, question in enumerate(reference.questions)
     ]
+
+
+def summary(found: Sequence[Outcome]) -> dict[str, float | None]:
+    """Of many questions: what `Outcome` says of each, on average."""
+    return {
+        "fidelity": statistics.fmean(outcome.same for outcome in found),
+        "token_agreement": statistics.fmean(outcome.agreed for outcome in found),
+        "kl": statistics.fmean(outcome.kl for outcome in found),
+        **accuracy([outcome.right for outcome in found if outcome.right is not None]),
+    }
+
+
+def accuracy(right: Sequence[bool | None]) -> dict[str, float | None]:
+    """Share of right answers with its 95 % interval; None where no answer is known."""
+    if not right:
+        return {"accuracy": None, "accuracy_low": None, "accuracy_high": None}
+    hits = sum(map(bool, right))
+    low, high = interval(hits, len(right))
+    return {"accuracy": hits / len(right), "accuracy_low": low, "accuracy_high": high}
 
 
 class _Force(LogitsProcessor):

@@ -24,8 +24,7 @@ from st3.profiling.macs import MacCounter
 from st3.profiling.picture import picture_of
 from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
-from st3.proportion import interval
-from st3.sweep.fidelity import Outcome, Reference, outcomes, references
+from st3.sweep.fidelity import Outcome, Reference, accuracy, outcomes, references, summary
 from st3.sweep.folder import BASELINE, append_cell, open_folder, read_cells
 from st3.sweep.grid import Cell, signature
 from st3.sweep.questions import Question
@@ -71,7 +70,7 @@ class Sweep:
         ]
         return (
             {"questions": sum(len(reference.questions) for reference in self.references)}
-            | _accuracy(right)
+            | accuracy(right)
             | self._times(None)
             | {
                 "visual_tokens": self.work.visual,
@@ -105,10 +104,7 @@ class Sweep:
             "kv_mean_ratio": sum(cost.kv_bytes) / sum(self.full.kv_bytes),
             **times,
             "answer_ms": times["ttft_ms"] + (self.work.new - 1) * times["tpot_ms"],
-            "fidelity": statistics.fmean(outcome.same for outcome in found),
-            "token_agreement": statistics.fmean(outcome.agreed for outcome in found),
-            "kl": statistics.fmean(outcome.kl for outcome in found),
-            **_accuracy([outcome.right for outcome in found if outcome.right is not None]),
+            **summary(found),
             "differences": differences[:_SHOWN],
         }
 
@@ -239,12 +235,3 @@ def describe_cell(cell: Cell) -> dict[str, Any]:
         "tau": cell.tau,
         "final_keep": cell.final_keep,
     }
-
-
-def _accuracy(right: Sequence[bool | None]) -> dict[str, float | None]:
-    """Share of right answers with its 95 % interval; None where no answer is known."""
-    if not right:
-        return {"accuracy": None, "accuracy_low": None, "accuracy_high": None}
-    hits = sum(map(bool, right))
-    low, high = interval(hits, len(right))
-    return {"accuracy": hits / len(right), "accuracy_low": low, "accuracy_high": high}

@@ -379,9 +379,9 @@ def test_pareto_and_budget() -> None:
 
 def test_interval_of_accuracy() -> None:
     """Near the binomial one: 80 of 100."""
-    from st3.sweep.run import _accuracy
+    from st3.sweep.fidelity import accuracy
 
-    found = _accuracy([True] * 80 + [False] * 20)
+    found = accuracy([True] * 80 + [False] * 20)
     deviation = np.sqrt(0.8 * 0.2 / 100)
     assert found["accuracy"] == 0.8
     assert found["accuracy_low"] == pytest.approx(0.8 - 1.96 * deviation, abs=0.015)
