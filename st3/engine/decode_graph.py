@@ -16,6 +16,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from st3.engine.attention import NO_MASK
 from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.forward import Forward
 from st3.engine.kernels import without_plans
+from st3.engine.linears import FastLinears, compile_for_cpu
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import Slots, StaticLayer
@@ -95,7 +97,8 @@ class DecodeGraph:
         self.prefill = PrefillGraph(session, self.forward, self.device)
         self.compiled: Any = None
         if compiler != "off":
-            self.compiled = torch.compile(self.forward, backend=compiler, fullgraph=True)
+            own = compiler if self.device.type == "cuda" else compile_for_cpu
+            self.compiled = torch.compile(self.forward, backend=own, fullgraph=True)
         self.hindrance = None
         if backend.startswith("flash"):
             self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
@@ -195,7 +198,9 @@ class DecodeGraph:
         if self.prefill.active:
             return self.prefill(kwargs)
         if not self.active:
-            return self.forward(*args, **kwargs)
+            faster = self.compiled is not None and not torch.is_grad_enabled()
+            with FastLinears() if faster else nullcontext():
+                return self.forward(*args, **kwargs)
         recording, step = self.recording, self.step
         assert recording is not None
         assert step is not None
