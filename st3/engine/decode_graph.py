@@ -29,7 +29,7 @@ from st3.engine.attention import NO_MASK
 from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.forward import Forward
 from st3.engine.kernels import without_plans
-from st3.engine.linears import FastLinears, compile_for_cpu
+from st3.engine.linears import compile_for_cpu, fast_linears
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import Slots, StaticLayer
@@ -93,11 +93,12 @@ class DecodeGraph:
         self.forward: Any = forward
         self._taken: threading.Thread | None = None
         self.recordings = self.replays = 0
-        self.device, lies = next(parts.decoder.parameters()).device, devices(parts.decoder)
+        weight, lies = next(parts.decoder.parameters()), devices(parts.decoder)
+        self.device, self.dtype = weight.device, weight.dtype
         self.prefill = PrefillGraph(session, self.forward, self.device)
         self.compiled: Any = None
         if compiler != "off":
-            own = compiler if self.device.type == "cuda" else compile_for_cpu
+            own = compile_for_cpu if self.device.type == "cpu" else compiler
             self.compiled = torch.compile(self.forward, backend=own, fullgraph=True)
         self.hindrance = None
         if backend.startswith("flash"):
@@ -182,8 +183,7 @@ class DecodeGraph:
         ]
         return (
             self.hindrance is None
-            and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled(self.device.type)
+            and recorder.bare(self.device)
             and self.session.observer is None
             and not any(wanted)
         )
@@ -198,8 +198,8 @@ class DecodeGraph:
         if self.prefill.active:
             return self.prefill(kwargs)
         if not self.active:
-            faster = self.compiled is not None and not torch.is_grad_enabled()
-            with FastLinears() if faster else nullcontext():
+            faster = self.compiled is not None and recorder.bare(self.device)
+            with fast_linears(self.device, self.dtype) if faster else nullcontext():
                 return self.forward(*args, **kwargs)
         recording, step = self.recording, self.step
         assert recording is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -48,8 +49,17 @@ def _either(way: Callable[..., Any], other: Callable[..., Any] | None) -> Callab
     return decomposed
 
 
-class FastLinears(TorchFunctionMode):
-    """Inside it linear layers are multiplied by the faster kernel; for steps without gradients."""
+def fast_linears(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Inside it linear layers of these weights are multiplied by the faster kernel.
+
+    For work without gradients and without autocast.
+    """
+    narrow = device.type != "cpu" or dtype != torch.float32
+    return nullcontext() if narrow or not onednn_is_faster(torch.get_num_threads()) else ByOneDnn()
+
+
+class ByOneDnn(TorchFunctionMode):
+    """Inside it oneDNN multiplies where it takes the weights as they lie."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -65,7 +75,6 @@ def _takes(states: torch.Tensor, weight: torch.Tensor) -> bool:
         and weight.device.type == "cpu"
         and states.dtype == weight.dtype == torch.float32
         and weight.is_contiguous()
-        and onednn_is_faster(torch.get_num_threads())
     )
 
 
@@ -93,7 +102,7 @@ def _product(states: torch.Tensor, turned: torch.Tensor, **more: Any) -> Any:
 def _product_and_bias(
     bias: torch.Tensor, states: torch.Tensor, turned: torch.Tensor, **factors: Any
 ) -> Any:
-    found = NotImplemented if factors else _product(states, turned)
+    found = _product(states, turned, **factors)
     return found if found is NotImplemented else found + bias
 
 

@@ -29,6 +29,11 @@ def obstacle(device: torch.device) -> str | None:
     return None
 
 
+def bare(device: torch.device) -> bool:
+    """Whether neither gradients nor autocast are asked for, which a replay leaves out."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled(device.type)
+
+
 def record(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Run `step` to warm up, record it, and return what replays it.
 

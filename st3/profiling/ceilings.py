@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from st3.engine.linears import FastLinears
+from st3.engine.linears import fast_linears
 from st3.machine import free_memory
 from st3.profiling.clocks import clock_for
 from st3.profiling.course import Course
@@ -60,7 +60,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     rates = []
     for side in (4096, 8192) if on_cuda else (512, 1024, 2048):
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        with FastLinears():  # no method may be faster than the ceiling
+        with fast_linears(device, dtype):  # no method may be faster than the ceiling
             product_ms = _fastest(device, partial(torch.nn.functional.linear, left, right))
         rates.append(1000 * side**3 / product_ms)
     count = min(2**30 if on_cuda else 2**28, free_memory(device) // 8)
