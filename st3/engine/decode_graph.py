@@ -198,7 +198,8 @@ class DecodeGraph:
         if self.prefill.active:
             return self.prefill(kwargs)
         if not self.active:
-            faster = self.compiled is not None and recorder.bare(self.device)
+            compiles = self.compiled is not None and self.hindrance is None
+            faster = compiles and recorder.bare(self.device)
             with fast_linears(self.device, self.dtype) if faster else nullcontext():
                 return self.forward(*args, **kwargs)
         recording, step = self.recording, self.step
