@@ -41,6 +41,7 @@ def chat(
     device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
+    compile: o.CompileOption = o.Compiler.off,
     frames: q.FramesOption = None,
     fps: q.FpsOption = None,
     seed: o.SeedOption = 0,
@@ -87,7 +88,7 @@ def chat(
         q.note_foreign(model, visual)
         return visual
 
-    with Conversation(live, processor, chosen) as conversation:
+    with Conversation(live, processor, chosen, compile.value) as conversation:
         options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         answered = Talk(conversation, shown, [shown(one) for one in first], options, json).run()
     if not answered:

@@ -50,6 +50,7 @@ def run(
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
+    compile: o.CompileOption = o.Compiler.off,
     frames: q.FramesOption = None,
     fps: q.FpsOption = None,
     seed: o.SeedOption = 0,
@@ -121,7 +122,7 @@ def run(
         return generation.answer(
             live, processor, visual, question, how,
             max_new_tokens=tokens, temperature=temperature, seed=seed, cuda_graphs=cuda_graphs,
-            on_text=on_text,
+            compile=compile.value, on_text=on_text,
         )  # fmt: skip
 
     untrimmed = make_method("none")

@@ -15,15 +15,16 @@ _GROUPS = {"int8": 128, "int4": 32}
 """Numbers that share a scale, at most (ours); int4 needs more scales to be of use."""
 
 
+@dataclass(frozen=True)
 class Plain:
     """Keys or values as the model makes them.
 
-    Args:
+    Attributes:
         dtype, size: what they are, and how many numbers make a token of one head.
     """
 
-    def __init__(self, dtype: torch.dtype, size: int) -> None:
-        self.dtype, self.size = dtype, size
+    dtype: torch.dtype
+    size: int
 
     def encode(self, states: torch.Tensor) -> torch.Tensor:
         """What slots hold [..., size] for `states` [..., numbers]."""

@@ -22,21 +22,23 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording as recorder
 from st3.engine.attention import NO_MASK
 from st3.engine.cache_layer import TrimmedLayer
+from st3.engine.compilers import StepCompiler
 from st3.engine.forward import Forward
 from st3.engine.kernels import without_plans
-from st3.engine.linears import compile_for_cpu, fast_linears
+from st3.engine.linears import fast_linears
 from st3.engine.prefill_graph import PrefillGraph
 from st3.engine.session import TrimSession
 from st3.engine.static_cache import Slots, StaticLayer
 from st3.families.parts import Parts, devices
 
 _SLOTS = 64  # buffers grow by so many: prompts of about one length share a recording
-COMPILERS = ("off", "inductor")
+_UNASKED = "not asked for"
 
 
 @dataclass
@@ -71,7 +73,7 @@ class DecodeGraph:
         parts: of the model; `forward`: its decoder's own.
         backend: its attention implementation.
         cuda_graphs: record.
-        compiler: of the step, one of `COMPILERS`.
+        compiler: of the step, one of `st3.engine.compilers.COMPILERS`.
 
     Attributes:
         prefill: does the same for prefill.
@@ -96,10 +98,6 @@ class DecodeGraph:
         weight, lies = next(parts.decoder.parameters()), devices(parts.decoder)
         self.device, self.dtype = weight.device, weight.dtype
         self.prefill = PrefillGraph(session, self.forward, self.device)
-        self.compiled: Any = None
-        if compiler != "off":
-            own = compile_for_cpu if self.device.type == "cpu" else compiler
-            self.compiled = torch.compile(self.forward, backend=own, fullgraph=True)
         self.hindrance = None
         if backend.startswith("flash"):
             self.hindrance = f"{backend} takes no mask for static shapes: load the model with sdpa"
@@ -109,11 +107,14 @@ class DecodeGraph:
             self.hindrance = "this model's layers lie on several devices, or are offloaded"
         if session.plan.ranks is not None:
             self.hindrance = "a tensor-parallel model's steps wait for other processes"
-        self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else "not asked for"
-        if cuda_graphs and self.cannot_record is not None and self.compiled is None:
-            self.hindrance = self.cannot_record
-        if self.hindrance is not None:
-            recorder.warn(f"decoding goes on without CUDA graphs: {self.hindrance}")
+        self.cannot_record = recorder.obstacle(self.device) if cuda_graphs else _UNASKED
+        wanted = compiler if self.hindrance is None else "off"
+        self.compiler = StepCompiler(wanted, forward, parts.decoder)
+        if self.compiled is None and self.hindrance is None:
+            self.hindrance = self.cannot_record  # static shapes alone gain nothing
+        if self.hindrance not in (None, _UNASKED):
+            missed = "CUDA graphs" if cuda_graphs else "a compiled step"
+            recorder.warn(f"decoding goes on without {missed}: {self.hindrance}")
         self.forget()
 
     def forget(self) -> None:
@@ -189,6 +190,16 @@ class DecodeGraph:
         )
 
     @property
+    def compiled(self) -> Any:
+        """The compiled forward, None without one."""
+        return None if self.hindrance else self.compiler.run
+
+    @property
+    def by_layers(self) -> bool:
+        """Whether layers are compiled one by one."""
+        return self.compiled is not None and self.compiler.by_layers
+
+    @property
     def _horizon(self) -> int:
         assert self.recording is not None
         return min(slots.horizon for slots in self.recording.slots)
@@ -198,8 +209,7 @@ class DecodeGraph:
         if self.prefill.active:
             return self.prefill(kwargs)
         if not self.active:
-            compiles = self.compiled is not None and self.hindrance is None
-            faster = compiles and recorder.bare(self.device)
+            faster = self.compiled is not None and recorder.bare(self.device)
             with fast_linears(self.device, self.dtype) if faster else nullcontext():
                 return self.forward(*args, **kwargs)
         recording, step = self.recording, self.step
@@ -213,7 +223,7 @@ class DecodeGraph:
         if recording.replay is None or recording.position.shape != position.shape:
             recording.hidden, recording.position = hidden.clone(), position.clone()
             recording.t = torch.full((1,), generated, device=self.device)
-            recording.replay = self._make_replay(partial(self._step, recording))
+            recording.replay = self._make_replay(recording)
             self.recordings += 1
         recording.t.fill_(generated)
         recording.hidden.copy_(hidden)
@@ -228,12 +238,20 @@ class DecodeGraph:
             past_key_values=cache,
         )
 
-    def _make_replay(self, step: Callable[[], None]) -> Callable[[], None]:
+    def head(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor | None:
+        """The logits of a step that has been compiled, by compiled code; None for any other."""
+        one = self.active and self.by_layers and hidden.shape[1:2] == (1,)
+        return self.compiled.head(module, hidden) if one and recorder.bare(self.device) else None
+
+    def _make_replay(self, recording: _Recording) -> Callable[[], None]:
         """Compile and record what can be; what cannot is left out with a warning."""
         began = time.perf_counter()
         try:
             if self.compiled is not None:
-                self._try_compiled(step)
+                self.compiler.try_out(partial(self._step, recording))
+                if self.compiled is None:
+                    self.hindrance = self.cannot_record
+            step = partial(self._step, recording, self.compiled or self.forward)
             if self.cannot_record is None:
                 return recorder.record(step, self.device)
         except torch.OutOfMemoryError:
@@ -245,22 +263,12 @@ class DecodeGraph:
             self.session.recording_seconds += time.perf_counter() - began
         return step
 
-    def _try_compiled(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers fail in many ways
-            self.compiled = None
-            self.hindrance = self.cannot_record  # without either, static shapes gain nothing
-            recorder.warn(f"decoding goes on without a compiled step: {recorder.first_line(error)}")
-
-    def _step(self, recording: _Recording) -> None:
+    def _step(self, recording: _Recording, forward: Callable[..., Any]) -> None:
         for slots in recording.slots:
             slots.place(recording.t)
         assert self.step is not None
         with without_plans():
-            recording.output = (self.compiled or self.forward)(
+            recording.output = forward(
                 inputs_embeds=recording.hidden,
                 position_ids=recording.position,
                 use_cache=True,

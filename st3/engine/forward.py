@@ -8,6 +8,7 @@ generation is kept in the model: forwards of several threads do not meet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,6 +48,9 @@ class Forward:
     ) -> None:
         self.session, self.record, self.backend = session, record, backend
         self.cache, self.prefill = cache, prefill
+        # Of a step: what holds code for its layers, and whoever attends while one is traced.
+        self.code: Any = None
+        self.attention: Callable[..., Any] | None = None
         self.parts = record.plan.parts
         self._masks: dict[tuple[int, int, torch.device], torch.Tensor] = {}
         self._lines: dict[tuple[int, torch.device], Packed] = {}
@@ -97,7 +101,8 @@ class Forward:
             assert self.cache is not None
             cached = self.cache.layers[self.parts.lenders.get(layer, layer) - 1]
             if isinstance(cached, StaticLayer):
-                function, bias = stock_attention(module, backend), cached.slots.bias
+                function, bias = self.attention, cached.slots.bias
+                function = function or stock_attention(module, backend)
                 return call_attention(function, module, query, key, value, bias, **kwargs)
             valid, places = cached.live_valid(), cached.live_places()
         if self.prefill is not None:

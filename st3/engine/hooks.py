@@ -14,14 +14,15 @@ own is not touched, and may be another model's too.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from st3.engine.asked import (
-    brings_pictures,
-)
+from st3.engine.asked import brings_pictures
 from st3.engine.attention import FORWARD, ask_for_rules, backend_of, trimmed_configs
+from st3.engine.compiled_layers import in_place_of
 from st3.engine.decode_graph import DecodeGraph
 from st3.engine.entry import NOTHING, Seen, Trim, begin, go_on
 from st3.engine.forward import Forward
@@ -49,6 +50,7 @@ class Hooks:
         self._numbers = {layer: number for number, layer in enumerate(parts.layers, 1)}
         self._here = threading.local()
         self._own_forward = vars(self.decoder).get("forward")
+        self._compiled: list[nn.Module] = []
         self._handles: list[Any] = []
         self._configured: list[tuple[nn.Module, Any]] = []
 
@@ -81,9 +83,15 @@ class Hooks:
             del self.decoder.forward
             if self._own_forward is not None:
                 self.decoder.forward = self._own_forward
+        for module in self._compiled:
+            del module.forward
 
-    def replay(self, trim: Trim, cuda_graphs: bool, compiler: str) -> None:
-        """Let the decode steps of a `trim` be recorded, compiled, or both."""
+    def replay(self, trim: Trim, cuda_graphs: bool, compiler: str, head: nn.Module | None) -> None:
+        """Let the decode steps of a `trim` be recorded, compiled, or both.
+
+        Args:
+            head: what makes logits of the decoder's output, if it has one.
+        """
         held = vars(self.decoder).get("forward")
         forward = held.forward if isinstance(held, _Replayed) else self.decoder.forward
         trim.graph = DecodeGraph(
@@ -92,6 +100,27 @@ class Hooks:
         )  # fmt: skip
         if not isinstance(held, _Replayed):
             self.decoder.forward = _Replayed(forward)
+        if trim.graph.by_layers and not self._compiled:
+            # Whoever gave a module a forward of its own keeps it, uncompiled.
+            for module in (*self.parts.layers, *([] if head is None else [head])):
+                if "forward" not in vars(module):
+                    number, forward = self._numbers.get(module), module.forward
+                    module.forward = (
+                        partial(self._logits, forward, module)
+                        if number is None
+                        else in_place_of(forward, module, number)
+                    )
+                    self._compiled.append(module)
+
+    def _logits(
+        self, forward: Any, module: nn.Module, hidden: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """In the place of the head's forward."""
+        trim = whose_call(self.trims)
+        graph = None if trim is None else trim.graph
+        found = None if graph is None or kwargs else graph.head(module, hidden)
+        logits: torch.Tensor = forward(hidden, **kwargs) if found is None else found
+        return logits
 
     def see_tokens(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Before pictures are merged into the text: remember which tokens are visual."""

@@ -1,4 +1,4 @@
-"""Which of torch's attention kernels trimming calls: those that need no plan for each new shape."""
+"""Which kernels attend: of torch's those that need no plan for each new shape, or a compiler's."""
 
 from __future__ import annotations
 
@@ -58,3 +58,39 @@ def call_attention(
         return attention(module, query, *states, **kwargs)
     with without_plans():
         return attention(module, query, *states, **kwargs)
+
+
+def attend_by_sums(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What SDPA gives for one query, as sums, which a compiler puts into one loop with the rest.
+
+    Args:
+        module: the attention module.
+        query: [B, heads, 1, head size]. `key`, `value`: [B, key heads, slots, head size].
+        bias: [B, 1, 1, slots], added to the logits.
+        scaling: of the logits; the inverse root of the head size unless given.
+
+    Returns:
+        [B, 1, heads, head size], and None.
+
+    Raises:
+        NotImplementedError: for what SDPA takes and this does not.
+    """
+    if kwargs.get("position_bias") is not None or kwargs.get("softcap") is not None:
+        raise NotImplementedError("attention with a bias or a cap of its own")
+    batch, heads, _, size = query.shape
+    shared = key.shape[1]
+    factor = size**-0.5 if scaling is None else scaling
+    wide = torch.promote_types(query.dtype, torch.float32)
+    grouped = query.view(batch, shared, heads // shared, 1, size).to(wide)
+    logits = (grouped * key[:, :, None].to(wide)).sum(-1) * factor + bias[:, :, 0, None].to(wide)
+    weights = logits.softmax(-1)[..., None]
+    mixed = (weights * value[:, :, None].to(wide)).sum(-2)
+    return mixed.view(batch, 1, heads, value.shape[-1]).to(query.dtype), None

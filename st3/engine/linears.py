@@ -20,33 +20,18 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _aten = torch.ops.aten
+_OWN = torch.library.Library("st3", "FRAGMENT")  # inductor takes oneDNN's with packed weights alone
+_OWN.define("linear(Tensor states, Tensor weight) -> Tensor")
 _FASTER = 1.2  # by so much oneDNN must be faster: what is equal must not change by chance
 _ROWS, _WIDTH, _ROUNDS = 128, 768, 5  # of the products that are timed
 
 
-def compile_for_cpu(graph: Any, inputs: Any) -> Any:
-    """A backend of torch.compile: inductor, with these products."""
-    from torch._inductor.compile_fx import compile_fx
-    from torch._inductor.decomposition import select_decomp_table
+def products() -> dict[Any, Callable[..., Any]]:
+    """What a compiler for a CPU is to make of products: by operator, as functions of tensors.
 
-    known = select_decomp_table()
-    own: dict[Any, Callable[..., Any]] = {
-        _aten.mm.default: _product,
-        _aten.addmm.default: _product_and_bias,
-    }
-    return compile_fx(
-        graph,
-        inputs,
-        decompositions=known | {op: _either(way, known.get(op)) for op, way in own.items()},
-    )
-
-
-def _either(way: Callable[..., Any], other: Callable[..., Any] | None) -> Callable[..., Any]:
-    def decomposed(*args: Any, **kwargs: Any) -> Any:
-        found = way(*args, **kwargs)
-        return other(*args, **kwargs) if found is NotImplemented and other else found
-
-    return decomposed
+    They return NotImplemented for what is to stay as it is.
+    """
+    return {_aten.mm.default: _product, _aten.addmm.default: _product_and_bias}
 
 
 def fast_linears(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
@@ -86,6 +71,10 @@ def _onednn(
     return found
 
 
+_OWN.impl("linear", lambda *tensors: _onednn(*tensors), "CPU")
+_OWN.impl("linear", lambda states, weight: states.new_empty(len(states), len(weight)), "Meta")
+
+
 def _product(states: torch.Tensor, turned: torch.Tensor, **more: Any) -> Any:
     """[rows, k] x [k, n], where `turned` is a weight [n, k] seen the other way round."""
     if more or turned.stride(0) != 1 or not turned.dtype.is_floating_point:
@@ -95,7 +84,7 @@ def _product(states: torch.Tensor, turned: torch.Tensor, **more: Any) -> Any:
         wide = torch.promote_types(states.dtype, torch.float32)
         return (weight.to(wide) * states.to(wide)).sum(-1)[None].to(states.dtype)
     if states.dtype == torch.float32 and onednn_is_faster(torch.get_num_threads()):
-        return _onednn(states, weight)
+        return torch.ops.st3.linear(states, weight)
     return NotImplemented
 
 

@@ -14,6 +14,7 @@ than are ever alive at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -148,6 +149,19 @@ class StaticLayer(TrimmedLayer):
         self.keys.index_copy_(2, self.slots.slot, keys)
         self.values.index_copy_(2, self.slots.slot, values)
         return self.key_form.decode(self.keys), self.value_form.decode(self.values)
+
+    def stand_in(
+        self, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, bias: torch.Tensor
+    ) -> StaticLayer:
+        """A layer like it with these tensors for whoever traces a step.
+
+        It knows no counts: asked for one, it raises AttributeError, and no code holds it.
+        """
+        other = object.__new__(StaticLayer)
+        other.keys, other.values = keys, values
+        other.key_form, other.value_form = self.key_form, self.value_form
+        other.slots = SimpleNamespace(slot=slot, bias=bias)  # type: ignore[assignment]
+        return other
 
     def fed(self) -> None:
         """One more token has been generated and fed."""

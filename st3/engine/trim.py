@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from st3.engine.attention import BACKENDS
-from st3.engine.decode_graph import COMPILERS
+from st3.engine.compilers import COMPILERS
 from st3.engine.entry import Trim
 from st3.engine.hooks import Hooks
 from st3.engine.ranks import head_ranks
@@ -111,7 +111,7 @@ def trim(
                 "this model is being trimmed already: leave that `with st3.trim` first"
             )
         if cuda_graphs or compile != "off":
-            hooks.replay(opened, cuda_graphs, compile)
+            hooks.replay(opened, cuda_graphs, compile, model.get_output_embeddings())
         if not hooks.trims:
             hooks.install()
             _HOOKED[hooks.decoder] = hooks

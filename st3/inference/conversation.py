@@ -43,6 +43,7 @@ class Conversation:
     Args:
         model, processor: from `st3.load`.
         method: how to trim; None leaves everything to stock transformers.
+        compile: see `st3.trim`.
 
     Attributes:
         session: of `st3.trim`; None without a method.
@@ -51,12 +52,14 @@ class Conversation:
         ValueError: a method that does not fit the model.
     """
 
-    def __init__(self, model: Any, processor: Any, method: Method | None = None) -> None:
+    def __init__(
+        self, model: Any, processor: Any, method: Method | None = None, compile: str = "off"
+    ) -> None:
         self.model, self.processor = model, processor
         self._stack = ExitStack()
         self.session: TrimSession | None = None
         if method is not None:
-            self.session = self._stack.enter_context(trim(model, method))
+            self.session = self._stack.enter_context(trim(model, method, compile=compile))
         self.forget()
 
     def __enter__(self) -> Conversation:

@@ -274,6 +274,7 @@ def answer(
     temperature: float = 0.0,
     seed: int = 0,
     cuda_graphs: bool = False,
+    compile: str = "off",
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
     """Ask one question about a picture, several, or a video.
@@ -286,7 +287,7 @@ def answer(
         max_new_tokens: at most so many, fewer where the context ends.
         temperature: 0 for greedy; whatever else the checkpoint asks of `generate` is set aside.
         seed: of sampling.
-        cuda_graphs: see `st3.trim`.
+        cuda_graphs, compile: see `st3.trim`.
         on_text: gets the text piece by piece.
 
     Raises:
@@ -299,7 +300,9 @@ def answer(
     tokens = min(max_new_tokens, context(model) - length)
     trimmed: Any = nullcontext()
     if method is not None:
-        trimmed = trim(model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs)
+        trimmed = trim(
+            model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs, compile=compile
+        )
     with trimmed as session:
         started = time.perf_counter()
         output = decode(

@@ -1,0 +1,207 @@
+"""A module's call as compiled code, which modules that compute alike share.
+
+A module is traced by itself, with its weights and all tensors that it is given as inputs; sizes
+that change from prompt to prompt are left open. Modules whose traces read the same share one piece
+of code. So a decoder of 32 equal layers is compiled in seconds, once for prompts and answers of all
+lengths, and nothing checks at each step what a module may have become. torch keeps code on disk and
+finds it there in the next process.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from st3.engine.linears import products
+
+Tensors = list[torch.Tensor]
+Call = Callable[[nn.Module, Tensors], Any]
+Open = Sequence[frozenset[int]]
+"""Of each tensor of a call, the dimensions whose size is left open."""
+
+_LOCK = threading.RLock()
+_SCALARS = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Code:
+    """Compiled code.
+
+    Attributes:
+        run: tensors -> sequence of tensors.
+        alone: whether one tensor is meant, and not a tuple.
+        fits: whether tensors have sizes for which it is right.
+    """
+
+    run: Callable[..., Any]
+    alone: bool
+    fits: Callable[[Tensors], bool]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Code, which may be other modules', too, with the weights of one."""
+
+    code: Code
+    weights: Tensors
+
+    def __call__(self, tensors: Tensors) -> Any:
+        """What the call that was compiled returns."""
+        found = self.code.run(*tensors, *self.weights)
+        return found[0] if self.code.alone else tuple(found)
+
+
+_CODES: dict[Any, Code] = {}
+_TRACED: weakref.WeakKeyDictionary[nn.Module, dict[Any, list[Code]]] = weakref.WeakKeyDictionary()
+
+
+def compiled() -> int:
+    """How many pieces of code have been compiled in this process."""
+    return len(_CODES)
+
+
+def piece(module: nn.Module, call: Call, tensors: Tensors, opened: Open, kind: Any) -> Piece:
+    """Compiled code for a call of a module, made only where there is none yet.
+
+    Args:
+        module: on one device.
+        call: makes the call of a module like it, with such tensors, and returns what it returns: a
+            tensor, or a tuple of them. It may write into tensors.
+        tensors: of the call. It may read no others but the module's parameters and buffers.
+        opened: of each of them.
+        kind: tells calls apart that differ in other things than the tensors' shapes; hashable.
+
+    Raises:
+        Exception: whatever tracing and compiling raise.
+    """
+    named = dict(module.named_parameters()) | dict(module.named_buffers())
+    parts = {id(tensor): _taken_apart(tensor) for tensor in named.values()}
+    weights = [plain for inside, _ in parts.values() for plain in inside]
+    every, dims = [*tensors, *weights], [*opened, *[frozenset[int]()] * len(weights)]
+    forms = tuple(_form(*each) for each in zip(every, dims, strict=True))
+    kinds = tuple((name, type(tensor)) for name, tensor in named.items())
+    key = kind, kinds, forms, _state_of(module), torch.get_num_threads()
+    with _LOCK:
+        known = _TRACED.setdefault(module, {}).setdefault(key, [])
+        for code in known:
+            if code.fits(tensors):
+                return Piece(code, weights)
+
+        def whole(*flat: torch.Tensor) -> Any:
+            rest = iter(flat[len(tensors) :])
+            made = {number: shell(rest) for number, (_, shell) in parts.items()}
+            return call(_with(module, made, {}), list(flat[: len(tensors)]))
+
+        known.append(_made(whole, every, dims, (kind, forms)))
+    return Piece(known[-1], weights)
+
+
+def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any) -> Code:
+    """Trace it, and compile what comes out unless something else has become the same."""
+    threads, sizes = torch.get_num_threads(), ShapeEnv()
+    mode = FakeTensorMode(shape_env=sizes)
+    stand_ins: list[Any] = [_stand_in(mode, *each) for each in zip(tensors, opened, strict=True)]
+    alone: list[bool] = []
+
+    def flat(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = function(*given)
+        alone.append(isinstance(found, torch.Tensor))
+        return (found,) if alone[-1] else found
+
+    with torch.inference_mode(False), torch.no_grad():
+        with mode:
+            graph = make_fx(flat, products())(*stand_ins)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        constants = [(name, tensor.tolist()) for name, tensor in graph.named_buffers()]
+        text = graph.code, repr(constants), alone[-1], key, threads
+        if text not in _CODES:
+            given = [x for x, dims in zip(stand_ins, opened, strict=True) if dims]
+            condition = sizes.produce_guards_expression(given)
+
+            def fits(real: Tensors) -> bool:
+                asked = [x for x, dims in zip(real, opened, strict=False) if dims]
+                return condition is None or sizes.evaluate_guards_expression(condition, asked)
+
+            run = torch._inductor.standalone_compile(
+                graph,
+                stand_ins,
+                dynamic_shapes="from_graph",
+                options={"config_patches": {"cpp.threads": threads}},  # it is part of the code
+            )
+            _CODES[text] = Code(run, alone[-1], fits)
+    return _CODES[text]
+
+
+def _stand_in(mode: FakeTensorMode, tensor: torch.Tensor, opened: frozenset[int]) -> torch.Tensor:
+    """A tensor without numbers, and without sizes where these are open."""
+    kinds = [DimDynamic.DYNAMIC if d in opened else DimDynamic.STATIC for d in range(tensor.ndim)]
+    return mode.from_tensor(
+        tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds)
+    )
+
+
+def _with(module: nn.Module, made: dict[int, torch.Tensor], memo: dict[int, nn.Module]) -> Any:
+    """A copy of a module with other tensors for its own, by id; nothing of the module changes."""
+    if id(module) not in memo:
+        memo[id(module)] = other = copy.copy(module)
+        for kind in "_parameters", "_buffers":
+            own = vars(module)[kind]
+            vars(other)[kind] = {name: x if x is None else made[id(x)] for name, x in own.items()}
+        vars(other)["_modules"] = {
+            name: child if child is None else _with(child, made, memo)
+            for name, child in module._modules.items()
+        }
+    return memo[id(module)]
+
+
+def _taken_apart(tensor: torch.Tensor) -> tuple[Tensors, Callable[[Iterator[Any]], torch.Tensor]]:
+    """The plain tensors of a tensor, and what makes it of others like them."""
+    whole: Any = tensor
+    if not is_traceable_wrapper_subclass(whole):
+        return [tensor], next
+    kind: Any = type(whole)
+    names, context = whole.__tensor_flatten__()
+    inside = [_taken_apart(getattr(tensor, name)) for name in names]
+    size, stride = tensor.shape, tensor.stride()
+
+    def shell(parts: Iterator[Any]) -> torch.Tensor:
+        made = {name: make(parts) for name, (_, make) in zip(names, inside, strict=True)}
+        found: torch.Tensor = kind.__tensor_unflatten__(made, context, size, stride)
+        return found
+
+    return [part for parts, _ in inside for part in parts], shell
+
+
+def _form(tensor: torch.Tensor, opened: frozenset[int]) -> tuple[Any, ...]:
+    """What of a tensor is part of the code."""
+    shape = tuple(-1 if d in opened else size for d, size in enumerate(tensor.shape))
+    strides = "dense" if tensor.is_contiguous() else tensor.stride()
+    return shape, strides, tensor.dtype, tensor.device
+
+
+def _state_of(module: nn.Module) -> tuple[Any, ...]:
+    """What modules have in plain Python, which a trace may have read."""
+    return tuple(
+        (type(each), *((name, repr(x)) for name, x in vars(each).items() if _is_plain(x)))
+        for each in module.modules()
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(x) for x in value.values())
+    return isinstance(value, _SCALARS) or (
+        isinstance(value, list | tuple) and all(_is_plain(x) for x in value)
+    )

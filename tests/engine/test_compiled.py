@@ -1,0 +1,236 @@
+"""Compiled decode steps equal eager ones; code is shared, fits all lengths, and its loss is none.
+
+Eager steps are what the oracles prove. Models here are alike, so that few pieces are compiled.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import greedy, prompts, tiny_llava
+from families.zoo import ZOO
+from torch import nn
+
+import st3
+from st3.engine import compiled, compilers
+from st3.inference.quantization import QUANTIZATIONS, quantize
+
+BATCHES = {"one": ["tttItttt"], "padded": ["ttItt", "tItIttttt", "ttttt"]}
+METHODS: dict[str, Any] = {"none": {}, "st3": {"tau": 15}, "vta": {"tau": 15}, "fastv": {"k": 2}}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Six layers that compute alike."""
+    return tiny_llava(layers=6)
+
+
+def _both(model: Any, inputs: Any, new: int = 12, method: str = "st3", **how: Any) -> list[Any]:
+    """Answers by eager and by compiled steps; no warning."""
+    found = []
+    for compile in ("off", "inductor"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with st3.trim(model, method, compile=compile, **how) as session:
+                found.append(greedy(model, inputs, new))
+                found[-1].kv_bytes = session.kv_bytes
+    return found
+
+
+def _assert_same(found: list[Any]) -> None:
+    want, got = found
+    assert torch.equal(got.sequences, want.sequences)
+    torch.testing.assert_close(
+        torch.stack(got.logits), torch.stack(want.logits), atol=1e-4, rtol=1e-5
+    )
+    assert got.kv_bytes == want.kv_bytes
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_steps_equal_eager_ones(model: Any, method: str, rows: str) -> None:
+    before = compiled.compiled()
+    _assert_same(_both(model, prompts(*BATCHES[rows]), 12, method, **METHODS[method]))
+    # All layers share one piece; the head has another.
+    assert compiled.compiled() - before <= 2
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3_full", "smolvlm", "idefics3"])
+def test_families(family: str, rows: str) -> None:
+    tiny = ZOO[family]
+    model = tiny.build()
+    inputs = tiny.inputs(model, getattr(tiny, rows))
+    _assert_same(_both(model, inputs, prune_ratio=0.5, stride=1, ratio=0.15, tau=9))
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_cache_of_codes(kind: str) -> None:
+    model = tiny_llava(layers=6).double()  # noise would turn codes to their neighbours
+    _assert_same(_both(model, prompts("tttItttt"), 12, kv_cache_dtype=kind))
+
+
+def test_quantised_weights() -> None:
+    model = tiny_llava(layers=6)
+    quantize(model, QUANTIZATIONS["torchao-int8"])
+    _assert_same(_both(model, prompts("tttItttt"), 12))
+
+
+def test_nothing_is_compiled_again(model: Any) -> None:
+    """For 200 prompts of other lengths and pictures, answers that wrap around, and batches."""
+    draw = random.Random(0)
+    lengths = [
+        "t" * draw.randrange(1, 60) + "I" * draw.randrange(3) + "t" * draw.randrange(1, 60)
+        for _ in range(200)
+    ]
+    with st3.trim(model, "st3", tau=15, compile="inductor"):
+        for rows in (["ttItt"], ["ttItt", "tItt"]):
+            greedy(model, prompts(*rows), 2)
+        before = compiled.compiled()
+        for number, prompt in enumerate(lengths):
+            rows = (
+                [prompt]
+                if number % 4
+                else [prompt, *lengths[number + 1 : number + 1 + draw.randrange(1, 5)]]
+            )
+            greedy(model, prompts(*rows), 3)
+        greedy(model, prompts("ttItt"), 150)
+    assert compiled.compiled() == before
+
+
+class Scaled(nn.Module):
+    """A factor in plain Python, one that is a weight, and a table that is written."""
+
+    def __init__(self, factor: float, width: int = 4) -> None:
+        super().__init__()
+        self.factor = factor
+        self.weight = nn.Parameter(torch.rand(width))
+
+    def forward(self, states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        table[0] += self.weight
+        return states * self.weight * self.factor
+
+
+def _scaled(module: nn.Module, rows: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    states, table = torch.rand(rows, 4), torch.zeros(2, 4)
+
+    def call(module: nn.Module, tensors: list[torch.Tensor]) -> Any:
+        return module(*tensors)
+
+    tensors, dims = [states, table], [frozenset({0}), frozenset[int]()]
+    with torch.no_grad():
+        return compiled.piece(module, call, tensors, dims, "test"), states, table
+
+
+def test_modules_that_compute_alike_share_code() -> None:
+    before = compiled.compiled()
+    modules = [Scaled(3.0), Scaled(3.0), Scaled(5.0)]
+    for module in modules:
+        weight = module.weight
+        for rows in (7, 9):
+            piece, states, table = _scaled(module, rows)
+            got = piece([states, table])
+            torch.testing.assert_close(got, (states * weight * module.factor).detach())
+            torch.testing.assert_close(table, torch.stack((weight, torch.zeros(4))).detach())
+        assert module.weight is weight
+    assert compiled.compiled() - before == 2
+
+
+def test_code_reads_no_tensor_that_it_was_not_given() -> None:
+    outside = torch.rand(3, 4)
+
+    def call(module: nn.Module, tensors: list[torch.Tensor]) -> Any:
+        return module(tensors[0] + outside, tensors[1])
+
+    tensors = [torch.rand(3, 4), torch.zeros(2, 4)]
+    with pytest.raises(Exception, match="non-Fake Tensor"), torch.no_grad():
+        compiled.piece(Scaled(2.0), call, tensors, [frozenset()] * 2, "test")
+
+
+def test_what_cannot_be_compiled_runs_eagerly(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = prompts("tttItttt")
+    want = _both(model, inputs)[0].sequences
+
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("no compiler here\nand more")
+
+    monkeypatch.setattr("st3.engine.compiled_layers.piece", fail)
+    with (
+        pytest.warns(UserWarning, match=r"without a compiled step: no compiler here$") as warned,
+        st3.trim(model, "st3", tau=15, compile="inductor"),
+    ):
+        for _ in range(2):
+            assert torch.equal(greedy(model, inputs, 12).sequences, want)
+    assert len(warned) == 1
+
+
+def test_a_head_that_cannot_be_compiled(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, real = prompts("tttItttt"), compiled.piece
+    want = _both(model, inputs)[0].sequences
+
+    def fail(module: Any, *args: Any) -> Any:
+        if module is model.lm_head:
+            raise RuntimeError("no head")
+        return real(module, *args)
+
+    monkeypatch.setattr("st3.engine.compiled_layers.piece", fail)
+    with (
+        pytest.warns(UserWarning, match=r"without a compiled head: no head$") as warned,
+        st3.trim(model, "st3", tau=15, compile="inductor"),
+    ):
+        assert torch.equal(greedy(model, inputs, 12).sequences, want)
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("found", ["off", "inductor"])
+def test_auto_measures_once_and_remembers(
+    model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not there yet"))
+    timed: list[Any] = []
+
+    def seconds(step: Any, way: Any) -> float:
+        step(way)
+        timed.append(way)
+        slow = way == model.model.language_model.forward.forward
+        return float(slow == (found == "inductor"))
+
+    monkeypatch.setattr(compilers, "_seconds", seconds)
+    inputs = prompts("tttItttt")
+    want = _both(model, inputs)[0].sequences
+    for _ in range(2):
+        with st3.trim(model, "st3", tau=15, compile="auto"):
+            for _ in range(2):
+                assert torch.equal(greedy(model, inputs, 12).sequences, want)
+    assert len(timed) == 2
+
+
+def test_auto_where_nothing_can_be_written(
+    model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compilers.remember("here", "off")
+    assert compilers.recall("here") is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compilers.remember("here", "off")
+    compilers.remember("there", "inductor")
+    assert compilers.recall("here") == "off"
+    (tmp_path / "st3" / "compilers.json").write_text("{", encoding="utf-8")
+    assert compilers.recall("here") is None
+
+
+def test_openvino_is_an_extra(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino.torch", None)
+    inputs = prompts("tttItttt")
+    with (
+        pytest.warns(UserWarning, match=r"OpenVINO is not here: pip install 'st3\[openvino\]'"),
+        st3.trim(model, "st3", compile="openvino"),
+    ):
+        greedy(model, inputs, 3)
