@@ -128,7 +128,7 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
         text = graph.code, repr(constants), alone[-1], key, threads
         if text not in _CODES:
             given = [x for x, dims in zip(stand_ins, opened, strict=True) if dims]
-            condition = sizes.produce_guards_expression(given)
+            condition = sizes.produce_guards_expression(given, ignore_static=False)
 
             def fits(real: Tensors) -> bool:
                 asked = [x for x, dims in zip(real, opened, strict=False) if dims]
@@ -138,7 +138,12 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
                 graph,
                 stand_ins,
                 dynamic_shapes="from_graph",
-                options={"config_patches": {"cpp.threads": threads}},  # it is part of the code
+                options={
+                    "config_patches": {
+                        "cpp.threads": threads,  # is part of the code
+                        "compile_threads": 1,  # a pool of processes is of no use for so little
+                    }
+                },
             )
             _CODES[text] = Code(run, alone[-1], fits)
     return _CODES[text]

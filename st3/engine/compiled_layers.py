@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from st3.engine.attention import FORWARD, NO_MASK
+from st3.engine.codes import Plain
 from st3.engine.compiled import Piece, Tensors, piece
 from st3.engine.kernels import attend_by_sums
 from st3.engine.recording import first_line, warn
@@ -129,7 +130,10 @@ def _layer_call(
         arguments[FORWARD] = traced
         return type(module).forward(module, **arguments)
 
-    return call, [*[[]] * given, [2], [2], [], [3]], kind
+    # torch cannot read bytes as numbers where a size is open.
+    plain = all(isinstance(form, Plain) for form in (cached.key_form, cached.value_form))
+    slots = [[2], [2], [], [3]] if plain else [[]] * 4
+    return call, [*[[]] * given, *slots], kind
 
 
 def _collect(value: Any, found: Tensors) -> None:

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording as recorder
 from st3.engine.attention import NO_MASK
@@ -49,7 +48,7 @@ class _Recording:
         buffers: of every layer's keys and values: address, shape, dtype, whether for inference.
         slots: of every group.
         hidden: [B, 1, d], the token's embedding. `position`: its position. `t`: int64 [1], the
-            generated tokens with it. `output`: [B, 1, d].
+            generated tokens with it. `output`: [B, 1, d]. `kind`: what the decoder returns it in.
         replay: runs the step; None until it has been recorded.
     """
 
@@ -59,6 +58,7 @@ class _Recording:
     position: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     t: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     output: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    kind: Any = None
     replay: Callable[[], None] | None = None
 
 
@@ -180,7 +180,7 @@ class DecodeGraph:
         """Whether nothing is asked of a forward that a recording leaves out."""
         wanted = [
             getattr(self.config, name, False) if kwargs.get(name) is None else kwargs[name]
-            for name in ("output_attentions", "output_hidden_states")
+            for name in ("output_attentions", "output_hidden_states", "output_router_logits")
         ]
         return (
             self.hindrance is None
@@ -233,10 +233,7 @@ class DecodeGraph:
         layers: Any = cache.layers
         for layer in layers:
             layer.fed()
-        return BaseModelOutputWithPast(
-            last_hidden_state=recording.output.clone(),
-            past_key_values=cache,
-        )
+        return recording.kind(last_hidden_state=recording.output.clone(), past_key_values=cache)
 
     def head(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor | None:
         """The logits of a step that has been compiled, by compiled code; None for any other."""
@@ -268,13 +265,14 @@ class DecodeGraph:
             slots.place(recording.t)
         assert self.step is not None
         with without_plans():
-            recording.output = forward(
+            output = forward(
                 inputs_embeds=recording.hidden,
                 position_ids=recording.position,
                 use_cache=True,
                 attention_mask=NO_MASK,
                 **self.step.arguments(),
-            ).last_hidden_state
+            )
+        recording.output, recording.kind = output.last_hidden_state, type(output)
 
     def _freeze(self) -> None:
         """Give every layer static shapes; a group shares its slots."""

@@ -72,7 +72,7 @@ def _onednn(
 
 
 _OWN.impl("linear", lambda *tensors: _onednn(*tensors), "CPU")
-_OWN.impl("linear", lambda states, weight: states.new_empty(len(states), len(weight)), "Meta")
+_OWN.impl("linear", lambda x, weight: x.new_empty(x.shape[0], weight.shape[0]), "Meta")
 
 
 def _product(states: torch.Tensor, turned: torch.Tensor, **more: Any) -> Any:
