@@ -69,8 +69,10 @@ def trim(
             with gradients or autocast, or whose hidden states are asked for. A replay runs no
             hooks of others on the decoder or below, and sees no adapter switched in between. One
             generation at a time: a later one takes the buffers of the one before.
-        compile: `inductor` compiles the decode step by torch.compile, once for each number of
-            prompts and size of buffers in a process, a minute for a large model; `off` does not.
+        compile: `inductor` compiles the decode step: on a CPU in seconds, for prompts of all
+            lengths; on a GPU by torch.compile, once for each number of prompts and size of buffers,
+            half a minute. `auto` measures once whether that pays on a CPU, and remembers it.
+            `openvino` takes its backend of torch.compile. What cannot be compiled is a warning.
         parameters: of the method, such as `stride=4, ratio=0.07, tau=128`. Every one takes
             `kv_cache_dtype="int8"` or `"int4"`: the cache holds keys and values in fewer bits, on
             top of what trimming saves. Prefill attends to them as they are, every later step to
