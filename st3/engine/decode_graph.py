@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,34 +31,13 @@ from st3.engine.forward import Forward
 from st3.engine.kernels import without_plans
 from st3.engine.linears import fast_linears
 from st3.engine.prefill_graph import PrefillGraph
+from st3.engine.recorded_step import RecordedStep
 from st3.engine.session import TrimSession
-from st3.engine.static_cache import Slots, StaticLayer
+from st3.engine.static_cache import StaticLayer
 from st3.families.parts import Parts, devices
 
 _SLOTS = 64  # buffers grow by so many: prompts of about one length share a recording
 _UNASKED = "not asked for"
-
-
-@dataclass
-class _Recording:
-    """A decode step, and the tensors that it reads and writes at the same addresses each time.
-
-    Attributes:
-        buffers: of every layer's keys and values: address, shape, dtype, whether for inference.
-        slots: of every group.
-        hidden: [B, 1, d], the token's embedding. `position`: its position. `t`: int64 [1], the
-            generated tokens with it. `output`: [B, 1, d]. `kind`: what the decoder returns it in.
-        replay: runs the step; None until it has been recorded.
-    """
-
-    buffers: list[tuple[Any, ...]]
-    slots: list[Slots]
-    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    position: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    t: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    output: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    kind: Any = None
-    replay: Callable[[], None] | None = None
 
 
 class DecodeGraph:
@@ -119,7 +97,7 @@ class DecodeGraph:
 
     def forget(self) -> None:
         """All is over, or the recording fits nothing any more."""
-        self.recording: _Recording | None = None
+        self.recording: RecordedStep | None = None
         self.step: Forward | None = None  # one object for all steps: compilers look at it
         self.active = self.frozen = False
         self.prefill.forget()
@@ -167,7 +145,7 @@ class DecodeGraph:
         self.active = tokens == 1 and len(forward.record.turns) == 1 and self._plain(kwargs)
         if self.frozen and not self.active:
             self._thaw()
-        elif self.frozen and t > self._horizon:
+        elif self.frozen and self.recording is not None and t > self.recording.horizon:
             self._thaw(room=2 * t)
         if self.active and not self.frozen:
             self._freeze()
@@ -199,11 +177,6 @@ class DecodeGraph:
         """Whether layers are compiled one by one."""
         return self.compiled is not None and self.compiler.by_layers
 
-    @property
-    def _horizon(self) -> int:
-        assert self.recording is not None
-        return min(slots.horizon for slots in self.recording.slots)
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's forward."""
         if self.prefill.active:
@@ -220,14 +193,10 @@ class DecodeGraph:
         hidden, position = kwargs["inputs_embeds"], kwargs.get("position_ids")
         if position is None:
             position = torch.full((1, 1), cache.get_seq_length(), device=self.device)
-        if recording.replay is None or recording.position.shape != position.shape:
-            recording.hidden, recording.position = hidden.clone(), position.clone()
-            recording.t = torch.full((1,), generated, device=self.device)
+        if not recording.feed(hidden, position, generated):
             recording.replay = self._make_replay(recording)
             self.recordings += 1
-        recording.t.fill_(generated)
-        recording.hidden.copy_(hidden)
-        recording.position.copy_(position)
+        assert recording.replay is not None
         recording.replay()
         self.replays += 1
         layers: Any = cache.layers
@@ -240,7 +209,7 @@ class DecodeGraph:
         one = self.active and self.by_layers and hidden.shape[1:2] == (1,)
         return self.compiled.head(module, hidden) if one and recorder.bare(self.device) else None
 
-    def _make_replay(self, recording: _Recording) -> Callable[[], None]:
+    def _make_replay(self, recording: RecordedStep) -> Callable[[], None]:
         """Compile and record what can be; what cannot is left out with a warning."""
         began = time.perf_counter()
         try:
@@ -260,7 +229,7 @@ class DecodeGraph:
             self.session.recording_seconds += time.perf_counter() - began
         return step
 
-    def _step(self, recording: _Recording, forward: Callable[..., Any]) -> None:
+    def _step(self, recording: RecordedStep, forward: Callable[..., Any]) -> None:
         for slots in recording.slots:
             slots.place(recording.t)
         assert self.step is not None
@@ -284,14 +253,8 @@ class DecodeGraph:
             layer.slide()
             if layer.end == layer.keys.shape[2]:
                 layer.make_room(1)
-        buffers = [
-            (states.data_ptr(), states.shape, states.dtype, states.is_inference())
-            for layer in layers
-            for states in (layer.keys, layer.values)
-        ]
-        if self.recording is None or self.recording.buffers != buffers:
-            slots = [Slots(layers[group.first - 1]) for group in plan.groups]
-            self.recording = _Recording(buffers, slots)
+        if self.recording is None or not self.recording.fits(layers):
+            self.recording = RecordedStep(layers, plan.groups)
         for group, slot in zip(plan.groups, self.recording.slots, strict=True):
             first = layers[group.first - 1]
             slot.fill(first, plan.schedule, group, record.prompt.visual, record.generated)

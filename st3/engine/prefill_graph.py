@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from st3.engine import recording
 from st3.engine.attention import NO_MASK
@@ -43,6 +42,7 @@ class _Recorded:
     position: torch.Tensor | None
     visual: torch.Tensor
     output: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    kind: Any = None
     record: Record | None = None
     layers: list[TrimmedLayer] = field(default_factory=list)
     alive: Alive | None = None
@@ -143,7 +143,7 @@ class PrefillGraph:
         assert recorded.record is not None
         assert recorded.alive is not None
         self.session.begin(recorded.record.replayed(cache), cache)
-        return BaseModelOutputWithPast(
+        return recorded.kind(
             last_hidden_state=spread(recorded.output.clone(), recorded.alive),
             past_key_values=cache,
         )
@@ -155,13 +155,14 @@ class PrefillGraph:
         def step() -> None:
             forward = begin(recorded.visual)
             assert forward.prefill is not None
-            recorded.output = self.forward(
+            output = self.forward(
                 inputs_embeds=recorded.hidden,
                 position_ids=recorded.position,
                 use_cache=True,
                 attention_mask=NO_MASK,
                 **forward.arguments(),
-            ).last_hidden_state
+            )
+            recorded.output, recorded.kind = output.last_hidden_state, type(output)
             recorded.alive = forward.prefill.alive()
 
         began = time.perf_counter()

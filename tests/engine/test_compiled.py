@@ -167,20 +167,6 @@ def test_code_reads_no_tensor_that_it_was_not_given() -> None:
         compiled.piece(Scaled(2.0), call, tensors, [frozenset()] * 2, "test")
 
 
-def test_what_cannot_be_compiled_runs_eagerly(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = prompts("tttItttt")
-    want = _both(model, inputs, tau=15)[0].sequences
-
-    def fail(*args: Any) -> Any:
-        raise RuntimeError("no compiler here\nand more")
-
-    monkeypatch.setattr("st3.engine.compiled_layers.piece", fail)
-    with st3.trim(model, "st3", tau=15, compile="inductor"):
-        with pytest.warns(UserWarning, match=r"without a compiled step: no compiler here$"):
-            assert torch.equal(greedy(model, inputs, 12).sequences, want)
-        assert torch.equal(greedy(model, inputs, 12).sequences, want)  # without another word
-
-
 def test_a_head_that_cannot_be_compiled(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, real = prompts("tttItttt"), compiled.piece
     want = _both(model, inputs, tau=15)[0].sequences
