@@ -1,4 +1,4 @@
-"""A decode step that is replayed, and the tensors at the same addresses that it reads and writes."""
+"""A decode step that is replayed, and the tensors at fixed addresses that it reads and writes."""
 
 from __future__ import annotations
 
