@@ -15,9 +15,10 @@ from st3.engine.kernels import without_plans
 from st3.profiling.clocks import clock_for
 from st3.profiling.latency import measure
 from st3.profiling.operators import operators
+from st3.profiling.outcome import Run
 from st3.profiling.picture import STANDARD
 from st3.profiling.rows import samples_of
-from st3.profiling.runs import Run, Variant, generate_once, random_inputs
+from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
 
 Rows = list[dict[str, Any]]

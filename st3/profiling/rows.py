@@ -19,10 +19,11 @@ from st3.profiling.costs import Costs, costs_of, kv_by_layer, pictures_in
 from st3.profiling.course import Course, course_of, schedule_of
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
+from st3.profiling.outcome import Run
 from st3.profiling.picture import Picture, picture_if_any
 from st3.profiling.placement import Places, kv_by_device, weights_by_device
 from st3.profiling.report import Row
-from st3.profiling.runs import STOCK, Run, Variant
+from st3.profiling.runs import STOCK, Variant
 from st3.profiling.shape import Workload, shape_of
 
 
@@ -90,7 +91,8 @@ class RowMaker:
         Args:
             work: what was asked of each.
             variants: label -> variant, `stock` among them.
-            measured: label -> runs of this work; empty where none were made.
+            measured: label -> runs of this work; empty where none were made. A variant that is
+                missing where others are there could not be had, and has no row.
             ceilings: of the device, None where nothing was measured.
             weights_measured: bytes of the live model's weights.
 
@@ -102,6 +104,8 @@ class RowMaker:
         if ceilings is not None:
             full_ms = self._ideal_prefill(ceilings, variants[STOCK], work).time
         for label, variant in variants.items():
+            if measured and label not in measured:
+                continue
             cost = self._costs(variant, work)
             figures = _counted(cost, full)
             figures |= {
@@ -122,14 +126,24 @@ class RowMaker:
                 )  # fmt: skip
                 if variant.prepares:  # counted without, so not what was timed
                     figures |= {"step_launches": None, "step_launch_ms": None}
-            method = variant.method
-            settings = method.settings(self.shape.layers) if method is not None else {}
-            rows.append(Row(method=label, batch_size=work.batch, settings=settings, **figures))
+                if variant.peer is not None and variant.peer.element != self._element:
+                    figures |= _NO_STEP  # its bytes are not the model's
+            rows.append(
+                Row(
+                    method=label, batch_size=work.batch, settings=self._settings(variant), **figures
+                )
+            )  # fmt: skip
         return rows
+
+    def _settings(self, variant: Variant) -> dict[str, Any]:
+        if variant.peer is not None:
+            return dict(variant.peer.facts)
+        return {} if variant.method is None else variant.method.settings(self.shape.layers)
 
     def _costs(self, variant: Variant, work: Workload) -> Costs:
         picture, schedule = self._picture(work), self.schedule(variant, work)
-        return costs_of(self._counter, picture, schedule, work, self._element, variant.kind)
+        element = self._element if variant.peer is None else variant.peer.element or self._element
+        return costs_of(self._counter, picture, schedule, work, element, variant.kind)
 
     def _kv_by_device(self, variant: Variant, work: Workload) -> dict[str, int] | None:
         if self._places is None:
@@ -150,6 +164,9 @@ class RowMaker:
         return ideal_prefill(
             ceilings, self._counter, course, work, self._element, self._saved, variant.kind
         )
+
+
+_NO_STEP = {"tpot_ideal_ms": None, "tpot_bound": None, "tpot_roofline_share": None}
 
 
 def samples_of(label: str, work: Workload, measured: Measured) -> dict[str, Any]:
@@ -201,8 +218,8 @@ def _timed(label: str, measured: Mapping[str, Measured], work: Workload) -> dict
     recorded = [run.recording for run in runs if run.recording is not None]
     return {
         "ttft_ms": _median(measured, label, "ttft"),
-        "vision_ms": _median(measured, label, "vision"),
-        "prefill_ms": _median(measured, label, "prefill"),
+        "vision_ms": None if runs[0].vision is None else _median(measured, label, "vision"),
+        "prefill_ms": None if runs[0].prefill is None else _median(measured, label, "prefill"),
         "tpot_ms": statistics.median(steps) if steps else None,
         "tpot_p90_ms": statistics.quantiles(steps, n=10, method="inclusive")[-1]
         if len(steps) > 1
@@ -229,15 +246,19 @@ def _against_roofline(
     untrimmed_ms: float,
     step: Ideal | None,
 ) -> dict[str, Any]:
-    ideal = 1 - prefill.time / untrimmed_ms
-    achieved = 1 - figures["prefill_ms"] / _median(measured, STOCK, "prefill")
-    return _launches(measured[label].launched, 1000 * ceilings.launch_seconds) | {
-        "prefill_ideal_ms": prefill.time,
-        "prefill_bound": _bound(prefill),
-        "prefill_roofline_share": prefill.time / figures["prefill_ms"],
-        "ideal_saving": ideal,
-        "achieved_saving": achieved,
-        "saving_share": achieved / ideal if ideal > 0 else None,
+    against = _launches(measured[label].launched, 1000 * ceilings.launch_seconds)
+    if figures["prefill_ms"] is not None:
+        ideal = 1 - prefill.time / untrimmed_ms
+        achieved = 1 - figures["prefill_ms"] / _median(measured, STOCK, "prefill")
+        against |= {
+            "prefill_ideal_ms": prefill.time,
+            "prefill_bound": _bound(prefill),
+            "prefill_roofline_share": prefill.time / figures["prefill_ms"],
+            "ideal_saving": ideal,
+            "achieved_saving": achieved,
+            "saving_share": achieved / ideal if ideal > 0 else None,
+        }
+    return against | {
         "tpot_ideal_ms": None if step is None else step.time,
         "tpot_bound": None if step is None else _bound(step),
         "tpot_roofline_share": None if step is None else step.time / figures["tpot_ms"],
@@ -247,6 +268,7 @@ def _against_roofline(
 def _launches(launched: Run | None, each_ms: float) -> dict[str, Any]:
     if launched is None:
         return {}
+    assert launched.prefill is not None
     steps = round(launched.steps[-1]) if launched.steps else None
     return {
         "prefill_launches": round(launched.prefill),
