@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -115,7 +116,8 @@ class OpenVino:
     def close(self) -> None:
         """End the worker and remove what it exported."""
         if self._process is not None:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # an export starts others
             self._process.communicate()
             self._process = None
         if self._folder is not None:
@@ -124,8 +126,6 @@ class OpenVino:
 
     def _open(self) -> None:
         self._folder = folder = Path(tempfile.mkdtemp(prefix="st3-openvino-"))
-        export = folder / "export"
-        export.mkdir()
         self._config.to_json_file(folder / "config.json", use_diff=True)
         environment = {key: text for key, text in os.environ.items() if key not in _OURS}
         try:
@@ -137,7 +137,7 @@ class OpenVino:
                 )  # fmt: skip
         except OSError as error:
             raise Unavailable(f"{self._python} cannot be run ({error.strerror})") from None
-        facts = self._ask(self._asked | {"config": str(folder), "folder": str(export)})
+        facts = self._ask(self._asked | {"folder": str(folder)})
         self.seconds = sum(facts[f"{what}_seconds"] for what in ("weights", "export", "load"))
         self.facts = facts
 

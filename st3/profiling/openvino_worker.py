@@ -5,13 +5,14 @@ environment. This file imports nothing of st3 and is started as `PYTHON openvino
 reads a line of JSON from standard input, does what that says, answers in a line, and waits for the
 next one without computing. What libraries print goes to standard error.
 
-- `{"config": FOLDER, "precision": "f32", "threads": 2, "seed": 0, "folder": EMPTY}`: random
-  weights of a configuration, exported into an empty folder and compiled; how long both took, and
-  with what precision OpenVINO says that it computes and caches.
+- `{"folder": FOLDER, "precision": "f32", "threads": 2, "seed": 0}`: random weights of the
+  folder's config.json, exported into it and compiled; how long both took, and with what precision
+  OpenVINO says that it computes and caches.
 - `{"inputs": FILE.safetensors, "new": 64}`: one greedy answer, and the seconds from its start to
   each of its tokens.
 
-The answer to what fails is `{"error": "..."}`, one line of text.
+The answer to what fails is `{"error": "..."}`, one line of text. When standard input ends, whoever
+asked is gone, and so is the folder then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -32,11 +34,10 @@ class Pipeline:
     """One model, exported and compiled.
 
     Args:
-        config: folder with a config.json.
+        folder: with a config.json; the export goes there as well.
         precision: to compute in, as OpenVINO calls it: f32, bf16 or f16.
         threads: of OpenVINO, and of torch around it.
         seed: of the weights.
-        folder: where the export goes; empty.
 
     Attributes:
         facts: what to tell about it.
@@ -46,28 +47,29 @@ class Pipeline:
         Exception: whatever an export raises, of a family that optimum-intel does not know.
     """
 
-    def __init__(self, config: str, precision: str, threads: int, seed: int, folder: str) -> None:
-        import torch
+    def __init__(self, folder: str, precision: str, threads: int, seed: int) -> None:
         from optimum.exporters.openvino import export_from_model
         from optimum.intel import OVModelForVisualCausalLM
         from optimum.intel.openvino.configuration import OVConfig
+        import torch
         from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
         began = time.perf_counter()
-        model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(config))
+        model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
         model.eval().generation_config = GenerationConfig()
         made = time.perf_counter()
+        export = str(Path(folder, "export"))
         # In float32 whatever is asked for: OpenVINO converts weights to what it computes in.
         export_from_model(
-            model, folder, task=_TASK, stateful=True, ov_config=OVConfig(dtype="fp32")
+            model, export, task=_TASK, stateful=True, ov_config=OVConfig(dtype="fp32")
         )
         del model
         exported = time.perf_counter()
         hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": str(threads)}
         self.model: Any = OVModelForVisualCausalLM.from_pretrained(
-            folder, device="CPU", ov_config=hints | {"PERFORMANCE_HINT": "LATENCY"}
+            export, device="CPU", ov_config=hints | {"PERFORMANCE_HINT": "LATENCY"}
         )
         self._fit_to_prompts()
         compiled = self.model.language_model.request.get_compiled_model()
@@ -146,10 +148,12 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     pipeline: Pipeline | None = None
+    folder = None
     for line in sys.stdin:
         asked = json.loads(line)
         try:
-            if "config" in asked:
+            if "folder" in asked:
+                folder = asked["folder"]
                 pipeline = Pipeline(**asked)
                 answer: dict[str, Any] = pipeline.facts
             else:
@@ -159,6 +163,8 @@ def main() -> None:
             answer = {"error": _line(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
