@@ -48,10 +48,10 @@ class Pipeline:
     """
 
     def __init__(self, folder: str, precision: str, threads: int, seed: int) -> None:
+        import torch
         from optimum.exporters.openvino import export_from_model
         from optimum.intel import OVModelForVisualCausalLM
         from optimum.intel.openvino.configuration import OVConfig
-        import torch
         from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
         torch.set_num_threads(threads)
@@ -135,8 +135,9 @@ def _line(error: BaseException) -> str:
     if isinstance(error, ImportError):  # transformers wraps what is really missing
         while error.__cause__ is not None:
             error = error.__cause__
-        if str(getattr(error, "name", None)).startswith("optimum"):
-            return "it has no optimum-intel (pip install optimum-intel)"
+        missing = str(getattr(error, "name", None)).partition(".")[0]
+        if missing in ("optimum", "openvino", "torch", "transformers"):
+            return f"it has no {missing} (there: pip install optimum-intel)"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no more is known'}"
 
