@@ -151,6 +151,9 @@ class OpenVino:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        except KeyboardInterrupt:  # its answer would be taken for that to the next request
+            self.close()
+            raise
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:

@@ -27,6 +27,14 @@ from pathlib import Path
 from typing import Any
 
 _TASK = "image-text-to-text"
+_NEEDED = (
+    "optimum",
+    "optimum.exporters",
+    "optimum.exporters.openvino",
+    "openvino",
+    "transformers",
+    "torch",
+)
 _PACKAGES = ("optimum-intel", "openvino", "transformers", "torch")
 
 
@@ -135,8 +143,8 @@ def _line(error: BaseException) -> str:
     if isinstance(error, ImportError):  # transformers wraps what is really missing
         while error.__cause__ is not None:
             error = error.__cause__
-        missing = str(getattr(error, "name", None)).partition(".")[0]
-        if missing in ("optimum", "openvino", "torch", "transformers"):
+        missing = str(getattr(error, "name", None))
+        if missing in _NEEDED:
             return f"it has no {missing} (there: pip install optimum-intel)"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no more is known'}"

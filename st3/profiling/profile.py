@@ -93,7 +93,7 @@ def profile(
     schedules = {label: maker.schedule(variants[label], works[0]) for label in methods}
     options: dict[str, Any] = {"repeats": repeats, "min_seconds": min_seconds}
     timed, ceilings, interrupted = _time(
-        live, works, variants, dtype, options | {"on_run": on_run, "on_drop": dropped.setdefault}
+        live, works, variants, dtype, options | {"on_run": on_run, "on_drop": dropped.__setitem__}
     )
     best = best_of(ceilings) if ceilings else None
     rows: list[Row] = []
