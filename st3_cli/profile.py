@@ -106,9 +106,9 @@ def profile(
     openvino: Annotated[
         str | None,
         o.option(
-            o.COMPUTE, metavar="PYTHON",
-            help="Also time OpenVINO's own pipeline, untrimmed, on the CPU: an interpreter that "
-            "has optimum-intel, which needs an environment of its own.",
+            o.COMPUTE, metavar="FILE",
+            help="A Python interpreter with optimum-intel, in an environment of its own: OpenVINO's "
+            "own pipeline is timed there as well, untrimmed.",
         ),
     ] = None,
     seed: o.SeedOption = 0,

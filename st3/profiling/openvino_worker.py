@@ -27,14 +27,7 @@ from pathlib import Path
 from typing import Any
 
 _TASK = "image-text-to-text"
-_NEEDED = (
-    "optimum",
-    "optimum.exporters",
-    "optimum.exporters.openvino",
-    "openvino",
-    "transformers",
-    "torch",
-)
+_NEEDED = ("optimum", "optimum.exporters", "optimum.exporters.openvino", "openvino", "torch")
 _PACKAGES = ("optimum-intel", "openvino", "transformers", "torch")
 
 

@@ -19,8 +19,9 @@ import psutil
 import pytest
 import torch
 from conftest import tiny_config, tiny_llava
+from families.zoo import ZOO
 from safetensors.torch import save_file
-from transformers import AyaVisionConfig, CompileConfig
+from transformers import CompileConfig
 
 from st3.methods import make_method
 from st3.profiling import Workload, latency, openvino, profile, runs
@@ -319,8 +320,11 @@ def test_the_command_with_the_real_one(st3_: Any, tmp_path: Path, dtype: str) ->
 @pytest.mark.openvino
 @pytest.mark.slow
 def test_a_family_that_it_does_not_export() -> None:
-    with (
-        OpenVino(REAL, AyaVisionConfig(), torch.float32) as peer,
-        pytest.raises(Unavailable, match="aya"),
-    ):
-        peer.generate({}, WORK)
+    """One that it does not know, and one that its own transformers does not."""
+    for name, said in [("aya_vision", "aya_vision"), ("kimi_k25", "kimi_k25")]:
+        tiny = ZOO[name]
+        with (
+            OpenVino(REAL, tiny.configuration(), torch.float32) as peer,
+            pytest.raises(Unavailable, match=said),
+        ):
+            peer.generate({}, WORK)
