@@ -107,8 +107,8 @@ def profile(
         str | None,
         o.option(
             o.COMPUTE, metavar="FILE",
-            help="A Python interpreter with optimum-intel, in an environment of its own: OpenVINO's "
-            "own pipeline is timed there as well, untrimmed.",
+            help="Also time OpenVINO's own pipeline, untrimmed: under this Python interpreter, of "
+            "an environment that has optimum-intel.",
         ),
     ] = None,
     seed: o.SeedOption = 0,
