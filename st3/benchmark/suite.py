@@ -48,7 +48,8 @@ def cells(*, tiny: bool = False) -> list[Cell]:
 
     # Compiling takes minutes: a dry run leaves it out.
     against = variants("stock", "none+", "st3+", *([] if tiny else ["st3*"]))
-    against[COMPILED_STOCK] = Variant(static=True)
+    if not tiny:
+        against[COMPILED_STOCK] = Variant(static=True)
     one, some, most = batches
     table("7b", one, "stock", "none+", "st3", "st3+", "fastv+")
     add(f"static/7b/{one}", timed, "7b", against, batch=one, new=short, rounds=rounds)
