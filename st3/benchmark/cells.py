@@ -13,11 +13,11 @@ from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.engine.kernels import without_plans
 from st3.profiling.clocks import clock_for
+from st3.profiling.figures import samples_of
 from st3.profiling.latency import measure
 from st3.profiling.operators import operators
 from st3.profiling.outcome import Run
 from st3.profiling.picture import STANDARD
-from st3.profiling.rows import samples_of
 from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
 

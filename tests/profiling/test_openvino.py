@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,22 @@ def test_a_worker_that_fails_is_a_line(scripted: Any, fate: Any, said: str) -> N
         assert not seen[1].exists()
     with pytest.raises(Unavailable):  # and it is not tried again
         peer.generate({}, WORK)
+
+
+def test_a_worker_that_fails_at_the_second_batch(scripted: Any) -> None:
+    """Opened, warmed up, twice timed; then it is out of memory."""
+    model, works = tiny_llava(layers=4), [WORK, replace(WORK, batch=8)]
+    with scripted((4, "sys.exit('out of memory')")) as peer:
+        report = profile(
+            "tiny", model.config, {"none": make_method("none")}, works, live=model,
+            weights="random", dtype=torch.float32, repeats=2, openvino=peer,
+        )  # fmt: skip
+    rows = [(row.method, row.batch_size) for row in report.rows]
+    assert rows == [("stock", 1), (OPENVINO, 1), ("none", 1), ("stock", 8), ("none", 8)]
+    notes = [note for note in report.notes if note.startswith(OPENVINO)]
+    assert notes[0].startswith(f"{OPENVINO}: not measured at batch 8: ")
+    assert "out of memory" in notes[0]
+    assert report.rows[1].weights_measured_bytes is None
 
 
 def test_an_interpreter_without_optimum() -> None:
