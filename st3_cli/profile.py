@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
-from enum import StrEnum
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from st3.files import plainly, write_text
+from st3.files import plainly
 from st3_cli import method_options as m
 from st3_cli import options as o
-from st3_cli.console import aside, err, print_json_text, print_table, quiet_transformers
+from st3_cli import workload_options as w
+from st3_cli.console import aside, print_json_text, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_methods, read_settings
 from st3_cli.models import check_device_map, device_map_of, note_set_aside
 from st3_cli.outputs import check_output
+from st3_cli.profile_report import save, show
 from st3_cli.progress import run_bar
-
-if TYPE_CHECKING:
-    from st3.profiling import Report
 
 EXAMPLES = o.examples(
     "st3 profile --model 13b",
@@ -32,54 +32,6 @@ EXAMPLES = o.examples(
     "st3 profile --methods none,st3,fastv:k=2,r=0.75,vtw:k=6 --output report.md",
 )
 DEFAULT_METHODS = "none,pvtp,vta,st3,fastv,vtw,pyramiddrop"
-WORK = "Workload"
-_TOKENS: dict[str, Any] = {"min": 1, "callback": o.at_most(10**6)}
-
-
-class Weights(StrEnum):
-    """What to time."""
-
-    auto = "auto"
-    random = "random"
-    pretrained = "pretrained"
-
-
-def _sizes(text: str) -> list[int]:
-    """Batch sizes: 1,8."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r}: give whole numbers from 1 on, e.g. 8 or 1,8,32")
-    return list(dict.fromkeys(int(part) for part in parts))
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Pixels: 1344x896."""
-    from st3.inference.pictures import MAX_PIXELS
-
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-        raise typer.BadParameter(f"{text!r}: give width x height in pixels, e.g. 1344x896")
-    width, height = (int(side) for side in sides)
-    if width * height > MAX_PIXELS:
-        raise typer.BadParameter(f"{text!r}: more than {MAX_PIXELS // 10**6} million pixels")
-    return width, height
-
-
-def _film(text: str) -> tuple[int, tuple[int, int]]:
-    """Frames and their pixels: 64x448x448."""
-    from st3.inference.videos import MAX_BYTES
-
-    frames, _, sides = text.lower().partition("x")
-    if not (frames.strip().isdecimal() and int(frames) > 0 and "x" in sides):
-        raise typer.BadParameter(f"{text!r}: give frames x width x height, e.g. 64x448x448")
-    size = _size(sides)
-    if 3 * int(frames) * size[0] * size[1] > MAX_BYTES:
-        raise typer.BadParameter(f"{text!r}: its frames are more than {MAX_BYTES // 10**9} GB")
-    return int(frames), size
-
-
-def _number(help: str, **more: Any) -> Any:
-    return o.option(WORK, help=help, metavar="N", **more)
 
 
 @m.takes_method_options
@@ -96,13 +48,13 @@ def profile(
         Path | None, o.option(o.MODEL, metavar="FILE", help="A config.json in place of --model.")
     ] = None,
     weights: Annotated[
-        Weights,
+        w.Weights,
         o.option(
             o.MODEL, metavar="NAME",
-            help=f"What to time: {o.one_of(Weights)}; auto: trained ones if they are here, else "
+            help=f"What to time: {o.one_of(w.Weights)}; auto: trained ones if they are here, else "
             "random ones of the true shape, where they fit.",
         ),
-    ] = Weights.auto,
+    ] = w.Weights.auto,
     latency: Annotated[bool, o.option(o.MODEL, help="Time it, or only count.", metavar="")] = True,
     methods: Annotated[
         str,
@@ -117,32 +69,32 @@ def profile(
     settings: m.SettingsOption = None,
     visual_tokens: Annotated[
         int | None,
-        _number("Visual tokens in a prompt.", **_TOKENS, show_default="the pictures'"),
+        w.number("Visual tokens in a prompt.", **w.TOKENS, show_default="the pictures'"),
     ] = None,
     picture: Annotated[
         Any,
         o.option(
-            WORK, metavar="WxH", parser=_size, show_default="1344x896",
+            w.WORK, metavar="WxH", parser=w.pixels, show_default="1344x896",
             help="Pixels of each picture; the family's processor says how many tokens they become.",
         ),
     ] = None,
     video: Annotated[
         Any,
         o.option(
-            WORK, metavar="NxWxH", parser=_film,
+            w.WORK, metavar="NxWxH", parser=w.film,
             help="Frames of a video in a prompt and their pixels, such as 64x448x448: counted, "
             "not timed.",
         ),
     ] = None,
-    pictures: Annotated[int, _number("Pictures in a prompt.", min=1)] = 1,
-    text_tokens: Annotated[int, _number("Text tokens in a prompt.", **_TOKENS)] = 64,
-    new_tokens: Annotated[int, _number("Tokens to generate.", min=1)] = 64,
+    pictures: Annotated[int, w.number("Pictures in a prompt.", min=1)] = 1,
+    text_tokens: Annotated[int, w.number("Text tokens in a prompt.", **w.TOKENS)] = 64,
+    new_tokens: Annotated[int, w.number("Tokens to generate.", min=1)] = 64,
     batch_size: Annotated[
-        Any, _number("Prompts at a time; or several: 1,8.", parser=_sizes)
+        Any, w.number("Prompts at a time; or several: 1,8.", parser=w.batch_sizes)
     ] = "1",
-    repeats: Annotated[int, _number("Timed rounds, at least.", min=1)] = 5,
+    repeats: Annotated[int, w.number("Timed rounds, at least.", min=1)] = 5,
     min_seconds: Annotated[
-        float, _number("Time for each method, at least, in seconds.", min=0)
+        float, w.number("Time for each method, at least, in seconds.", min=0)
     ] = 0.0,
     quantization: o.QuantizationOption = None,
     device_map: o.DeviceMapOption = None,
@@ -151,6 +103,14 @@ def profile(
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
     compile: o.CompileOption = o.Compiler.off,
+    openvino: Annotated[
+        str | None,
+        o.option(
+            o.COMPUTE, metavar="FILE",
+            help="Also time OpenVINO's own pipeline, untrimmed: under this Python interpreter, of "
+            "an environment that has optimum-intel.",
+        ),
+    ] = None,
     seed: o.SeedOption = 0,
     detail: Annotated[bool, o.flag(o.OUTPUT, "--detail", help="Also MACs by part.")] = False,
     operators: Annotated[
@@ -187,11 +147,18 @@ def profile(
         raise UsageError(
             "--video says what is shown: leave --picture, --pictures and --visual-tokens out"
         )
-    if video is not None and (operators or weights is not Weights.auto):
+    if video is not None and (operators or weights is not w.Weights.auto):
         raise UsageError("--video is counted, not timed: leave --operators and --weights out")
     if not latency and operators:
         raise UsageError("--no-latency runs nothing: leave --operators out")
-    if not latency and weights is not Weights.auto:
+    if openvino is not None:
+        if not latency or video is not None:
+            raise UsageError("--openvino is timed: leave --no-latency and --video out")
+        if quantization is not None or device_map is not None:
+            raise UsageError("--openvino: leave --quantization and --device-map out")
+        if shutil.which(openvino) is None:
+            raise UsageError(f"--openvino: there is no interpreter {openvino} that can be run")
+    if not latency and weights is not w.Weights.auto:
         raise UsageError(f"--no-latency times nothing: leave --weights {weights.value} out")
 
     from st3.families.meta import meta_model
@@ -203,6 +170,7 @@ def profile(
     from st3.inference.video_processors import has_videos
     from st3.profiling import Workload
     from st3.profiling import profile as measure
+    from st3.profiling.openvino import OpenVino
     from st3.profiling.picture import STANDARD, picture_of
     from st3.profiling.placement import places_for
     from st3.profiling.shape import shape_of
@@ -236,6 +204,8 @@ def profile(
     where = loading.find_device(device.value) if places is None else first_device(places)
     how = None if quantization is None else find_quantization(quantization.value)
     loading.check_whole(how, places)
+    if openvino is not None and where.type != "cpu":
+        raise UsageError("--openvino is timed on the CPU: give --device cpu")
     numbers = loading.find_dtype(dtype.value, where, found, how)
     backend = attn_implementation.value if attn_implementation else None
     live, kind, note = None, None, "Latency not measured: --no-latency."
@@ -251,21 +221,29 @@ def profile(
         )  # fmt: skip
         if kind == "pretrained":
             note_set_aside(live)
-    with run_bar(len(works) * (repeats + 1) * (len(chosen) + 1), live) as on_run:
+    peer = None
+    if openvino is not None and live is not None:
+        peer = OpenVino(openvino, found, numbers, seed=seed)
+    compared = len(chosen) + 1 + (peer is not None) + (compile is not o.Compiler.off)
+    with (
+        peer or nullcontext(),
+        run_bar(len(works) * (repeats + 1) * compared, live) as on_run,
+    ):
         report = measure(
             shown, found, chosen, works,
             dtype=numbers, quantization=how, device=where, places=places, live=live, weights=kind,
             repeats=repeats, min_seconds=min_seconds,
-            cuda_graphs=cuda_graphs, compile=compile.value, watch_operators=operators,
+            cuda_graphs=cuda_graphs, compile=compile.value, openvino=peer,
+            watch_operators=operators,
             command=shlex.join(["st3", *sys.argv[1:]]), notes=[note], on_run=on_run,
         )  # fmt: skip
     if json:
         print_json_text(report.json())
     else:
-        _print(report, detail)
+        show(report, detail)
     sys.stdout.flush()
     if output is not None:
-        _save(output, report)
+        save(output, report)
     if plot is not None:
         from st3.plots.costs import save_profile
 
@@ -279,38 +257,10 @@ def profile(
         raise typer.Exit(INTERRUPTED)
 
 
-def _trained(model: str, weights: Weights) -> bool:
+def _trained(model: str, weights: w.Weights) -> bool:
     """Whether the checkpoint's own configuration, and so its dtype, is wanted and at hand."""
     from st3.inference import checkpoints
 
-    return weights is Weights.pretrained or (
-        weights is Weights.auto and checkpoints.in_cache(checkpoints.find(model))
+    return weights is w.Weights.pretrained or (
+        weights is w.Weights.auto and checkpoints.in_cache(checkpoints.find(model))
     )
-
-
-def _save(path: Path, report: Report) -> None:
-    text = {".json": report.json, ".csv": report.csv, ".md": report.markdown}[path.suffix.lower()]()
-    with plainly("write", path):
-        write_text(path, text)
-
-
-def _print(report: Report, detail: bool) -> None:
-    for table in report.tables(detail=detail):
-        print_table(table.title, table.heads, table.rows)
-    for note in report.notes:
-        err.print(note)
-    ceilings = report.machine.get("ceilings")
-    if ceilings is not None:
-        err.print(
-            f"Device: {2 * ceilings['macs_per_second'] / 1e12:.3g} TFLOP/s in a matrix "
-            f"product, {ceilings['bytes_per_second'] / 1e9:.3g} GB/s in a copy, "
-            f"{1e6 * ceilings['launch_seconds']:.2g} us to launch an operation.",
-            style="dim",
-        )
-    explained = "1 MAC (multiply-accumulate) = 2 FLOPs. Shares are of untrimmed."
-    if report.weights is not None:
-        explained += (
-            " Times are medians; spread is largest minus smallest over the median of the rounds; "
-            "speedup is end to end, over stock."
-        )
-    err.print(explained, style="dim")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,12 +12,12 @@ import torch
 
 from st3.benchmark.lab import Lab
 from st3.benchmark.run import ROWS, run
+from st3.benchmark.start import start
 from st3.benchmark.suite import cells
 from st3.benchmark.tables import markdown
 from st3.files import read_rows, write_text
 from st3.inference.loading import find_device, find_dtype
 from st3.inference.presets import known_config
-from st3.machine import describe_machine
 
 
 def main() -> int:
@@ -43,14 +41,7 @@ def main() -> int:
     dtype = find_dtype(asked.dtype, device, known_config("small"))
     lab = Lab(device, dtype, tiny=asked.tiny)
     torch.manual_seed(0)
-    start = {
-        "machine": describe_machine(device, dtype),
-        "settings": {
-            "date": datetime.date.today().isoformat(),
-            "command": asked.command or _command(asked),
-            "commit": asked.commit or _commit(),
-        },
-    }
+    begun = start(device, dtype, asked.command or _command(asked), asked.commit)
     suite = cells(tiny=asked.tiny)
     parts = asked.cells.split(",")
     wanted = [*dict.fromkeys(x for part in parts for x in suite if x.name.startswith(part))]
@@ -60,7 +51,7 @@ def main() -> int:
     try:
         ended = run(
             asked.output, wanted, lab,
-            seconds=60 * asked.minutes - (time.perf_counter() - began), start=start,
+            seconds=60 * asked.minutes - (time.perf_counter() - began), start=begun,
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
         write_text(asked.output / "tables.md", markdown(read_rows(asked.output / ROWS)))
@@ -77,14 +68,6 @@ def _command(asked: argparse.Namespace) -> str:
         if getattr(asked, name) not in ("auto", ""):
             words += [f"--{name}", getattr(asked, name)]
     return shlex.join([*words, *(["--tiny"] if asked.tiny else [])])
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.engine.kernels import without_plans
 from st3.profiling.clocks import clock_for
+from st3.profiling.figures import samples_of
 from st3.profiling.latency import measure
 from st3.profiling.operators import operators
+from st3.profiling.outcome import Run
 from st3.profiling.picture import STANDARD
-from st3.profiling.rows import samples_of
-from st3.profiling.runs import Run, Variant, generate_once, random_inputs
+from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
 
 Rows = list[dict[str, Any]]
@@ -43,6 +44,7 @@ def timed(
     new: Sequence[int] = (64,),
     rounds: int,
     cudnn: bool = False,
+    go_on: bool = False,
 ) -> Rows:
     """Variants side by side, a row for each of them and each length of answer.
 
@@ -56,17 +58,23 @@ def timed(
             that a process has not seen, tens of milliseconds in each step of stock's: without it
             stock is at its best, but for long prompts. With it every variant first runs once in
             full, `first_e2e_ms`, so that all lengths have been seen.
+        go_on: where a variant cannot be had, which the notes of the rows say then.
 
     Raises:
         KeyboardInterrupt: before one round had ended.
+        Unavailable: a variant that cannot be had.
     """
     maker, longest = lab.maker(model), max(new)
     work = Workload(lab.pictures(model, pictures, picture), 64, longest, batch, picture)
     best = lab.ceilings()
     live = lab.model(model)
+    dropped: dict[str, str] = {}
     with nullcontext() if cudnn else without_plans():
         first = _first(live, work, variants) if cudnn else {}
-        found, interrupted = measure(live, work, variants, repeats=rounds, min_seconds=0)
+        found, interrupted = measure(
+            live, work, variants, repeats=rounds, min_seconds=0,
+            on_drop=dropped.__setitem__ if go_on else None,
+        )  # fmt: skip
     if not found:
         raise KeyboardInterrupt
     rows: Rows = []
@@ -81,6 +89,7 @@ def timed(
             | {"samples": samples_of(row.method, part, until[row.method])}
             | {"ceilings": asdict(best)}
             | ({"interrupted": True} if interrupted else {})
+            | ({"notes": [f"{label}: {why}" for label, why in dropped.items()]} if dropped else {})
             for row in maker.rows(part, variants, until, best)
         ]
     return rows

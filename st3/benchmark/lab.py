@@ -11,6 +11,7 @@ from st3.inference.presets import known_config
 from st3.inference.random_weights import random_model
 from st3.inference.shrink import shrink
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
+from st3.profiling.openvino import OpenVino
 from st3.profiling.picture import STANDARD, picture_of
 from st3.profiling.rows import RowMaker
 
@@ -24,13 +25,19 @@ class Lab:
     Args:
         device, dtype: where and in what.
         tiny: all shapes become one that a laptop runs in a moment, for a dry run.
+        openvino: an interpreter that has optimum-intel, if there is one.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, *, tiny: bool = False,
+        openvino: str | None = None,
+    ) -> None:  # fmt: skip
         self.device = torch.empty(0, device=device).device  # with its number
         self.dtype, self.tiny = dtype, tiny
         self._name: str | None = None
         self._model: Any = None
+        self._python = openvino
+        self._peer: OpenVino | None = None
         self._makers: dict[str, RowMaker] = {}
         self._ceilings: list[Ceilings] = []
 
@@ -61,9 +68,18 @@ class Lab:
             self._name = name
         return self._model
 
+    def openvino(self, name: str) -> OpenVino | None:
+        """OpenVINO's pipeline of that model, if there is an interpreter; gone with the model."""
+        self.model(name)
+        if self._peer is None and self._python is not None:
+            self._peer = OpenVino(self._python, self._config(name), self.dtype)
+        return self._peer
+
     def forget(self) -> None:
         """Free the model, and what an error may have left behind."""
-        self._name = self._model = None
+        if self._peer is not None:
+            self._peer.close()
+        self._name = self._model = self._peer = None
         torch.compiler.reset()  # compiled code holds the model that it was made of
         self.sweep()
 

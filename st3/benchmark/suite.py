@@ -10,9 +10,8 @@ from typing import Any
 from st3.benchmark.cells import Rows, ceilings, equal_memory, timed, where_time_goes
 from st3.benchmark.lab import Lab
 from st3.methods import make_method
-from st3.profiling.runs import STOCK, Variant
+from st3.profiling.runs import COMPILED_STOCK, STOCK, Variant
 
-STATIC = "stock, static + compiled"
 FAMILIES = {
     "qwen2.5-vl-7b": [(2240, 1400), (4928, 2773)],
     "qwen3-vl-8b": [(2560, 1600), (5440, 3072)],
@@ -49,7 +48,8 @@ def cells(*, tiny: bool = False) -> list[Cell]:
 
     # Compiling takes minutes: a dry run leaves it out.
     against = variants("stock", "none+", "st3+", *([] if tiny else ["st3*"]))
-    against[STATIC] = Variant(static=True)
+    if not tiny:
+        against[COMPILED_STOCK] = Variant(static=True)
     one, some, most = batches
     table("7b", one, "stock", "none+", "st3", "st3+", "fastv+")
     add(f"static/7b/{one}", timed, "7b", against, batch=one, new=short, rounds=rounds)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from st3.machine import made_with
+from st3.profiling.openvino import OPENVINO
 from st3.profiling.tables import operator_tables
 from st3.tables import (
     Cell,
@@ -29,8 +30,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found: list[Table] = []
     for kind, title in _KINDS.items():
         own = [row for row in good if row["cell"].startswith(f"{kind}/")]
-        for work in dict.fromkeys(_work(row, kind) for row in own):
-            some = [row for row in own if _work(row, kind) == work]
+        for dtype, work in dict.fromkeys((row["dtype"], _work(row, kind)) for row in own):
+            some = [r for r in own if (r["dtype"], _work(r, kind)) == (dtype, work)]
             found += _of_kind(kind, title, work, some)
     return found
 
@@ -69,6 +70,13 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
     what = f"{work}, {_common(rows)}"
     if kind == "memory":
         return [table(f"{title}: {what}", rows, _BATCH | _FITS)]
+    if kind == "alternatives":
+        rows = _beside_openvino(rows)
+        steps = [row for row in rows if row["tpot_ideal_ms"] is not None]
+        return [
+            table(f"{title}: {what}", rows, _BATCH | _TIMES | _OPENVINO),
+            table(f"Decode step beside the alternatives: {what}", steps, _BATCH | _STEP),
+        ]
     found = [table(f"{title}: {what}", rows, _BATCH | _TIMES)]
     if kind in ("table", "family"):
         found += [
@@ -76,6 +84,21 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
             table(f"Decode step: {what}", rows, _BATCH | _STEP),
             table(f"KV cache: {what}", rows, _BATCH | _KV),
         ]
+    return found
+
+
+def _beside_openvino(rows: list[Row]) -> list[Row]:
+    """Rows with how often they are as fast as OpenVINO's, which says in what it computes."""
+    theirs = {row["batch_size"]: row["e2e_ms"] for row in rows if row["method"] == OPENVINO}
+    found = []
+    for row in rows:
+        other = theirs.get(row["batch_size"])
+        more = {"over_openvino": None if other is None else other / row["e2e_ms"]}
+        if row["method"] == OPENVINO:
+            facts = row["settings"]
+            kinds = f"{facts['precision']}, KV {facts['kv_cache_precision']}"
+            more |= {"method": f"{OPENVINO} ({kinds})"}
+        found.append(row | more)
     return found
 
 
@@ -101,6 +124,7 @@ def _rounds(row: Row) -> list[float]:
 
 _KINDS = {
     "table": "End to end",
+    "alternatives": "Beside the alternatives",
     "static": "Against stock's compiled static cache",
     "family": "Families",
     "recorded": "Families, steps recorded",
@@ -123,6 +147,7 @@ _TIMES: dict[str, Cell] = {
     "compiling, s": or_dash("compiling_s"),
     "peak memory": count("peak_memory_bytes", "B"),
 }
+_OPENVINO: dict[str, Cell] = {"vs openvino": times("over_openvino")}
 _PREFILL: dict[str, Cell] = {
     "took, ms": milliseconds("prefill_ms"),
     "ideal, ms": milliseconds("prefill_ideal_ms"),

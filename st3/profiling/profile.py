@@ -16,13 +16,15 @@ from st3.inference.weights import live_bytes
 from st3.machine import describe_machine
 from st3.methods import Method
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
+from st3.profiling.figures import samples_of
 from st3.profiling.latency import Measured, measure
+from st3.profiling.openvino import OPENVINO, OpenVino
 from st3.profiling.operators import operators
 from st3.profiling.picture import picture_if_any
 from st3.profiling.placement import Places
 from st3.profiling.report import Report, Row
-from st3.profiling.rows import RowMaker, samples_of
-from st3.profiling.runs import Variant, beside_stock
+from st3.profiling.rows import RowMaker
+from st3.profiling.runs import STOCK, Variant, beside_stock
 from st3.profiling.shape import Workload
 from st3.units import si
 
@@ -50,6 +52,7 @@ def profile(
     min_seconds: float = 0.0,
     cuda_graphs: bool = False,
     compile: str = "off",
+    openvino: OpenVino | None = None,
     watch_operators: bool = False,
     command: str = "",
     notes: Sequence[str] = (),
@@ -69,7 +72,9 @@ def profile(
         live: the model to time, on its device; None counts only.
         weights: what the live model's are, "pretrained" or "random".
         repeats, min_seconds, on_run: see `st3.profiling.latency.measure`.
-        cuda_graphs, compile: of every method, see `st3.trim`; stock goes without.
+        cuda_graphs, compile: of every method, see `st3.trim`; stock goes without, and where methods
+            are compiled stands there once more, compiled by transformers.
+        openvino: a row for OpenVINO's own pipeline, too. What cannot be had is a note, and no row.
         watch_operators: also find out where the decoder's time goes.
         command, notes: for the report.
 
@@ -81,9 +86,14 @@ def profile(
     maker = RowMaker(config, dtype, quantization, device if live is None else home(live), places)
     held = None if live is None else sum(live_bytes(live).values())  # before it has run
     variants = beside_stock(methods, cuda_graphs=cuda_graphs, compile=compile)
+    if openvino is not None:
+        variants = {STOCK: variants.pop(STOCK), OPENVINO: Variant(peer=openvino), **variants}
+    if live is None:  # what is only counted is stock's
+        variants = {label: v for label, v in variants.items() if v.seen_through}
+    dropped: dict[tuple[str, str], list[int]] = {}
     schedules = {label: maker.schedule(variants[label], works[0]) for label in methods}
     options: dict[str, Any] = {"repeats": repeats, "min_seconds": min_seconds}
-    timed, ceilings, interrupted = _time(live, works, variants, dtype, on_run, options)
+    timed, ceilings, interrupted = _time(live, works, variants, dtype, on_run, dropped, options)
     best = best_of(ceilings) if ceilings else None
     rows: list[Row] = []
     samples = []
@@ -100,6 +110,11 @@ def profile(
         notes = [*notes, _BEYOND]
     if not samples and interrupted:
         notes = []
+    for (label, why), batches in dropped.items():
+        at = f" at batch {', '.join(map(str, batches))}" if len(works) > 1 else ""
+        notes = [*notes, f"{label}: not measured{at}: {why}."]
+    if openvino is not None and openvino.facts and samples:
+        notes = [*notes, _openvino_note(openvino.facts)]
     machine = describe_machine(None if live is None else home(live), dtype)
     if best is not None:
         machine["ceilings"] = asdict(best)
@@ -146,6 +161,17 @@ def profile(
     )  # fmt: skip
 
 
+def _openvino_note(facts: Mapping[str, Any]) -> str:
+    versions = facts["versions"]
+    return (
+        f"{OPENVINO}: untrimmed, random weights of the same shape; computed in "
+        f"{facts['precision']}, keys and values in {facts['kv_cache_precision']}, on "
+        f"{facts['threads']} threads, by OpenVINO {versions['openvino']} and optimum-intel "
+        f"{versions['optimum-intel']} with transformers {versions['transformers']}; exported in "
+        f"{facts['export_seconds']:.3g} s."
+    )
+
+
 def _weights_note(
     predicted: int | None, held: int | None, quantization: Quantization, dtype: torch.dtype
 ) -> str:
@@ -162,9 +188,13 @@ def _weights_note(
 
 def _time(
     live: Any, works: Sequence[Workload], variants: Mapping[str, Variant], dtype: torch.dtype,
-    on_run: Callable[[str, int], None], options: dict[str, Any],
+    on_run: Callable[[str, int], None], dropped: dict[tuple[str, str], list[int]],
+    options: dict[str, Any],
 ) -> tuple[list[dict[str, Measured]], list[Ceilings], bool]:  # fmt: skip
-    """Runs of each workload, ceilings before and after each, and whether Ctrl-C ended it."""
+    """Runs of each workload, ceilings before and after each, and whether Ctrl-C ended it.
+
+    What could not be had, and why, goes to `dropped`, with the batch sizes.
+    """
     timed: list[dict[str, Measured]] = []
     ceilings: list[Ceilings] = []
     if live is None:
@@ -175,7 +205,13 @@ def _time(
         with torch.cuda.device(where) if on_cuda else nullcontext():
             for work in works:
                 ceilings.append(measure_ceilings(where, dtype))
-                found, interrupted = measure(live, work, variants, on_run=on_run, **options)
+
+                def drop(label: str, why: str, batch: int = work.batch) -> None:
+                    dropped.setdefault((label, why), []).append(batch)
+
+                found, interrupted = measure(
+                    live, work, variants, on_run=on_run, on_drop=drop, **options
+                )
                 timed.append(found)
                 if interrupted:
                     return timed, ceilings, True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +16,13 @@ from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
 from st3.profiling.costs import Costs, costs_of, kv_by_layer, pictures_in
 from st3.profiling.course import Course, course_of, schedule_of
+from st3.profiling.figures import NO_STEP, against_roofline, check_bytes, counted, timed
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import Picture, picture_if_any
 from st3.profiling.placement import Places, kv_by_device, weights_by_device
 from st3.profiling.report import Row
-from st3.profiling.runs import STOCK, Run, Variant
+from st3.profiling.runs import STOCK, Variant
 from st3.profiling.shape import Workload, shape_of
 
 
@@ -90,7 +90,8 @@ class RowMaker:
         Args:
             work: what was asked of each.
             variants: label -> variant, `stock` among them.
-            measured: label -> runs of this work; empty where none were made.
+            measured: label -> runs of this work; empty where none were made. A variant that is
+                missing where others are there could not be had, and has no row.
             ceilings: of the device, None where nothing was measured.
             weights_measured: bytes of the live model's weights.
 
@@ -102,17 +103,20 @@ class RowMaker:
         if ceilings is not None:
             full_ms = self._ideal_prefill(ceilings, variants[STOCK], work).time
         for label, variant in variants.items():
+            if measured and label not in measured:
+                continue
             cost = self._costs(variant, work)
-            figures = _counted(cost, full)
+            figures = counted(cost, full)
             figures |= {
-                "weights_bytes": self.weights_bytes, "weights_measured_bytes": weights_measured,
+                "weights_bytes": self.weights_bytes,
+                "weights_measured_bytes": None if variant.peer else weights_measured,
                 "weights_bytes_by_device": self._spread,
                 "kv_bytes_by_device": self._kv_by_device(variant, work),
             }  # fmt: skip
             if ceilings is not None and measured:
-                _check_bytes(label, cost, measured[label])
-                figures |= _timed(label, measured, work)
-                figures |= _against_roofline(
+                check_bytes(label, cost, measured[label])
+                figures |= timed(label, measured, work)
+                figures |= against_roofline(
                     figures, measured, label, ceilings,
                     self._ideal_prefill(ceilings, variant, work), full_ms,
                     ideal_step(
@@ -122,14 +126,24 @@ class RowMaker:
                 )  # fmt: skip
                 if variant.prepares:  # counted without, so not what was timed
                     figures |= {"step_launches": None, "step_launch_ms": None}
-            method = variant.method
-            settings = method.settings(self.shape.layers) if method is not None else {}
-            rows.append(Row(method=label, batch_size=work.batch, settings=settings, **figures))
+                if variant.peer is not None and variant.peer.element != self._element:
+                    figures |= NO_STEP  # its bytes are not the model's
+            rows.append(
+                Row(
+                    method=label, batch_size=work.batch, settings=self._settings(variant), **figures
+                )
+            )  # fmt: skip
         return rows
+
+    def _settings(self, variant: Variant) -> dict[str, Any]:
+        if variant.peer is not None:
+            return dict(variant.peer.facts)
+        return {} if variant.method is None else variant.method.settings(self.shape.layers)
 
     def _costs(self, variant: Variant, work: Workload) -> Costs:
         picture, schedule = self._picture(work), self.schedule(variant, work)
-        return costs_of(self._counter, picture, schedule, work, self._element, variant.kind)
+        element = self._element if variant.peer is None else variant.peer.element or self._element
+        return costs_of(self._counter, picture, schedule, work, element, variant.kind)
 
     def _kv_by_device(self, variant: Variant, work: Workload) -> dict[str, int] | None:
         if self._places is None:
@@ -150,115 +164,3 @@ class RowMaker:
         return ideal_prefill(
             ceilings, self._counter, course, work, self._element, self._saved, variant.kind
         )
-
-
-def samples_of(label: str, work: Workload, measured: Measured) -> dict[str, Any]:
-    """The raw times of every run, milliseconds; `tpot_ms` is each run's mean."""
-    return {
-        "method": label,
-        "batch_size": work.batch,
-        "ttft_ms": [run.ttft for run in measured.runs],
-        "prefill_ms": [run.prefill for run in measured.runs],
-        "e2e_ms": [run.total for run in measured.runs],
-        "tpot_ms": [statistics.fmean(run.steps) if run.steps else None for run in measured.runs],
-    }
-
-
-def _counted(cost: Costs, full: Costs) -> dict[str, Any]:
-    mean = statistics.fmean(cost.kv_bytes)
-    return {
-        "prefill_macs": cost.prefill_macs,
-        "prefill_flops": 2 * cost.prefill_macs,
-        "prefill_macs_ratio": cost.prefill_macs / full.prefill_macs,
-        "decode_macs": cost.decode_macs,
-        "decode_flops": 2 * cost.decode_macs,
-        "decode_macs_ratio": cost.decode_macs / full.decode_macs if full.decode_macs else None,
-        "vision_macs": cost.vision_macs,
-        "projector_macs": cost.projector_macs,
-        "lm_head_macs": cost.head_macs,
-        "kv_bytes": cost.kv_bytes[0],
-        "kv_ratio": cost.kv_bytes[0] / full.kv_bytes[0],
-        "kv_mean_bytes": mean,
-        "kv_mean_ratio": mean / statistics.fmean(full.kv_bytes),
-        "kv_peak_bytes": max(cost.kv_bytes),
-    }
-
-
-def _check_bytes(label: str, cost: Costs, measured: Measured) -> None:
-    for run in measured.runs:
-        if run.kv_bytes is not None and run.kv_bytes != cost.kv_bytes:
-            raise RuntimeError(
-                f"{label}: the live KV cache held other bytes than its schedule says: a bug in "
-                "st3, please report it with the output of `st3 env`"
-            )
-
-
-def _timed(label: str, measured: Mapping[str, Measured], work: Workload) -> dict[str, Any]:
-    runs = measured[label].runs
-    steps = [step for run in runs for step in run.steps]
-    total = _median(measured, label, "total")
-    peaks = [run.peak for run in runs if run.peak is not None]
-    recorded = [run.recording for run in runs if run.recording is not None]
-    return {
-        "ttft_ms": _median(measured, label, "ttft"),
-        "vision_ms": _median(measured, label, "vision"),
-        "prefill_ms": _median(measured, label, "prefill"),
-        "tpot_ms": statistics.median(steps) if steps else None,
-        "tpot_p90_ms": statistics.quantiles(steps, n=10, method="inclusive")[-1]
-        if len(steps) > 1
-        else None,
-        "e2e_ms": total,
-        "tokens_per_second": 1000 * work.batch * work.new / total,
-        "speedup": _median(measured, STOCK, "total") / total,
-        "speedup_over_none": (
-            _median(measured, "none", "total") / total if "none" in measured else None
-        ),
-        "peak_memory_bytes": max(peaks) if peaks else None,
-        "kv_allocated_bytes": runs[-1].allocated,
-        "recording_ms": statistics.median(recorded) if recorded else None,
-        "compiling_s": measured[label].compiling,
-    }
-
-
-def _against_roofline(
-    figures: Mapping[str, Any],
-    measured: Mapping[str, Measured],
-    label: str,
-    ceilings: Ceilings,
-    prefill: Ideal,
-    untrimmed_ms: float,
-    step: Ideal | None,
-) -> dict[str, Any]:
-    ideal = 1 - prefill.time / untrimmed_ms
-    achieved = 1 - figures["prefill_ms"] / _median(measured, STOCK, "prefill")
-    return _launches(measured[label].launched, 1000 * ceilings.launch_seconds) | {
-        "prefill_ideal_ms": prefill.time,
-        "prefill_bound": _bound(prefill),
-        "prefill_roofline_share": prefill.time / figures["prefill_ms"],
-        "ideal_saving": ideal,
-        "achieved_saving": achieved,
-        "saving_share": achieved / ideal if ideal > 0 else None,
-        "tpot_ideal_ms": None if step is None else step.time,
-        "tpot_bound": None if step is None else _bound(step),
-        "tpot_roofline_share": None if step is None else step.time / figures["tpot_ms"],
-    }
-
-
-def _launches(launched: Run | None, each_ms: float) -> dict[str, Any]:
-    if launched is None:
-        return {}
-    steps = round(launched.steps[-1]) if launched.steps else None
-    return {
-        "prefill_launches": round(launched.prefill),
-        "prefill_launch_ms": launched.prefill * each_ms,
-        "step_launches": steps,
-        "step_launch_ms": None if steps is None else steps * each_ms,
-    }
-
-
-def _bound(ideal: Ideal) -> str:
-    return "compute" if ideal.arithmetic > ideal.bandwidth else "bandwidth"
-
-
-def _median(measured: Mapping[str, Measured], label: str, what: str) -> float:
-    return float(statistics.median(getattr(run, what) for run in measured[label].runs))

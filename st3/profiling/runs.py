@@ -1,19 +1,20 @@
-"""One `generate`, timed: a variant of it, its prompt, and the marks of a clock.
+"""One `generate`, timed: a variant of it, and its prompt.
 
 Every variant runs through transformers' own `generate`, and so does `stock`, to which nothing of
-ours is attached but the marks.
+ours is attached but the marks of a clock; all but a peer, which is another process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.generation.streamers import BaseStreamer
+from transformers import CompileConfig
 
+from st3.engine.recording import first_line
 from st3.engine.trim import trim
 from st3.families.base import picture_id
 from st3.families.meta import meta_model
@@ -23,10 +24,12 @@ from st3.inference.device_map import home
 from st3.inference.generation import on_model
 from st3.methods import Method
 from st3.profiling.clocks import Clock
+from st3.profiling.marks import Marks
+from st3.profiling.outcome import Peer, Run, Unavailable
 from st3.profiling.picture import encode, picture_of, tower_of
 from st3.profiling.shape import Workload, shape_of
 
-STOCK = "stock"
+STOCK, COMPILED_STOCK = "stock", "stock + compiled"
 _KINDS = ("mm_token_type_ids", "token_type_ids")  # 0 text, 1 picture
 _PREPARE = 3  # short generations: the first records decode, the third prefill
 
@@ -38,13 +41,15 @@ class Variant:
     Attributes:
         method: trimmed so; None is transformers' own, with nothing of ours.
         cuda_graphs, compile: of a method, see `st3.trim`.
-        static: of stock, its static cache, whose decode step transformers compiles on a GPU.
+        static: of stock, its static cache and the decode step that transformers compiles then.
+        peer: that does it in place of the model.
     """
 
     method: Method | None = None
     cuda_graphs: bool = False
     compile: str = "off"
     static: bool = False
+    peer: Peer | None = None
 
     @property
     def kind(self) -> str:
@@ -53,13 +58,18 @@ class Variant:
 
     @property
     def compiles(self) -> bool:
-        """Whether its first run compiles something."""
-        return self.static or self.compile != "off"
+        """Whether its first run makes something ready that later ones find."""
+        return self.static or self.peer is not None or self.prepares
 
     @property
     def prepares(self) -> bool:
         """Whether the first generation of a `with` makes ready for the later ones."""
         return self.cuda_graphs or self.compile != "off"
+
+    @property
+    def seen_through(self) -> bool:
+        """Whether operations can be counted where it runs."""
+        return not self.static and self.peer is None
 
     def trimmed(self, model: Any, new: int) -> AbstractContextManager[Any]:
         """Its `st3.trim`, for answers of `new` tokens; of stock, nothing."""
@@ -69,6 +79,14 @@ class Variant:
             model, self.method, max_new_tokens=new, cuda_graphs=self.cuda_graphs,
             compile=self.compile,
         )  # fmt: skip
+
+    def asked(self) -> dict[str, Any]:
+        """What `generate` is asked for beyond the answer."""
+        if not self.static:
+            return {}
+        how: Any = CompileConfig()
+        how._compile_all_devices = True  # else it compiles on accelerators only
+        return {"cache_implementation": "static", "compile_config": how}
 
     def prepare(self, model: Any, inputs: dict[str, Any]) -> None:
         """Inside `trimmed`: compile and record what later generations find ready."""
@@ -80,45 +98,10 @@ class Variant:
 def beside_stock(
     methods: Mapping[str, Method], *, cuda_graphs: bool = False, compile: str = "off"
 ) -> dict[str, Variant]:
-    """`stock`, and each method under its label."""
+    """`stock`, and each method under its label; where these are compiled, stock is, too."""
     trimmed = {name: Variant(method, cuda_graphs, compile) for name, method in methods.items()}
-    return {STOCK: Variant(), **trimmed}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One `generate`; times in milliseconds, or operations where a counter ran.
-
-    Attributes:
-        ttft: to the first token, vision tower included.
-        vision: tower alone; projector not.
-        prefill: decoder alone, over the prompt.
-        steps: from token to token.
-        total: to the last token.
-        peak: bytes of device memory at most, weights included; None off CUDA.
-        kv_bytes: live keys and values after prefill and in each step; None for stock.
-        allocated: bytes of the cache's buffers at the end; None for stock.
-        recording: what compiling and recording took, in earlier generations; None without.
-    """
-
-    ttft: float
-    vision: float
-    prefill: float
-    steps: tuple[float, ...]
-    total: float
-    peak: int | None
-    kv_bytes: tuple[int, ...] | None
-    allocated: int | None
-    recording: float | None = None
-
-    def until(self, new: int) -> Run:
-        """The same run as far as its first `new` tokens; `peak` and `allocated` stay the whole's.
-
-        Greedy decoding does the same work for them however many follow.
-        """
-        steps = self.steps[: new - 1]
-        held = None if self.kv_bytes is None else self.kv_bytes[:new]
-        return replace(self, steps=steps, total=self.ttft + sum(steps), kv_bytes=held)
+    compiled = {COMPILED_STOCK: Variant(static=True)} if compile != "off" else {}
+    return {STOCK: Variant(), **compiled, **trimmed}
 
 
 def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
@@ -166,43 +149,6 @@ def random_inputs(model: Any, work: Workload, seed: int = 0) -> dict[str, Any]:
     return {name: on_model(value, model) for name, value in inputs.items()}
 
 
-class _Marks(BaseStreamer):
-    """Marks at every token, and around the vision tower and the first pass of the decoder.
-
-    The hooks on the decoder go when it has run once: a step that is compiled must not hold any.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.handles: list[Any] = []
-        self.tokens: list[Any] = []
-        self.vision: list[Any] = []
-        self.prefill: list[Any] = []
-        self.prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.prompt_seen:
-            self.tokens.append(self.clock.mark())
-        self.prompt_seen = True
-
-    def end(self) -> None:
-        pass
-
-    def see_vision(self, *_: Any) -> None:
-        self.vision.append(self.clock.mark())
-
-    def enter_decoder(self, *_: Any) -> None:
-        self.prefill.append(self.clock.mark())
-
-    def leave_decoder(self, *_: Any) -> None:
-        self.prefill.append(self.clock.mark())
-        self.remove()
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-
 def generate_once(
     model: Any, inputs: dict[str, Any], work: Workload, variant: Variant, clock: Clock
 ) -> Run:
@@ -210,29 +156,32 @@ def generate_once(
 
     With CUDA graphs or a compiler it is a later one inside its `with`, as most are: the first ones
     record decode and prefill.
+
+    Raises:
+        Unavailable: a peer that cannot be had, or stock whose step transformers cannot compile.
     """
-    parts = find_parts(model)
-    marks = _Marks(clock)
-    tower = tower_of(model)
-    decoder = parts.decoder
+    if variant.peer is not None:
+        return variant.peer.generate(inputs, work)
+    marks = Marks(clock)
     device = home(model)
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    more = {"cache_implementation": "static"} if variant.static else {}
     try:
         with variant.trimmed(model, work.new) as session:
             if work.new > 1:
                 variant.prepare(model, inputs)
-            marks.handles += [
-                tower.register_forward_pre_hook(marks.see_vision),
-                tower.register_forward_hook(marks.see_vision),
-                # Around trim's own hooks, so that their work is inside the marks.
-                decoder.register_forward_pre_hook(marks.enter_decoder, prepend=True),
-                decoder.register_forward_hook(marks.leave_decoder),
-            ]
+            marks.hang(tower_of(model), find_parts(model).decoder)
             start = clock.mark()
-            decode(model, inputs, endless=True, max_new_tokens=work.new, streamer=marks, **more)
+            decode(
+                model, inputs, endless=True, max_new_tokens=work.new, streamer=marks,
+                **variant.asked(),
+            )  # fmt: skip
+    except Exception as error:  # compilers fail in many ways
+        if not variant.static or isinstance(error, torch.OutOfMemoryError):
+            raise
+        why = getattr(error, "inner_exception", error)  # torch.compile wraps it
+        raise Unavailable(f"transformers' compiled step: {first_line(why)}") from error
     finally:
         marks.remove()
     if len(marks.tokens) != work.new:

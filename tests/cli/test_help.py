@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import typer
 
-from st3_cli import commands, method_options, options, profile
+from st3_cli import commands, method_options, options, workload_options
 
 COMMANDS = ("run", "profile", "attention-map", "sweep", "verify", "methods", "models", "env")
 CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, options.Quantization,
-           profile.Weights,
+           workload_options.Weights,
            method_options.Annealing]  # fmt: skip
 
 

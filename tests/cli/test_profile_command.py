@@ -216,7 +216,7 @@ def test_results_are_printed_before_they_are_saved(
     def full(*args: Any) -> None:
         raise ValueError("cannot write x.json: No space left on device")
 
-    monkeypatch.setattr(profile, "_save", full)
+    monkeypatch.setattr(profile, "save", full)
     result = st3_("profile", "--config", tiny, "--no-latency", "--output", tiny.with_name("x.json"))
     assert result.code == 1
     assert "No space left" in result.err
