@@ -27,6 +27,7 @@ from st3.benchmark.run import ROWS, run
 from st3.benchmark.start import start
 from st3.benchmark.suite import COMPILED, Cell
 from st3.benchmark.tables import markdown
+from st3.engine import compiled
 from st3.files import read_rows, write_text
 from st3.methods import make_method
 from st3.profiling.openvino import OPENVINO
@@ -64,6 +65,7 @@ def cells(
     def cell(batch: int, length: int) -> Cell:
         def measure(lab: Lab) -> Rows:
             torch.compiler.reset()
+            compiled.forget()
             with _empty_cache():
                 return timed(
                     lab, model, variants(lab, model, compiler), batch=batch, new=(length,),

@@ -71,6 +71,13 @@ def compiled() -> int:
     return len(_CODES)
 
 
+def forget() -> None:
+    """Compile all anew from now on; pieces that are held go on."""
+    with _LOCK:
+        _CODES.clear()
+        _TRACED.clear()
+
+
 def piece(module: nn.Module, call: Call, tensors: Tensors, opened: Open, kind: Any) -> Piece:
     """Compiled code for a call of a module, made only where there is none yet.
 

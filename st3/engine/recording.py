@@ -18,7 +18,8 @@ def warn(message: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; torch.compile wraps what went wrong."""
+    error = getattr(error, "inner_exception", error)
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

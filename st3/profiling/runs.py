@@ -180,8 +180,7 @@ def generate_once(
     except Exception as error:  # compilers fail in many ways
         if not variant.static or isinstance(error, torch.OutOfMemoryError):
             raise
-        why = getattr(error, "inner_exception", error)  # torch.compile wraps it
-        raise Unavailable(f"transformers' compiled step: {first_line(why)}") from error
+        raise Unavailable(f"transformers' compiled step: {first_line(error)}") from error
     finally:
         marks.remove()
     if len(marks.tokens) != work.new:
