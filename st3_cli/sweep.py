@@ -100,7 +100,7 @@ def sweep(
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
     from st3.sweep.folder import RESUMES, FolderError
-    from st3.sweep.ranks import device_of, find_ranks
+    from st3.batch.ranks import device_of, find_ranks
     from st3.sweep.run import Sweep, run_cells
 
     quiet_transformers()

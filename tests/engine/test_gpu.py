@@ -21,7 +21,7 @@ from st3.profiling.clocks import CudaClock
 from st3.profiling.operators import operators
 from st3.profiling.runs import Variant
 from st3.profiling.subject import choose
-from st3.sweep.ranks import Ranks, device_of
+from st3.batch.ranks import Ranks, device_of
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""The processes of a sweep: which one this is, and where it computes."""
+"""The processes of a run: which one this is, and where it computes."""
 
 from __future__ import annotations
 

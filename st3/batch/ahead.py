@@ -1,0 +1,127 @@
+"""Rows are made ready in worker processes, some ahead of the model, and come in their order.
+
+Workers are started afresh and not forked: this process has threads of torch, and locks that they
+would inherit. They end with it, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+
+from st3.batch.preparing import Prepared, Preparer
+from st3.batch.row import Row
+
+_KILLED = (
+    "the process that made it ready was killed: it needs too much memory, or a damaged file "
+    "crashes a decoder"
+)
+
+
+def prepared(
+    rows: Iterable[Row], preparer: Preparer, workers: int, ahead: int
+) -> Iterator[Prepared]:
+    """Rows made ready, in their order; none is lost, also where one kills its worker.
+
+    Args:
+        rows: read no further than is needed.
+        preparer: makes them ready.
+        workers: processes; 0 does it here and now.
+        ahead: rows on their way at a time.
+    """
+    if not workers:
+        yield from map(preparer, rows)
+        return
+    coming, left = iter(rows), deque[Row]()
+    while True:
+        suspects: list[Row] = []
+        yield from _until_broken(coming, left, preparer, workers, ahead, suspects)
+        if not suspects:
+            return
+        for row in suspects:  # one by one, to find who did it
+            yield _alone(row, preparer)
+
+
+def _until_broken(
+    coming: Iterator[Row], left: deque[Row], preparer: Preparer, workers: int, ahead: int,
+    suspects: list[Row],
+) -> Iterator[Prepared]:  # fmt: skip
+    """As many as there are; if a worker dies, `suspects` are all that were on their way."""
+    waiting: deque[tuple[Row, Future[Prepared]]] = deque()
+    with _pool(preparer, workers) as pool:
+        try:
+            while True:
+                for row in islice(coming, max(0, ahead - len(waiting))):
+                    left.append(row)
+                    waiting.append((row, pool.submit(_prepare, row)))
+                    left.pop()
+                if not waiting:
+                    return
+                found = waiting[0][1].result()
+                waiting.popleft()
+                yield found
+        except BrokenProcessPool:
+            suspects += [row for row, _ in waiting] + list(left)
+            left.clear()
+
+
+def _alone(row: Row, preparer: Preparer) -> Prepared:
+    with _pool(preparer, 1) as pool:
+        try:
+            return pool.submit(_prepare, row).result()
+        except BrokenProcessPool:
+            return Prepared(row, problem=_KILLED)
+
+
+@contextmanager
+def _pool(preparer: Preparer, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; what they have not begun is dropped at the end."""
+    how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(how)
+    if how == "forkserver":
+        context.set_forkserver_preload([__name__])  # torch is imported once for all
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(preparer,)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_preparers: list[Preparer] = []
+
+
+def _begin(preparer: Preparer) -> None:
+    """In a worker, once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _preparers[:] = [preparer]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
+
+
+def _prepare(row: Row) -> Prepared:
+    return _preparers[0](row)
+
+
+def sensible_workers(cores: int) -> int:
+    """How many there are by default (ours): a core is left to the model, and more than 8 wait."""
+    return 0 if sys.platform == "win32" else max(0, min(8, cores - 1))
