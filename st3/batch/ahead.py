@@ -12,11 +12,13 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import forkserver
+from typing import Any
 
 import torch
 
@@ -31,7 +33,7 @@ _KILLED = (
 
 def prepared(
     rows: Iterable[Row], preparer: Preparer, workers: int, ahead: int
-) -> Iterator[Prepared]:
+) -> Generator[Prepared, None, None]:
     """Rows made ready, in their order; none is lost, also where one kills its worker.
 
     Args:
@@ -84,15 +86,27 @@ def _alone(row: Row, preparer: Preparer) -> Prepared:
             return Prepared(row, problem=_KILLED)
 
 
-@contextmanager
-def _pool(preparer: Preparer, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; what they have not begun is dropped at the end."""
+def warm_up(workers: int) -> None:
+    """Let the process that workers come from import what they need, while a model is loaded."""
+    context = _context()
+    if workers and context.get_start_method() == "forkserver":
+        forkserver.ensure_running()
+
+
+def _context() -> Any:
+    """How workers are started; where it can be, torch is imported once for all."""
     how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(how)
     if how == "forkserver":
-        context.set_forkserver_preload([__name__])  # torch is imported once for all
+        context.set_forkserver_preload(["st3.batch.quiet", __name__])
+    return context
+
+
+@contextmanager
+def _pool(preparer: Preparer, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; what they have not begun is dropped at the end."""
     pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(preparer,)
+        workers, mp_context=_context(), initializer=_begin, initargs=(preparer,)
     )
     try:
         yield pool

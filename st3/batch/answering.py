@@ -6,7 +6,7 @@ for result in st3.answer_all(model, processor, [{"image": "a.jpg", "prompt": "Wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -37,7 +37,7 @@ class Course:
         pictures: seconds that the model waited for pictures to be decoded and processed.
         prefill, decode: seconds. `wasted`: of batches that did not fit into memory.
         batches: that were answered. `row_steps`: rows times decode steps that were computed.
-        new_tokens: of all answers.
+        new_tokens: of all answers. `shown`: pictures and videos of all rows that were answered.
         fit: what the first batch said of memory; None before it, or where nothing is trimmed.
     """
 
@@ -50,6 +50,7 @@ class Course:
     batches: int = 0
     row_steps: int = 0
     new_tokens: int = 0
+    shown: int = 0
     fit: Fit | None = field(default=None)
 
     def shares(self) -> dict[str, float]:
@@ -73,7 +74,7 @@ def answer_all(
     fps: float | None = None,
     course: Course | None = None,
     **parameters: Any,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Answer questions about pictures or videos, greedily, in batches of like length.
 
     Rows are read a few batches ahead, and answers come in the order of rows. What is wrong with a
@@ -137,7 +138,7 @@ def batches(
     fps: float | None = None,
     course: Course | None = None,
     **parameters: Any,
-) -> Iterator[list[Result]]:
+) -> Generator[list[Result], None, None]:
     """The same as they are finished, some at a time: for whoever puts them in order himself.
 
     Numbers of rows must differ.
@@ -166,7 +167,7 @@ def batches(
             if pool.rows:
                 yield asker.ask(pool.take(sizes.rows, asker.fits))
     finally:
-        coming.close()  # type: ignore[attr-defined]
+        coming.close()
 
 
 class _Asker:
@@ -248,6 +249,7 @@ class _Asker:
             inputs = [row.inputs for row in rows]
             decoded = decode_rows(self.model, inputs, self.pad, new, session, learn)
         self._note(decoded)
+        self.course.shown += sum(len(row.row.images) or 1 for row in rows)
         return [self._result(row, n, decoded) for n, row in enumerate(rows)]
 
     def _note(self, decoded: Decoded) -> None:

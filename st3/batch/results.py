@@ -40,12 +40,14 @@ class Results:
 
     Attributes:
         done: numbers of the rows that are finished.
+        errors: how many of them have an error.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
         self.journal = _journal(path)
         self.done: set[int] = set()
+        self.errors = 0
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add results, each with its `row`; on the disk before this returns.
@@ -56,24 +58,27 @@ class Results:
         with plainly("write", self.journal, RESUMES):
             append_rows(self.journal, rows)
         self.done.update(row["row"] for row in rows)
+        self.errors += sum("error" in row for row in rows)
 
-    def finish(self, total: int) -> bool:
+    def finish(self, total: int, *, wait: bool = False) -> bool:
         """Put all in order, once all are there and nobody else is writing; whether that is so now.
+
+        Args:
+            total: rows of the run.
+            wait: for the other processes of the run; else it is left to whoever comes last.
 
         Raises:
             ValueError: the disk is full, or does not let us; nothing is lost.
         """
-        if not self.journal.exists():  # a table that is whole, or no row at all
-            return self.path.exists()
         fcntl.flock(self._lock, fcntl.LOCK_UN)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # whoever comes last does it
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
             return False
-        if not self.journal.exists():  # somebody has, in the meantime
-            return True
+        if not self.journal.exists():  # a table that is whole
+            return self.path.exists()
         with plainly("write", self.path, RESUMES):
-            places = _places(self.journal)
+            places = self._look()
             if len(places) < total:
                 return False
             if self.journal != self.path:
@@ -87,6 +92,12 @@ class Results:
                     out.flush()
                     os.fsync(out.fileno())
         return True
+
+    def _look(self) -> dict[int, tuple[int, int]]:
+        """What is there, whoever wrote it."""
+        places, self.errors = _places(self.journal)
+        self.done = set(places)
+        return places
 
     def _in_order(self, places: dict[int, tuple[int, int]]) -> Iterator[dict[str, Any]]:
         for line in _lines(self.journal, places):
@@ -132,7 +143,7 @@ def open_results(
                 drop_half_row(results.journal)
         _take(lock, fcntl.LOCK_SH, path)
         with plainly("read", results.journal):
-            results.done = set(_places(results.journal))
+            results._look()
         yield results
     finally:
         results.close()
@@ -191,32 +202,33 @@ def _check_settings(lock: int, path: Path, settings: dict[str, Any], again: bool
         )
 
 
-def _places(journal: Path) -> dict[int, tuple[int, int]]:
-    """Row -> where its line begins, and how long it is.
+def _places(journal: Path) -> tuple[dict[int, tuple[int, int]], int]:
+    """Row -> where its line begins, and how long it is; and how many are errors.
 
     Raises:
         ValueError: a line that is no result, with its number.
     """
     found: dict[int, tuple[int, int]] = {}
-    begin = 0
+    begin = errors = 0
     if not journal.exists():
-        return found
+        return found, 0
     with journal.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 break
             try:
-                row = operator.index(json.loads(line)["row"])
+                read = json.loads(line)
+                row = operator.index(read["row"])
             except (ValueError, KeyError, TypeError):
-                row = None
-            if row is None:
                 raise ValueError(
                     f'{journal}, line {number}, is no result with a "row": take that line out, and '
                     "its row is asked again"
-                )
-            found.setdefault(row, (begin, len(line)))
+                ) from None
+            if row not in found:
+                found[row] = begin, len(line)
+                errors += "error" in read
             begin += len(line)
-    return found
+    return found, errors
 
 
 def _lines(journal: Path, places: dict[int, tuple[int, int]]) -> Iterator[bytes]:

@@ -46,13 +46,13 @@ class Source:
         return found.hexdigest()[:16]
 
 
-def open_source(name: str, prompt: str | None = None, *, relative: Path | None = None) -> Source:
+def open_source(*names: str, prompt: str | None = None, relative: Path | None = None) -> Source:
     """Read a source.
 
     Args:
-        name: a folder (looked through with all in it), a glob, a picture, a JSONL, CSV or Parquet
+        names: a folder (looked through with all in it), a glob, a picture, a JSONL, CSV or Parquet
             file, tar files of a WebDataset (a glob, or with braces: `a-{000..012}.tar`), or `-`,
-            JSONL on standard input.
+            JSONL on standard input; several files are one source.
         prompt: asked of every row that has none of its own.
         relative: paths on standard input are relative to this; by default to the working folder.
 
@@ -60,10 +60,13 @@ def open_source(name: str, prompt: str | None = None, *, relative: Path | None =
         ValueError: no such source, no rows, unreadable, columns missing, duplicate ids, or a
             package that its format needs is not installed.
     """
-    if name == "-":
+    name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    if names == ("-",):
         rows = lines_rows(_standard_input(), "standard input", relative or Path(), prompt)
+    elif len(names) == 1 and Path(names[0]).expanduser().is_dir():
+        rows = folder_rows(Path(names[0]).expanduser(), prompt)
     else:
-        rows = _rows(name, prompt)
+        rows = _rows_of(name, [path for each in names for path in _files(each)], prompt)
     if not rows:
         raise ValueError(f"{name} has no rows: there is nothing to ask")
     _check_ids(rows, name)
@@ -80,24 +83,32 @@ def check_prompts(source: Source) -> None:
         raise ValueError(f"{source.name} has no prompts: give --prompt, what to ask of each row")
 
 
-def _rows(name: str, prompt: str | None) -> list[Row]:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return folder_rows(path, prompt)
-    names = sorted(_braced(name)) if "{" in name and not path.exists() else [name]
+def _files(name: str) -> list[Path]:
+    """That a name, a glob or braces stand for."""
+    if name == "-":
+        raise ValueError("- is standard input: give it alone")
+    names = sorted(_braced(name)) if "{" in name and not Path(name).exists() else [name]
     found: list[Path] = []
     for each in names:
         here = Path(each).expanduser()
-        if glob.has_magic(each) and not here.exists():
-            found += (Path(x) for x in sorted(glob.glob(str(here), recursive=True)))
-        else:
+        if here.exists() or not glob.has_magic(each):
             found.append(here)
-    found = [path for path in found if not path.is_dir()]
+        else:
+            matching = (Path(x) for x in sorted(glob.glob(str(here), recursive=True)))
+            found += [path for path in matching if not path.is_dir()]
+    return found
+
+
+def _rows_of(name: str, found: Sequence[Path], prompt: str | None) -> list[Row]:
+    """Rows of files of one kind."""
     missing = next((path for path in found if not path.exists()), None)
     if missing is not None:
         raise ValueError(f"there is no {missing}: give a folder, a file, a glob in quotes, or -")
     if not found:
         raise ValueError(f"{name}: nothing has such a name")
+    folder = next((path for path in found if path.is_dir()), None)
+    if folder is not None:
+        raise ValueError(f"{folder} is a folder: give it alone, or a glob such as '{folder}/**'")
     kinds = {path.suffix.lower() for path in found}
     if kinds == {".tar"}:
         return shard_rows(found, prompt)
@@ -145,11 +156,15 @@ def folder_rows(folder: Path, prompt: str | None) -> list[Row]:
 
 
 def _picture(name: str, path: Path, prompt: str | None) -> Row:
-    return make_row({"id": name, "image": str(path)}, 0, prompt)
+    return make_row({"id": name, "image": str(path.absolute())}, 0, prompt)
 
 
 def _numbered(rows: Iterable[Row]) -> list[Row]:
-    return [replace(row, number=number) for number, row in enumerate(rows)]
+    """All of several files in one count; a row that is called by its number, too."""
+    return [
+        replace(row, number=number, id=number if row.id == row.number else row.id)
+        for number, row in enumerate(rows)
+    ]
 
 
 def _standard_input() -> bytes:

@@ -95,7 +95,11 @@ def _resolved(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(value, str) or not value or value == "-":
             return None if value == "-" else value  # standard input is the source's
         path = local_path(value)
-        return value if path is None or value.lower().startswith("file:") else str(folder / path)
+        return (
+            value
+            if path is None or value.lower().startswith("file:")
+            else str(folder.absolute() / path)
+        )
 
     found = {}
     for key in _SHOWN:

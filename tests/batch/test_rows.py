@@ -31,7 +31,7 @@ def test_a_folder_is_looked_through_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a/z.jpg", "a/b/c.PNG", ".hidden.png", ".git/x.png"):
         draw(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
-    source = open_source(str(tmp_path), "what?")
+    source = open_source(str(tmp_path), prompt="what?")
     assert [row.id for row in source.rows] == ["a/b/c.PNG", "a/z.jpg", "b.png"]
     assert [row.number for row in source.rows] == [0, 1, 2]
     assert source.rows[2].images == (str(tmp_path / "b.png"),)
@@ -41,9 +41,9 @@ def test_a_folder_is_looked_through_in_order(tmp_path: Path) -> None:
 def test_a_glob_and_a_picture(tmp_path: Path) -> None:
     draw(tmp_path / "x" / "one.png")
     draw(tmp_path / "two.png")
-    found = open_source(str(tmp_path / "**" / "*.png"), "q").rows
+    found = open_source(str(tmp_path / "**" / "*.png"), prompt="q").rows
     assert [Path(str(row.id)).name for row in found] == ["two.png", "one.png"]
-    assert len(open_source(str(tmp_path / "two.png"), "q").rows) == 1
+    assert len(open_source(str(tmp_path / "two.png"), prompt="q").rows) == 1
 
 
 def test_lines_keep_ids_and_resolve_paths(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_lines_keep_ids_and_resolve_paths(tmp_path: Path) -> None:
         {"id": "x", "images": ["a.png", "https://host/b.png"]},
         {"video": "clip.mp4"},
     )
-    rows = open_source(name, "general").rows
+    rows = open_source(name, prompt="general").rows
     assert [row.id for row in rows] == [7, "x", 2]
     assert [row.prompt for row in rows] == ["own", "general", "general"]
     assert rows[0].images == (str(tmp_path / "a.png"),)
@@ -86,7 +86,7 @@ def test_csv(tmp_path: Path) -> None:
         '\ufeffid,image,images,prompt\n7,a.png,,"q, too"\nb,,"[""c.png"", ""d.png""]",\n',
         encoding="utf-8",
     )
-    rows = open_source(str(path), "general").rows
+    rows = open_source(str(path), prompt="general").rows
     assert [(row.id, row.prompt, len(row.images)) for row in rows] == [
         ("7", "q, too", 1),
         ("b", "general", 2),
@@ -114,7 +114,7 @@ def test_shards_are_read_by_places(tmp_path: Path) -> None:
     tar(tmp_path / "s-00.tar", a__png=red, a__json=b'{"prompt": "own", "id": "first"}', b__png=blue)
     tar(tmp_path / "s-01.tar", a__prompt=b"which?", a__png=blue, lonely__json=b"{}")
     for name in ("s-{00..01}.tar", "s-*.tar", "s-{00,01}.tar"):
-        rows = open_source(str(tmp_path / name), "general").rows
+        rows = open_source(str(tmp_path / name), prompt="general").rows
         assert [row.id for row in rows] == ["first", "s-00.tar/b", "s-01.tar/a", "s-01.tar/lonely"]
         assert [row.prompt for row in rows] == ["own", "general", "which?", "general"]
     moved: list[Row] = pickle.loads(pickle.dumps(list(rows)))  # as to a worker
@@ -140,11 +140,11 @@ def test_parquet_with_paths_and_with_bytes(tmp_path: Path) -> None:
         pa.table({"image": [{"bytes": red, "path": "x"}, {"bytes": blue, "path": None}]}),
         tmp_path / "stored.parquet", row_group_size=1,
     )  # fmt: skip
-    rows = open_source(str(tmp_path / "stored.parquet"), "q").rows
+    rows = open_source(str(tmp_path / "stored.parquet"), prompt="q").rows
     assert [row.images[0].read()[0] for row in pickle.loads(pickle.dumps(rows))] == [red, blue]
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match=r"broken\.parquet"):
-        open_source(str(tmp_path / "broken.parquet"), "q")
+        open_source(str(tmp_path / "broken.parquet"), prompt="q")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         "s-{0..1}.tar": "there is no .*s-0.tar",
     }.items():
         with pytest.raises(ValueError, match=message):
-            open_source(str(tmp_path / name), "q")
+            open_source(str(tmp_path / name), prompt="q")
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
