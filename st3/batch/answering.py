@@ -18,7 +18,7 @@ from st3.batch.ahead import prepared
 from st3.batch.collating import Pool
 from st3.batch.leaving import Decoded, decode_rows
 from st3.batch.memory import Fit, Sizes, out_of_memory
-from st3.batch.preparing import Prepared, Preparer, one_line
+from st3.batch.preparing import Prepared, Preparer, one_line, padding
 from st3.batch.row import Result, Row, make_row
 from st3.engine.trim import trim
 from st3.inference.fitting import pads, room_of
@@ -180,8 +180,7 @@ class _Asker:
         self.model, self.processor, self.method = model, processor, method
         self.tokens, self.sizes, self.course = tokens, sizes, course
         self.limit = room_of(model).tokens
-        pad = processor.tokenizer.pad_token_id
-        self.pad = 0 if pad is None else int(pad)
+        self.pad = padding(processor)
 
     def fits(self, rows: int, prompt: int) -> bool:
         """Whether so many rows with prompts of so many tokens do."""

@@ -100,6 +100,12 @@ class Preparer:
         return fitted(self.processor, clip, row.prompt, self.room)
 
 
+def padding(processor: Any) -> int:
+    """Id of the token that fills rows up; any will do where the tokenizer has none."""
+    pad = processor.tokenizer.pad_token_id
+    return 0 if pad is None else int(pad)
+
+
 def open_any(image: Any) -> Image.Image:
     """A picture from whatever a row may hold.
 

@@ -84,6 +84,7 @@ def answer_file(
             ranks.wait()
         total = len(source.rows)
         if complete(output) and results.journal != output:
+            on_begin(total, 0)
             return Run(total, total, total, 0, whole=True, interrupted=False)
         before = len(results.done)
         left = [row for row in source.rows if row.number not in results.done]
