@@ -7,8 +7,8 @@ for result in st3.answer_all(model, processor, [{"image": "a.jpg", "prompt": "Wh
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, fields
 from time import perf_counter
 from typing import Any
 
@@ -51,7 +51,13 @@ class Course:
     row_steps: int = 0
     new_tokens: int = 0
     shown: int = 0
-    fit: Fit | None = field(default=None)
+    fit: Fit | None = None
+
+    def add(self, other: Course) -> None:
+        """What another process has done."""
+        for name in (field.name for field in fields(self) if field.name != "fit"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.fit = self.fit or other.fit
 
     def shares(self) -> dict[str, float]:
         """Of the time in `pictures`, `prefill` and `decode`; zeros before there is any."""
@@ -143,31 +149,47 @@ def batches(
 
     Numbers of rows must differ.
     """
+    most = Sizes(model, batch_size if pads(processor) else 1).most
+    preparer = Preparer(processor, room_of(model), frames, fps)
+    with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:
+        yield from answer_prepared(
+            model, processor, coming, method, max_new_tokens=max_new_tokens,
+            batch_size=batch_size, course=course, **parameters,
+        )  # fmt: skip
+
+
+def answer_prepared(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    coming: Iterator[Prepared],
+    method: str | Method | None = "st3",
+    *,
+    max_new_tokens: int = 128,
+    batch_size: int | None = None,
+    course: Course | None = None,
+    **parameters: Any,
+) -> Generator[list[Result], None, None]:
+    """The same of rows that somebody else makes ready."""
     if isinstance(method, str):
         method = make_method(method, **parameters)
     course = course if course is not None else Course()
     sizes = Sizes(model, batch_size if pads(processor) else 1)
     asker = _Asker(model, processor, method, max_new_tokens, sizes, course)
-    preparer = Preparer(processor, room_of(model), frames, fps)
-    coming = prepared(rows, preparer, workers, max(2 * workers, sizes.most))
     pool, more = Pool(), True
-    try:
-        while more or pool.rows:
-            while more and pool.rows < _WAITING * sizes.most and pool.bytes < _WAITING_BYTES:
-                began = perf_counter()
-                row = next(coming, None)
-                course.pictures += perf_counter() - began
-                if row is None:
-                    more = False
-                elif row.problem is not None:
-                    course.errors += 1
-                    yield [Result(row.row.number, row.row.id, error=row.problem)]
-                else:
-                    pool.add(row)
-            if pool.rows:
-                yield asker.ask(pool.take(sizes.rows, asker.fits))
-    finally:
-        coming.close()
+    while more or pool.rows:
+        while more and pool.rows < _WAITING * sizes.most and pool.bytes < _WAITING_BYTES:
+            began = perf_counter()
+            row = next(coming, None)
+            course.pictures += perf_counter() - began
+            if row is None:
+                more = False
+            elif row.problem is not None:
+                course.errors += 1
+                yield [Result(row.row.number, row.row.id, error=row.problem)]
+            else:
+                pool.add(row)
+        if pool.rows:
+            yield asker.ask(pool.take(sizes.rows, asker.fits))
 
 
 class _Asker:

@@ -56,6 +56,7 @@ def evaluate(
             model, processor, rows, method, max_new_tokens=_LONGEST, batch_size=batch
         )
         for one, result in zip(asked, answers, strict=True):
+            assert result.error is None, result.error
             counts[one.question.task][0] += result.answer == one.question.answer
             counts[one.question.task][1] += 1
         found[spec] = {task: (right, of) for task, (right, of) in counts.items() if of}
