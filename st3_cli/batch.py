@@ -147,6 +147,10 @@ def batch(
     from st3.inference import checkpoints, configs
 
     quiet_transformers()
+    if engine is Engine.ray:
+        from st3.batch.ray_engine import check_ray
+
+        check_ray()
     method = read_settings(settings, method, "st3", given)
     config = configs.load_config(checkpoints.find(model))
     layers = config.get_text_config().num_hidden_layers

@@ -74,11 +74,12 @@ def ray_batches(
     room = room_of(meta_model(config))
     preparer = Preparer(processor, room, options["frames"], options["fps"])
     asking = {name: options[name] for name in _ANSWERING}
-    chunk = 2 * (options["batch_size"] or _CHUNK // 2)
     with _cluster(ray, address):
         gpus = int(ray.cluster_resources().get("GPU", 0)) if loading["device"] != "cpu" else 0
         if loading["device"] == "cuda" and not gpus:
             raise ValueError("this Ray cluster has no GPU: leave --device out")
+        many = actors or gpus or 1
+        chunk = min(2 * (options["batch_size"] or _CHUNK // 2), -(-len(rows) // many))
         data = ray.data.from_items(
             [{"row": pickle.dumps(row)} for row in rows],
             override_num_blocks=-(-len(rows) // chunk),
@@ -86,7 +87,7 @@ def ray_batches(
         data = data.map_batches(_ready(preparer), batch_size=chunk)
         data = data.map_batches(
             Actor, batch_size=chunk, num_gpus=1 if gpus else 0,
-            compute=ray.data.ActorPoolStrategy(size=actors or gpus or 1),
+            compute=ray.data.ActorPoolStrategy(size=many),
             fn_constructor_args=(loading, method, asking),
         )  # fmt: skip
         for block in data.iter_batches(batch_size=None, prefetch_batches=0):
