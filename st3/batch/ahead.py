@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-from st3.batch.preparing import Prepared, Preparer
+from st3.batch.preparing import Prepared, Preparer, one_line
 from st3.batch.row import Row
 
 _KILLED = (
@@ -41,49 +42,71 @@ def prepared(
         preparer: makes them ready.
         workers: processes; 0 does it here and now.
         ahead: rows on their way at a time.
+
+    Raises:
+        ValueError: the processor cannot go to other processes.
     """
     if not workers:
         yield from map(preparer, rows)
         return
-    coming, left = iter(rows), deque[Row]()
+    try:
+        pickle.dumps(preparer)
+    except Exception as error:
+        raise ValueError(
+            f"this model's processor cannot go to other processes ({one_line(error)}): give no "
+            "--workers"
+        ) from error
+    coming = iter(rows)
+    suspects: deque[Row] = deque()
     while True:
-        suspects: list[Row] = []
-        yield from _until_broken(coming, left, preparer, workers, ahead, suspects)
+        yield from _together(coming, preparer, workers, ahead, suspects)
         if not suspects:
             return
-        for row in suspects:  # one by one, to find who did it
-            yield _alone(row, preparer)
+        while suspects:
+            yield from _one_by_one(suspects, preparer)
 
 
-def _until_broken(
-    coming: Iterator[Row], left: deque[Row], preparer: Preparer, workers: int, ahead: int,
-    suspects: list[Row],
-) -> Iterator[Prepared]:  # fmt: skip
+def _together(
+    coming: Iterator[Row], preparer: Preparer, workers: int, ahead: int, suspects: deque[Row]
+) -> Iterator[Prepared]:
     """As many as there are; if a worker dies, `suspects` are all that were on their way."""
     waiting: deque[tuple[Row, Future[Prepared]]] = deque()
     with _pool(preparer, workers) as pool:
         try:
             while True:
                 for row in islice(coming, max(0, ahead - len(waiting))):
-                    left.append(row)
+                    suspects.append(row)
                     waiting.append((row, pool.submit(_prepare, row)))
-                    left.pop()
+                    suspects.pop()
                 if not waiting:
                     return
-                found = waiting[0][1].result()
+                found = _result(*waiting[0])
                 waiting.popleft()
                 yield found
         except BrokenProcessPool:
-            suspects += [row for row, _ in waiting] + list(left)
-            left.clear()
+            suspects.extendleft(row for row, _ in reversed(waiting))
 
 
-def _alone(row: Row, preparer: Preparer) -> Prepared:
+def _one_by_one(suspects: deque[Row], preparer: Preparer) -> Iterator[Prepared]:
+    """Until one kills the only worker: then that was it."""
     with _pool(preparer, 1) as pool:
-        try:
-            return pool.submit(_prepare, row).result()
-        except BrokenProcessPool:
-            return Prepared(row, problem=_KILLED)
+        while suspects:
+            row = suspects.popleft()
+            try:
+                yield _result(row, pool.submit(_prepare, row))
+            except BrokenProcessPool:
+                yield Prepared(row, problem=_KILLED)
+                return
+
+
+def _result(row: Row, future: Future[Prepared]) -> Prepared:
+    """Whatever is wrong on the way is the row's problem, but for a worker that dies."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise
+    except Exception as error:
+        return Prepared(row, problem=one_line(error))
 
 
 def warm_up(workers: int) -> None:

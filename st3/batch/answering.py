@@ -6,9 +6,10 @@ for result in st3.answer_all(model, processor, [{"image": "a.jpg", "prompt": "Wh
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from typing import Any
 
@@ -114,7 +115,7 @@ def answer_all(
     for found in given:
         waiting |= {result.number: result for result in found}
         while order.numbers and order.numbers[0] in waiting:
-            yield waiting.pop(order.numbers.pop(0))
+            yield waiting.pop(order.numbers.popleft())
 
 
 class _Order:
@@ -122,13 +123,15 @@ class _Order:
 
     def __init__(self, rows: Iterable[Row | Mapping[str, Any]], prompt: str | None) -> None:
         self.rows, self.prompt = rows, prompt
-        self.numbers: list[int] = []
+        self.numbers: deque[int] = deque()
 
     def __iter__(self) -> Iterator[Row]:
         for number, row in enumerate(self.rows):
-            made = row if isinstance(row, Row) else make_row(row, number, self.prompt)
-            self.numbers.append(made.number)
-            yield made
+            self.numbers.append(number)
+            if isinstance(row, Row):
+                yield replace(row, number=number)
+            else:
+                yield make_row(row, number, self.prompt)
 
 
 def batches(
