@@ -110,7 +110,7 @@ def batch(
         int | None,
         o.option(
             o.COMPUTE, "--ray-actors", metavar="N", min=1,
-            show_default="one a GPU, or one a CPU machine",
+            show_default="one a GPU, or else one",
             help="Ray actors, each of which holds the model.",
         ),
     ] = None,

@@ -1,8 +1,8 @@
 """Kill `st3 batch` again and again, and see that nothing is lost or done twice.
 
-    python tests/batch/killing.py --rows 10000 --kills 10 --max-new-tokens 4
+    python tests/batch/killing.py --rows 10000 --kills 10 --max-new-tokens 4 [--model demo]
 
-Asks the demo about so many rows, 1 % of them with a broken picture, once undisturbed; and once
+Asks a tiny model with random weights about so many rows, 1 % of them with a broken picture, once undisturbed; and once
 more, killed (SIGKILL, all its processes) at moments drawn at random, gone on with by one process or
 by two. Both files must be the same, byte for byte. The pictures of all rows are a few.
 """
@@ -19,6 +19,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from conftest import tiny_checkpoint
 
 from st3.demo.held_out import held_out
 
@@ -75,12 +80,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--max-new-tokens", default="4")
+    parser.add_argument("--model", help="[a tiny one]")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     draw = random.Random(asked.seed)
-    options = ["--max-new-tokens", asked.max_new_tokens]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        model = asked.model or str(tiny_checkpoint(folder / "tiny"))
+        options = ["--max-new-tokens", asked.max_new_tokens, "--model", model]
         rows = make_rows(folder, asked.rows)
         began = time.perf_counter()
         plain = start(rows, folder / "plain.jsonl", *options)

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import tiny_checkpoint
 from killing import finished, make_rows, start
 from torchrun import torchrun
 
@@ -159,7 +160,8 @@ def test_killed_and_gone_on_with_by_two_processes(tmp_path: Path) -> None:
     """Workers end with their parent; two processes do the rest; the file is that of one run."""
     rows = make_rows(tmp_path, 23)
     output = tmp_path / "answers.jsonl"
-    options = ["--max-new-tokens", "2", "--batch-size", "2"]
+    tiny = str(tiny_checkpoint(tmp_path / "tiny"))
+    options = ["--max-new-tokens", "2", "--batch-size", "2", "--model", tiny]
     going = start(rows, output, *options, "--workers", "1")
     while not finished(output):
         assert going.poll() is None
