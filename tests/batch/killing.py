@@ -2,9 +2,10 @@
 
     python tests/batch/killing.py --rows 10000 --kills 10 --max-new-tokens 4 [--model demo]
 
-Asks a tiny model with random weights about so many rows, 1 % of them with a broken picture, once undisturbed; and once
-more, killed (SIGKILL, all its processes) at moments drawn at random, gone on with by one process or
-by two. Both files must be the same, byte for byte. The pictures of all rows are a few.
+Asks a tiny model with random weights about so many rows, 1 % of them with a broken picture, once
+undisturbed; and once more, killed (SIGKILL, all its processes) at moments drawn at random, gone on
+with by one process or by two. Both files must be the same, byte for byte. The pictures of all rows
+are a few.
 """
 
 from __future__ import annotations
