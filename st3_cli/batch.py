@@ -119,6 +119,7 @@ def batch(
     device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
+    cuda_graphs: o.CudaGraphsOption = False,
     force: Annotated[
         bool, o.flag(o.OUTPUT, "--force", help="Begin anew, whatever FILE holds.")
     ] = False,
@@ -179,6 +180,7 @@ def batch(
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "frames": frames, "fps": fps,
         "workers": _workers(ranks.world) if workers is None else workers,
+        "cuda_graphs": cuda_graphs,
     }  # fmt: skip
     course = Course()
 

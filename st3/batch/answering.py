@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from typing import Any
@@ -21,6 +21,7 @@ from st3.batch.leaving import Decoded, decode_rows
 from st3.batch.memory import Fit, Sizes, out_of_memory
 from st3.batch.preparing import Prepared, Preparer, one_line, padding
 from st3.batch.row import Result, Row, make_row
+from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.inference.fitting import pads, room_of
 from st3.methods import Method, make_method
@@ -79,6 +80,7 @@ def answer_all(
     workers: int = 0,
     frames: int | None = None,
     fps: float | None = None,
+    cuda_graphs: bool = False,
     course: Course | None = None,
     **parameters: Any,
 ) -> Generator[Result, None, None]:
@@ -99,6 +101,8 @@ def answer_all(
         workers: processes that decode and process pictures ahead of the model; with any, the
             calling script needs its `if __name__ == "__main__":`, and rows must be picklable.
         frames, fps: which frames of a video are taken; None: the model's own choice.
+        cuda_graphs: see `st3.trim`. Recordings serve all batches of one layout: the model then
+            stays trimmed from the first batch to the end, and rows that have ended stay in theirs.
         course: is kept up to date.
         parameters: of the method, see `st3.trim`.
 
@@ -110,7 +114,8 @@ def answer_all(
     order = _Order(rows, prompt)
     given = batches(
         model, processor, order, method, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        workers=workers, frames=frames, fps=fps, course=course, **parameters,
+        workers=workers, frames=frames, fps=fps, cuda_graphs=cuda_graphs, course=course,
+        **parameters,
     )  # fmt: skip
     for found in given:
         waiting |= {result.number: result for result in found}
@@ -145,6 +150,7 @@ def batches(
     workers: int = 0,
     frames: int | None = None,
     fps: float | None = None,
+    cuda_graphs: bool = False,
     course: Course | None = None,
     **parameters: Any,
 ) -> Generator[list[Result], None, None]:
@@ -157,7 +163,7 @@ def batches(
     with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:
         yield from answer_prepared(
             model, processor, coming, method, max_new_tokens=max_new_tokens,
-            batch_size=batch_size, course=course, **parameters,
+            batch_size=batch_size, cuda_graphs=cuda_graphs, course=course, **parameters,
         )  # fmt: skip
 
 
@@ -169,6 +175,7 @@ def answer_prepared(
     *,
     max_new_tokens: int = 128,
     batch_size: int | None = None,
+    cuda_graphs: bool = False,
     course: Course | None = None,
     **parameters: Any,
 ) -> Generator[list[Result], None, None]:
@@ -179,20 +186,21 @@ def answer_prepared(
     sizes = Sizes(model, batch_size if pads(processor) else 1)
     asker = _Asker(model, processor, method, max_new_tokens, sizes, course)
     pool, more = Pool(), True
-    while more or pool.rows:
-        while more and pool.rows < _WAITING * sizes.most and pool.bytes < _WAITING_BYTES:
-            began = perf_counter()
-            row = next(coming, None)
-            course.pictures += perf_counter() - began
-            if row is None:
-                more = False
-            elif row.problem is not None:
-                course.errors += 1
-                yield [Result(row.row.number, row.row.id, error=row.problem)]
-            else:
-                pool.add(row)
-        if pool.rows:
-            yield asker.ask(pool.take(sizes.rows, asker.fits))
+    with asker.opened(cuda_graphs):
+        while more or pool.rows:
+            while more and pool.rows < _WAITING * sizes.most and pool.bytes < _WAITING_BYTES:
+                began = perf_counter()
+                row = next(coming, None)
+                course.pictures += perf_counter() - began
+                if row is None:
+                    more = False
+                elif row.problem is not None:
+                    course.errors += 1
+                    yield [Result(row.row.number, row.row.id, error=row.problem)]
+                else:
+                    pool.add(row)
+            if pool.rows:
+                yield asker.ask(pool.take(sizes.rows, asker.fits))
 
 
 class _Asker:
@@ -205,7 +213,19 @@ class _Asker:
         self.model, self.processor, self.method = model, processor, method
         self.tokens, self.sizes, self.course = tokens, sizes, course
         self.limit = room_of(model).tokens
+        self._session: TrimSession | None = None  # of all batches
         self.pad = padding(processor)
+
+    @contextmanager
+    def opened(self, cuda_graphs: bool) -> Iterator[None]:
+        """Trimming stays open over all batches where steps are recorded, and else over none."""
+        if self.method is None or not cuda_graphs:
+            yield
+            return
+        with trim(
+            self.model, self.method, max_new_tokens=self.tokens, cuda_graphs=True
+        ) as self._session:
+            yield
 
     def fits(self, rows: int, prompt: int) -> bool:
         """Whether so many rows with prompts of so many tokens do."""
@@ -261,8 +281,9 @@ class _Asker:
         first = self.sizes.budget is None
         if first:
             self.sizes.begin()
-        trimmed: AbstractContextManager[Any] = nullcontext()
-        if self.method is not None:
+        whole = self._session
+        trimmed: AbstractContextManager[Any] = nullcontext(whole)
+        if self.method is not None and whole is None:
             trimmed = trim(self.model, self.method, max_new_tokens=new)
         with trimmed as session:
 
@@ -271,7 +292,9 @@ class _Asker:
                     self.course.fit = self.sizes.learn(len(rows), longest + new, session, longest)
 
             inputs = [row.inputs for row in rows]
-            decoded = decode_rows(self.model, inputs, self.pad, new, session, learn)
+            decoded = decode_rows(
+                self.model, inputs, self.pad, new, session, learn, leave=whole is None
+            )
         self._note(decoded)
         self.course.shown += sum(len(row.row.images) or 1 for row in rows)
         return [self._result(row, n, decoded) for n, row in enumerate(rows)]

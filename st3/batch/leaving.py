@@ -52,6 +52,8 @@ def decode_rows(
     max_new_tokens: int,
     session: TrimSession | None = None,
     on_prefill: Callable[[], None] | None = None,
+    *,
+    leave: bool = True,
 ) -> Decoded:
     """Answer a batch greedily.
 
@@ -62,6 +64,7 @@ def decode_rows(
         max_new_tokens: of each answer, at most.
         session: of the `st3.trim` that is open; None leaves everything to stock transformers.
         on_prefill: called once the first token of each row is there.
+        leave: whether rows do; not from a cache whose steps are recorded.
     """
     ends = sorted(ends_of(model))
     told: list[list[int]] = [[] for _ in rows]
@@ -73,7 +76,8 @@ def decode_rows(
     prompt = said["input_ids"].shape[1]
     began, first, steps, kept = time.perf_counter(), None, 0, None
     while True:
-        watch = _Watch(ends, leave=(len(alive) + 1) // 2 if len(alive) > 1 else None)
+        half = (len(alive) + 1) // 2 if leave and len(alive) > 1 else None
+        watch = _Watch(ends, half)
         output = decode(
             model, inputs, max_new_tokens=max_new_tokens - len(told[alive[0]]),
             return_dict_in_generate=True, stopping_criteria=StoppingCriteriaList([watch]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,13 +115,13 @@ class _Limited:
         self.real = answering.decode_rows
         monkeypatch.setattr(answering, "decode_rows", self)
 
-    def __call__(self, model: Any, inputs: Any, *rest: Any) -> Any:
+    def __call__(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         self.sizes.append(len(inputs))
         if len(inputs) > self.most:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         if any(self.refuse == str(row["input_ids"].shape[1]) for row in inputs):
             raise ValueError("the model\ndoes not like it")
-        return self.real(model, inputs, *rest)
+        return self.real(model, inputs, *rest, **more)
 
 
 def test_memory_that_runs_out_halves_batches_and_is_remembered(
@@ -166,6 +167,16 @@ def test_a_method_with_parameters_and_an_unknown_one(tiny: Any, rows: Any) -> No
     assert found[0].kept_visual_tokens < 64
     with pytest.raises(ValueError, match="unknown method"):
         list(st3.answer_all(*tiny, rows[:1], "nonsense"))
+
+
+def test_trimming_that_stays_open_over_all_batches(tiny: Any, rows: Any) -> None:
+    """As recorded steps ask; without a GPU a warning says that nothing is recorded."""
+    want = list(st3.answer_all(*tiny, rows[:3], max_new_tokens=5, batch_size=2))
+    given = st3.answer_all(*tiny, rows[:3], max_new_tokens=5, batch_size=2, cuda_graphs=True)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        assert list(given) == want
+    assert list(st3.answer_all(*tiny, rows[:3], max_new_tokens=5, batch_size=2)) == want
 
 
 def test_a_picture_that_kills_its_worker(tiny: Any) -> None:

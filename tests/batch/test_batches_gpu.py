@@ -31,10 +31,14 @@ def rows(count: int) -> list[dict[str, Any]]:
     return [{"image": str(demo.PICTURE), "prompt": words[n % 3]} for n in range(count)]
 
 
-@pytest.mark.parametrize("method", [None, "st3"])
-def test_a_batch_gives_what_each_gets_alone(tiny: Any, method: str | None) -> None:
+@pytest.mark.parametrize(("method", "graphs"), [(None, False), ("st3", False), ("st3", True)])
+def test_a_batch_gives_what_each_gets_alone(
+    tiny: Any, method: str | None, graphs: bool
+) -> None:  # fmt: skip
     course = Course()
-    together = list(st3.answer_all(*tiny, rows(12), method, max_new_tokens=6, course=course))
+    together = list(
+        st3.answer_all(*tiny, rows(12), method, max_new_tokens=6, cuda_graphs=graphs, course=course)
+    )
     alone = list(st3.answer_all(*tiny, rows(3), method, max_new_tokens=6, batch_size=1))
     for number, result in enumerate(together):
         assert result.error is None
