@@ -24,7 +24,7 @@ from st3_cli.outputs import check_output
 from st3_cli.progress import batch_bar
 
 if TYPE_CHECKING:
-    from st3.batch.answering import Course
+    from st3.batch.asking import Course
     from st3.batch.row import Result, Row
     from st3.batch.run import Run
 
@@ -141,7 +141,7 @@ def batch(
         raise UsageError("--engine ray: leave --device-map out, each actor holds a whole model")
 
     from st3.batch import sources
-    from st3.batch.answering import Course
+    from st3.batch.asking import Course
     from st3.batch.ranks import device_of, find_ranks
     from st3.batch.results import ResultsError
     from st3.batch.run import answer_file, settings_of

@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from st3.batch.answering import Course, answer_prepared
+from st3.batch.answering import answer_prepared
+from st3.batch.asking import Course
 from st3.batch.preparing import Preparer
 from st3.batch.row import Result, Row
 from st3.families.meta import meta_model

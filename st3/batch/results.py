@@ -139,7 +139,12 @@ def open_results(
         if first:
             _take(lock, fcntl.LOCK_EX, path)
             with plainly("write", path, RESUMES):
-                _check_settings(lock, path, settings, again)
+                try:
+                    _check_settings(lock, path, settings, again)
+                except ResultsError:
+                    if not os.fstat(lock).st_size:  # ours, and no one's
+                        beside.unlink(missing_ok=True)
+                    raise
                 drop_half_row(results.journal)
         _take(lock, fcntl.LOCK_SH, path)
         with plainly("read", results.journal):

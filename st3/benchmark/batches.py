@@ -25,7 +25,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from st3.batch.answering import Course, answer_all
+from st3.batch.answering import answer_all
+from st3.batch.asking import Course
 from st3.batch.row import make_row
 from st3.demo.held_out import held_out
 from st3.demo.packaging import build_processor

@@ -14,8 +14,8 @@ from PIL import Image
 
 import st3
 from st3 import demo
-from st3.batch import answering
-from st3.batch.answering import Course
+from st3.batch import answering, asking
+from st3.batch.asking import Course
 from st3.batch.row import Row
 from st3.demo.held_out import held_out
 from st3.inference.generation import answer
@@ -112,8 +112,8 @@ class _Limited:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 99, refuse: str = "-") -> None:
         self.most, self.refuse = most, refuse
         self.sizes: list[int] = []
-        self.real = answering.decode_rows
-        monkeypatch.setattr(answering, "decode_rows", self)
+        self.real = asking.decode_rows
+        monkeypatch.setattr(asking, "decode_rows", self)
 
     def __call__(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         self.sizes.append(len(inputs))

@@ -11,7 +11,7 @@ from conftest import tiny_checkpoint
 
 import st3
 from st3 import demo
-from st3.batch.answering import Course
+from st3.batch.asking import Course
 from st3.batch.memory import Sizes
 
 pytestmark = [

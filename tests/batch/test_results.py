@@ -81,6 +81,7 @@ def test_a_file_of_somebody_else_is_left_alone(path: Path) -> None:
     with pytest.raises(ResultsError, match="--force"), open_results(path, SETTINGS):
         pass
     assert path.read_text(encoding="utf-8") == "precious\n"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_line_that_is_no_result_is_named(path: Path) -> None:
