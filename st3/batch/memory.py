@@ -12,6 +12,7 @@ import torch
 from st3.engine.session import TrimSession
 from st3.inference.device_map import home
 from st3.machine import free_memory
+from st3.units import si
 
 MOST = {"cuda": 256, "cpu": 16}
 """Rows of a batch where nobody says how many (ours): on a CPU more of them make nothing faster."""
@@ -43,8 +44,6 @@ class Fit:
     untrimmed_rows: int | None
 
     def __str__(self) -> str:
-        from st3.units import si
-
         ratio = self.untrimmed_kv_bytes / max(1, self.kv_bytes)
         text = (
             f"batches of {self.rows}; KV cache {si(self.kv_bytes, 'B')} a row, untrimmed "

@@ -19,7 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -65,8 +68,11 @@ def start(rows: Path, output: Path, *options: str, processes: int = 1) -> subpro
 
 
 def kill(started: subprocess.Popen[str]) -> None:
-    """All of its group, at once."""
-    os.killpg(started.pid, signal.SIGKILL)
+    """With all that it has started: torchrun's processes are no group of its own."""
+    family = psutil.Process(started.pid).children(recursive=True)
+    for one in (*family, started):
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGKILL)
     started.communicate()
 
 
@@ -102,8 +108,9 @@ def main() -> None:
             going = start(rows, output, *options, processes=processes)
             while going.poll() is None and finished(output) <= target:
                 time.sleep(0.01 + 0.1 * draw.random())
+            assert going.poll() is None, "it ended before it was killed: give it more rows"
             kill(going)
-            print(f"killed with {finished(output)} rows, {processes} process(es)")
+            print(f"killed with {finished(output)} rows, {processes} process(es)", flush=True)
         last = start(rows, output, *options)
         _, said = last.communicate()
         assert last.returncode == 0, said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_collated_is_what_the_processor_makes(name: str, tmp_path: Path) -> None
     shown = [noise(), [noise(), noise()], noise()] if name == "gemma3" else [noise()] * 3
     prompts = ["what do you see", "red", "where is the green corner"]
     want = processed(processor, shown, prompts)
-    rows = [arrays(processed(processor, [v], [p])) for v, p in zip(shown, prompts, strict=True)]
+    sent = pickle.loads(pickle.dumps(processor))  # as to a worker
+    rows = [arrays(processed(sent, [v], [p])) for v, p in zip(shown, prompts, strict=True)]
     assert len({signature(row) for row in rows}) == 1
     made = collated(rows, processor.tokenizer.pad_token_id)
     assert made.keys() == want.keys()
