@@ -100,7 +100,7 @@ class Asker:
         """Results of all of them.
 
         Raises:
-            RuntimeError, ValueError: nothing has been answered yet, and the model refuses them all.
+            Exception: nothing has been answered yet, and the model refuses them all.
         """
         found, refused = self._ask(rows)
         if refused is not None and not self.course.answered:
@@ -112,11 +112,12 @@ class Asker:
         began = perf_counter()
         try:
             return self._answered(rows), None
-        except (RuntimeError, ValueError, MemoryError) as error:
+        except Exception as error:  # a model raises whatever it stumbles over
             lacking = out_of_memory(error)
             if not lacking and "CUDA error" in str(error):  # nothing works after it
                 raise
-            why: Exception = error.with_traceback(None)  # which holds the batch's tensors
+            # Its traceback holds the batch's tensors.
+            why = error.with_traceback(None) if lacking else error
         self.course.wasted += perf_counter() - began
         longest = max(row.tokens for row in rows)
         if lacking:
