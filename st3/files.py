@@ -76,11 +76,31 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     )
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        if os.write(handle, text) < len(text):  # a full disk takes a part without a word
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(handle)
+        with _alone(handle):
+            before = os.fstat(handle).st_size
+            try:
+                if os.write(handle, text) < len(text):  # a full disk takes a part without a word
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                os.fsync(handle)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(handle, before)
+                raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _alone(handle: int) -> Iterator[None]:
+    """No other process appends to the file meanwhile, where the system can see to that."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with suppress(OSError):  # some network file systems cannot
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    yield  # closing the handle ends it
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -54,6 +54,11 @@ def cell_bar() -> Any:
     return _CellBar()
 
 
+def batch_bar() -> Any:
+    """Rows answered, pictures a second, time left, and where the time goes."""
+    return _BatchBar()
+
+
 def frame_bar() -> Any:
     """Frames decoded; yields `on_frame` of `st3.inference.videos.Video.take`."""
     return _FrameBar()
@@ -93,6 +98,32 @@ class _CellBar:
 
     def __call__(self, done: int, total: int, spec: str) -> None:
         self.bar.update(self.task, completed=done, total=total, description=spec)
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
+
+
+class _BatchBar:
+    def __init__(self) -> None:
+        self.bar = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(), TextColumn("{task.fields[shares]}"), console=err,
+            transient=True, disable=not err.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task("rows", total=None, rate="", shares="")
+
+    def __enter__(self) -> Any:
+        self.bar.__enter__()
+        return self
+
+    def begin(self, rows: int) -> None:
+        """So many are to be answered."""
+        self.bar.update(self.task, total=rows)
+
+    def __call__(self, rows: int, rate: float, shares: dict[str, float]) -> None:
+        """So many more are, so many pictures a second."""
+        text = " ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        self.bar.update(self.task, advance=rows, rate=f"{rate:.3g} pictures/s", shares=text)
 
     def __exit__(self, *error: Any) -> None:
         self.bar.__exit__(*error)

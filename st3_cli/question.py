@@ -149,12 +149,12 @@ def take_frames(visual: Any, processor: Any, frames: int | None, fps: float | No
 
 def fit_frames(visual: Any, live: Any, processor: Any, prompt: str) -> Any:
     """Fewer frames of a clip that nobody has chosen, if the model's context asks for it."""
-    from st3.inference.generation import fitted
+    from st3.inference.fitting import fitted, room_of
     from st3.inference.videos import Clip
 
     if not isinstance(visual, Clip):
         return visual
-    fewer = fitted(live, processor, visual, prompt)
+    fewer = fitted(processor, visual, prompt, room_of(live))
     if len(fewer.frames) < len(visual.frames):
         aside(f"note: the model's context holds {len(fewer.frames)} of these frames")
     return fewer

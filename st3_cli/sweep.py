@@ -92,6 +92,7 @@ def sweep(
     check_folder("--output", output)
     check_device_map(device, device_map)
 
+    from st3.batch.ranks import device_of, find_ranks
     from st3.inference.configs import find_config
     from st3.inference.device_map import places_of
     from st3.inference.loading import check_whole
@@ -100,7 +101,6 @@ def sweep(
     from st3.methods import parse_methods
     from st3.sweep import album, grid, questions, results
     from st3.sweep.folder import RESUMES, FolderError
-    from st3.sweep.ranks import device_of, find_ranks
     from st3.sweep.run import Sweep, run_cells
 
     quiet_transformers()

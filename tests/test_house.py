@@ -14,6 +14,7 @@ FLOORS: list[set[str]] = [
     {"st3.benchmark"},
     {"st3.sweep", "st3.attention", "st3.profiling", "st3.plots", "st3.verification"},
     {"st3.demo"},
+    {"st3.batch"},
     {"st3.inference"},
     {"st3.engine"},
     {"st3.families", "st3.methods"},
@@ -38,7 +39,11 @@ def _imports(module: str) -> set[str]:
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: no relative imports, they are not looked at here"
-            doors = {"load": "st3.inference.loading", "trim": "st3.engine.trim"}
+            doors = {
+                "load": "st3.inference.loading",
+                "trim": "st3.engine.trim",
+                "answer_all": "st3.batch.answering",
+            }
             names = [alias.name for alias in node.names]
             found |= {str(node.module)} | {f"{node.module}.{name}" for name in names}
             found |= {doors[name] for name in names if node.module == "st3" and name in doors}

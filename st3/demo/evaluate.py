@@ -15,15 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 import st3
 from st3.demo.held_out import held_out
-from st3.demo.tasks import TASKS, Question
+from st3.demo.tasks import TASKS
 from st3.files import write_text
-from st3.inference.decoding import decode
-from st3.inference.generation import prepare_batch
 from st3.machine import describe_machine
 from st3.methods import Method, parse_methods
 from st3.proportion import interval
@@ -50,40 +47,20 @@ def evaluate(
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown:
         raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(TASKS)}")
-    batches = _batches(scenes, seed, tasks, batch)
+    asked = list(held_out(scenes, seed, tasks))
+    rows = [{"image": one.picture, "prompt": one.question.prompt} for one in asked]
     found = {}
     for spec, method in methods.items():
         counts = {task: [0, 0] for task in tasks}
-        with st3.trim(model, method, max_new_tokens=_LONGEST):
-            for questions, pictures in batches:
-                answers = _answer(model, processor, pictures, [q.prompt for q in questions])
-                for question, given in zip(questions, answers, strict=True):
-                    counts[question.task][0] += given == question.answer
-                    counts[question.task][1] += 1
-        found[spec] = {task: (right, asked) for task, (right, asked) in counts.items() if asked}
+        answers = st3.answer_all(
+            model, processor, rows, method, max_new_tokens=_LONGEST, batch_size=batch
+        )
+        for one, result in zip(asked, answers, strict=True):
+            assert result.error is None, result.error
+            counts[one.question.task][0] += result.answer == one.question.answer
+            counts[one.question.task][1] += 1
+        found[spec] = {task: (right, of) for task, (right, of) in counts.items() if of}
     return found
-
-
-def _batches(
-    scenes: int, seed: int, tasks: Sequence[str], batch: int
-) -> list[tuple[list[Question], list[Any]]]:
-    items = [(asked.question, asked.picture) for asked in held_out(scenes, seed, tasks)]
-    # Little padding, and answers of one length together.
-    items.sort(key=lambda item: (item[0].task, len(item[0].prompt)))
-    found = []
-    for start in range(0, len(items), batch):
-        questions, pictures = zip(*items[start : start + batch], strict=True)
-        found.append((list(questions), list(pictures)))
-    return found
-
-
-@torch.inference_mode()
-def _answer(model: Any, processor: Any, pictures: list[Any], prompts: list[str]) -> list[str]:
-    inputs = prepare_batch(model, processor, pictures, prompts)
-    output = decode(model, inputs, max_new_tokens=_LONGEST)
-    new = output[:, inputs["input_ids"].shape[1] :]
-    decoded = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return [text.strip() for text in decoded]
 
 
 def table(document: Mapping[str, Any]) -> Table:

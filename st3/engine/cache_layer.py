@@ -165,9 +165,13 @@ class TrimmedLayer(Buffers):
         return sum(slots.nbytes for slots in self.window_slots()) if self.is_initialized else 0
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Make row i what row `beam_idx[i]` was, for beam search."""
-        index = beam_idx.to(self.keys.device)
+        """Make row i what row `beam_idx[i]` was: for beam search, or for some rows alone."""
+        if not self.is_initialized:  # it borrows another layer's
+            return
+        index, rows = beam_idx.to(self.keys.device), len(self.keys)
         self.keys, self.values = self.keys[index], self.values[index]
+        self.token_bytes = self.token_bytes * len(index) // rows
+        self.plain_bytes = self.plain_bytes * len(index) // rows
         if self.valid is not None:
             self.valid = self.valid[index]
         if self.places is not None:

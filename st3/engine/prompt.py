@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,6 +30,11 @@ class Prompt:
     def full(self) -> bool:
         """Whether there is no padding."""
         return all(a + b == self.tokens for a, b in zip(self.visual, self.text, strict=True))
+
+    def of_rows(self, rows: Sequence[int]) -> Prompt:
+        """Some rows alone, in this order; the lengths of all remain."""
+        visual, text = ([kind[row] for row in rows] for kind in (self.visual, self.text))
+        return replace(self, visual=tuple(visual), text=tuple(text))
 
 
 def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:

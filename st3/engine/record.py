@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -181,6 +182,21 @@ class Record:
     def run(self, layer: int) -> tuple[int, int]:
         """The first and the last of the layers that share all their tokens with `layer`."""
         return next(run for run in self._runs if run[0] <= layer <= run[1])
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Go on with some rows of the batch alone, in this order: the others' answers have ended.
+
+        What is on record of the others is gone; bytes are those of the rows that there were.
+        """
+        cache = self.cache
+        assert cache is not None
+        cache.reorder_cache(torch.tensor(rows))  # type: ignore[arg-type]
+        self.turns = [turn.of_rows(rows) for turn in self.turns]
+        self.prompt = self.turns[0].prompt
+        visual, text = self._places
+        self._places = visual[rows], text[rows]
+        if self.padding is not None:
+            self.padding = self.padding[rows]
 
     def step(self, tokens: int) -> None:
         """A later forward feeds `tokens` tokens: evict what annealing lets go, before it attends.

@@ -7,6 +7,7 @@ turn is scored, cut and annealed by itself; its clock starts with it (ours: the 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,6 +43,20 @@ class Turn:
     def copied(self) -> Turn:
         """The same, with a record of its own."""
         return replace(self, _kept={**self._kept}, _order={**self._order})
+
+    def of_rows(self, rows: Sequence[int]) -> Turn:
+        """The same of some rows alone, in this order."""
+
+        def some(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            return pair[0][rows], pair[1][rows]
+
+        return replace(
+            self,
+            prompt=self.prompt.of_rows(rows),
+            first=tuple(self.first[row] for row in rows) if self.first else (),
+            _kept={group: some(pair) for group, pair in self._kept.items()},
+            _order={group: some(pair) for group, pair in self._order.items()},
+        )
 
     def group(self, layer: int) -> Group:
         """The layers that share their tokens with `layer` (from 1)."""

@@ -19,11 +19,11 @@ from st3.engine.trim import trim
 from st3.families.parts import find_parts
 from st3.inference.chat import Message, written
 from st3.inference.decoding import decode
+from st3.inference.fitting import context
 from st3.inference.generation import (
     Answer,
     Streamer,
     answered,
-    context,
     ends_of,
     on_model,
     sampling,

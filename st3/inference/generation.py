@@ -18,12 +18,12 @@ from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.inference.decoding import decode
 from st3.inference.device_map import home
+from st3.inference.fitting import check_pads, context, fitting_inputs, room_of
 from st3.inference.locate import locate
 from st3.inference.places import Places
 from st3.inference.videos import Clip
 from st3.inference.visuals import (
     Visual,
-    check_visual,
     pictures_of,
     processed,
     takes_videos,
@@ -152,78 +152,19 @@ def prepare_batch(
     Raises:
         ValueError: see `prepare`; or several, and a tokenizer that cannot pad.
     """
-    if len(prompts) > 1 and processor.tokenizer.pad_token is None:
-        raise ValueError(
-            "the model's tokenizer has no pad token, so questions make no batch: ask one at a time "
-            "(--batch-size 1), or put a pad_token into tokenizer_config.json"
-        )
-    for visual in visuals:
-        check_visual(visual, processor)
-    inputs = processed(processor, visuals, prompts)
-    limit = context(model)
-    length = inputs["input_ids"].shape[1]
-    if length >= limit:
-        seen = int(visual_mask(find_parts(model).visual_ids, inputs["input_ids"]).sum(1).max())
-        what, mend = _too_long(processor, visuals, prompts, length, seen, limit)
-        raise ValueError(
-            f"{what} and prompt make {length} tokens, {seen} of them visual; the model's context "
-            f"is {limit}: {mend}"
-        )
+    check_pads(processor, len(prompts))
+    inputs = fitting_inputs(processor, visuals, prompts, room_of(model))
     return {key: on_model(value, model) for key, value in inputs.items()}
 
 
-def fitted(model: PreTrainedModel, processor: ProcessorMixin, clip: Clip, prompt: str) -> Clip:
-    """As many frames of a clip as the context holds with a prompt, evenly spread; all if they do.
-
-    Raises:
-        ValueError: see `prepare`; not even one does.
-    """
-    check_visual(clip, processor)
-    ids = processed(processor, [clip], [prompt])["input_ids"]
-    length, limit = ids.shape[1], context(model)
-    if length < limit:
-        return clip
-    seen = int(visual_mask(find_parts(model).visual_ids, ids).sum())
-    fit = _fitting(processor, clip, prompt, length, seen, limit)
-    return clip.some(fit) if fit else clip  # which is refused where it is asked about
-
-
-def _too_long(
-    processor: Any, visuals: Sequence[Visual], prompts: Sequence[str], length: int, seen: int,
-    limit: int,
-) -> tuple[str, str]:  # fmt: skip
-    """What it is that is too long, and what to do."""
-    clip, count = visuals[0], len(pictures_of(visuals[0]))
-    shorter = f"shorten the prompt by at least {length - limit + 1} tokens"
-    if isinstance(clip, Clip):
-        fit = _fitting(processor, clip, prompts[0], length, seen, limit)
-        fewer = f"give --frames {fit}, as all of it must fit before anything is trimmed"
-        return f"{count} frame{'s' * (count > 1)}", fewer if fit else shorter
-    what = "picture" if count == 1 else f"{count} pictures"
-    if seen < limit:
-        return what, shorter
-    fewer = "scale the picture down, or see whether the processor's files are this model's"
-    return what, fewer if count == 1 else "show fewer, or scale them down"
-
-
-def _fitting(
-    processor: Any, clip: Clip, prompt: str, length: int, seen: int, limit: int
-) -> int:  # fmt: skip
-    """How many frames fit: tried, since processors share pixels out among them."""
-    count, text = len(clip.frames), length - seen
-    while count and length >= limit:
-        share = count * (limit - 1 - text) // (length - text)
-        count = max(0, min(count - 1, share))
-        if count:
-            made = processed(processor, [clip.some(count)], [prompt])
-            length = int(made["input_ids"].shape[1])
-    return count
-
-
 def on_model(value: Any, model: Any) -> Any:
-    """A tensor on the model's device, numbers in its dtype; anything else as it is."""
+    """A tensor on the model's device, numbers in its dtype; anything else as it is.
+
+    From pinned memory the host does not wait for it.
+    """
     if isinstance(value, torch.Tensor):
-        return value.to(home(model), model.dtype if value.is_floating_point() else value.dtype)
+        numbers = model.dtype if value.is_floating_point() else value.dtype
+        return value.to(home(model), numbers, non_blocking=True)
     return value
 
 
@@ -256,11 +197,6 @@ def ends_of(model: PreTrainedModel) -> set[int]:
     """Ids of tokens that end an answer."""
     ends: Any = model.generation_config.eos_token_id
     return set(ends) if isinstance(ends, list) else {ends} - {None}
-
-
-def context(model: PreTrainedModel) -> int:
-    """Longest sequence in tokens."""
-    return int(model.config.get_text_config().max_position_embeddings)
 
 
 def answer(

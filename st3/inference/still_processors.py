@@ -40,7 +40,6 @@ def load_still_processor(place: str, revision: str, family: str) -> Any:
     kind: Any = getattr(transformers, str(name), None)
     if not hasattr(kind, "get_attributes") or _VIDEO not in kind.get_attributes():
         raise ValueError(f"no processor of transformers' that takes videos: {name}")
-    still: Any = type(kind.__name__, (_WithoutVideos, kind), {})
     options = {"revision": revision, "trust_remote_code": False}
     parts = [
         None if part == _VIDEO else _LOADERS[part].from_pretrained(place, **options)
@@ -48,7 +47,18 @@ def load_still_processor(place: str, revision: str, family: str) -> Any:
     ]
     for part in kind.get_attributes():
         settings.pop(part, None)
-    return still.from_args_and_dict(parts, settings)
+    return _still(kind).from_args_and_dict(parts, settings)
+
+
+def _still(kind: Any) -> Any:
+    """The same class without videos."""
+    return type(kind.__name__, (_WithoutVideos, kind), {})
+
+
+def _blank(kind: Any) -> Any:
+    """One of these, for a copy or another process to fill."""
+    still = _still(kind)
+    return still.__new__(still)
 
 
 class _WithoutVideos:
@@ -60,6 +70,9 @@ class _WithoutVideos:
         if argument_name == _VIDEO and argument is None:
             return None
         return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[misc]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, (type(self).__mro__[2],), vars(self)
 
     @classmethod
     def get_attributes(cls) -> list[str]:

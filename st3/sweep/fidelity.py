@@ -8,7 +8,7 @@ forced run tells all that a free one would, but for what an answer says after it
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,14 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from st3.batch.collating import collated, grouped
+from st3.batch.leaving import decode_rows, on_device
+from st3.batch.preparing import Preparer, padding
+from st3.batch.row import Row
 from st3.engine.trim import trim
 from st3.inference.decoding import decode
-from st3.inference.generation import prepare_batch
+from st3.inference.fitting import check_pads, room_of
+from st3.inference.generation import ends_of
 from st3.methods import Method
 from st3.proportion import interval
 from st3.sweep.questions import Question
@@ -30,7 +35,7 @@ class Reference:
 
     Attributes:
         questions: of the batch.
-        inputs: for `generate`.
+        rows: inputs of each alone. `inputs`: of all together, for `generate`.
         tokens: int64 [B, T], new tokens, padded at the end.
         lengths: of each answer, its end token included.
         log_probabilities: float32 [T, B, vocabulary], on the CPU.
@@ -38,7 +43,8 @@ class Reference:
     """
 
     questions: tuple[Question, ...]
-    inputs: dict[str, torch.Tensor]
+    rows: tuple[Mapping[str, Any], ...]
+    inputs: dict[str, Any]
     tokens: torch.Tensor
     lengths: tuple[int, ...]
     log_probabilities: torch.Tensor
@@ -69,25 +75,34 @@ class Outcome:
 def references(
     model: Any, processor: Any, questions: Sequence[Question], *, batch: int, max_new_tokens: int
 ) -> list[Reference]:
-    """Answer all questions untrimmed, by stock transformers, greedily, `batch` at a time."""
+    """Answer all questions untrimmed, by stock transformers, greedily, `batch` at a time.
+
+    Raises:
+        ValueError: one cannot be asked.
+    """
+    check_pads(processor, min(batch, len(questions)))
+    prepare = Preparer(processor, room_of(model))
     # Answers of a batch end together, if their length is known, and little is padded.
     ordered = sorted(questions, key=lambda q: (len(q.answer or ""), len(q.prompt)))
     found = []
-    for start in range(0, len(ordered), batch):
-        part = tuple(ordered[start : start + batch])
-        inputs = prepare_batch(
-            model, processor, [q.picture for q in part], [q.prompt for q in part]
-        )
+    made = [prepare(Row(n, q.prompt, (q.picture,), number=n)) for n, q in enumerate(ordered)]
+    wrong = next((row for row in made if row.problem is not None), None)
+    if wrong is not None:
+        raise ValueError(f"{ordered[wrong.row.number].label}: {wrong.problem}")
+    for group in grouped(made, batch):
+        part = tuple(ordered[row.row.number] for row in group)
+        rows = tuple(row.inputs for row in group)
+        inputs = on_device(collated(rows, padding(processor)), model)
         output = decode(
             model, inputs, max_new_tokens=max_new_tokens,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
         tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
-        ends = _ends(model)
+        ends = ends_of(model)
         lengths = tuple(_length(row.tolist(), ends) for row in tokens)
         log_probabilities = torch.stack([x.float().log_softmax(-1).cpu() for x in output.logits])
         texts = _decode(processor, tokens)
-        found.append(Reference(part, inputs, tokens, lengths, log_probabilities, texts))
+        found.append(Reference(part, rows, inputs, tokens, lengths, log_probabilities, texts))
     return found
 
 
@@ -108,13 +123,10 @@ def outcomes(
     parted = [row for row in range(len(reference.questions)) if not bool(agreed[row] == 1)]
     texts = list(reference.texts)
     if parted:
-        some = [reference.questions[row] for row in parted]
-        inputs = prepare_batch(
-            model, processor, [q.picture for q in some], [q.prompt for q in some]
-        )
-        with _trimmed(model, method):
-            output = decode(model, inputs, max_new_tokens=max_new_tokens)
-        free = _decode(processor, output[:, inputs["input_ids"].shape[1] :])
+        some = [reference.rows[row] for row in parted]
+        with _trimmed(model, method) as session:
+            answers = decode_rows(model, some, padding(processor), max_new_tokens, session)
+        free = _decode(processor, answers.tokens)
         for row, text in zip(parted, free, strict=True):
             texts[row] = text
     return [
@@ -175,14 +187,9 @@ def _trimmed(model: Any, method: Method | None) -> AbstractContextManager[Any]:
     return nullcontext() if method is None else trim(model, method)
 
 
-def _decode(processor: Any, tokens: torch.Tensor) -> tuple[str, ...]:
+def _decode(processor: Any, tokens: Any) -> tuple[str, ...]:
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return tuple(text.strip() for text in texts)
-
-
-def _ends(model: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 
 def _length(tokens: list[int], ends: set[int]) -> int:

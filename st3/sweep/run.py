@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from st3.batch.ranks import Ranks
 from st3.families.base import visual_mask
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
@@ -28,7 +29,6 @@ from st3.sweep.fidelity import Outcome, Reference, accuracy, outcomes, reference
 from st3.sweep.folder import BASELINE, append_cell, open_folder, read_cells
 from st3.sweep.grid import Cell, signature
 from st3.sweep.questions import Question
-from st3.sweep.ranks import Ranks
 
 _TIMED_RUNS, _TIMED_TOKENS = 3, 8
 _SHOWN = 3  # differences kept for each cell

@@ -116,3 +116,20 @@ def test_a_long_answer_never_needs_more_than_its_tokens() -> None:
     peak = max(session.kv_bytes)
     assert peak < 1.05 * session.kv_bytes[0]
     assert session.allocated_kv_bytes < 1.15 * peak
+
+
+def test_rows_that_leave_take_their_bytes_along() -> None:
+    """And what is on record of the others stays theirs."""
+    inputs = prompts("ttItttt", "ttItttt", "tIttttt")
+    model = tiny_llava()
+    with st3.trim(model, "st3", **SETTINGS["st3"]) as session:
+        output = greedy(model, inputs, 6)
+        cache, kept = output.past_key_values, session.kept(10, 2)
+        before = cache.live_bytes
+        session.record.keep_rows([0, 2])
+        assert cache.live_bytes * 3 == before * 2
+        assert session.kept(10, 1) == kept
+        assert session.visual_tokens == (64, 64)
+        model(input_ids=output.sequences[[0, 2], -1:], past_key_values=cache)
+        assert session.kv_bytes[-1] == cache.live_bytes
+        assert session.generated == 6

@@ -11,6 +11,7 @@ from oracle import oracle_logits
 from test_oracle import CASES, ROWS
 
 import st3
+from st3.batch.ranks import Ranks, device_of
 from st3.engine.order import to_device
 from st3.inference.random_weights import random_model
 from st3.machine import describe_machine, free_memory
@@ -21,7 +22,6 @@ from st3.profiling.clocks import CudaClock
 from st3.profiling.operators import operators
 from st3.profiling.runs import Variant
 from st3.profiling.subject import choose
-from st3.sweep.ranks import Ranks, device_of
 
 pytestmark = [
     pytest.mark.gpu,

@@ -144,8 +144,8 @@ def test_a_disk_that_fills_up_loses_no_cell(
 
 def test_the_estimate_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As many times what the untrimmed answers took as this process has cells."""
+    from st3.batch.ranks import Ranks
     from st3.sweep.grid import make_grid
-    from st3.sweep.ranks import Ranks
     from st3.sweep.run import run_cells
 
     class Asked:

@@ -1,4 +1,4 @@
-"""The processes of a sweep: which one this is, and where it computes."""
+"""The processes of a run: which one this is, and where it computes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def find_ranks(device: str) -> Ranks:
         return Ranks()
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    # Without a GPU and unasked, accelerate takes each process for the only one.
+    state = PartialState(cpu=find_device(device).type == "cpu")
     return Ranks(
         state.process_index,
         state.num_processes,

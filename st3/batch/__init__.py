@@ -1,0 +1,1 @@
+"""Many questions, one answer each: sources of rows, batches of like length, a file that resumes."""

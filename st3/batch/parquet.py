@@ -1,0 +1,160 @@
+"""Parquet files, in and out, through PyArrow (`pip install "st3[parquet]"`)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from st3.batch.row import KEYS, Row
+from st3.batch.tables import table_rows
+from st3.files import plainly, replacing
+from st3.inference.sources import MAX_BYTES, PictureError
+
+_CHUNK = 10_000  # rows held at a time on the way out
+_LACKING = 'Parquet needs PyArrow: pip install "st3[parquet]"'
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A picture's bytes in a Parquet file, as the datasets of Hugging Face keep them."""
+
+    file: str
+    column: str
+    group: int
+    index: int
+    part: int | None = None
+
+    def read(self) -> tuple[bytes, str]:
+        """Its bytes, and what to call it.
+
+        Raises:
+            PictureError: unreadable, none, or too large.
+        """
+        name = f"row {self.index + 1} of group {self.group + 1} in {self.file}"
+        try:
+            value = _column(self.file, self.column, self.group)[self.index].as_py()
+        except Exception as error:  # a damaged page raises whatever its codec does
+            raise PictureError(f"{name} cannot be read: {error}") from None
+        value = value if self.part is None else value[self.part]
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not data:
+            raise PictureError(f"{name} is empty")
+        if len(data) > MAX_BYTES:
+            raise PictureError(f"{name} is larger than {MAX_BYTES // 10**6} MB")
+        return data, name
+
+
+@functools.lru_cache(maxsize=1)
+def _column(file: str, column: str, group: int) -> Any:
+    """One column of one group of rows, which rows that follow each other share."""
+    return _pyarrow().ParquetFile(file).read_row_group(group, columns=[column])[column]
+
+
+def _pyarrow() -> Any:
+    """PyArrow's module for Parquet.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(_LACKING) from None
+    return pyarrow.parquet
+
+
+def check_parquet() -> None:
+    """See that there is PyArrow.
+
+    Raises:
+        ValueError: there is none.
+    """
+    _pyarrow()
+
+
+def parquet_rows(path: Path, prompt: str | None) -> list[Row]:
+    """Rows of a Parquet file: columns as in JSONL, or pictures' bytes themselves.
+
+    Raises:
+        ValueError: no PyArrow, unreadable, or columns missing.
+    """
+    parquet = _pyarrow()
+    rows: list[dict[str, Any]] = []
+    try:
+        with plainly("read", path):
+            path.open("rb").close()
+        file = parquet.ParquetFile(path)
+        schema = file.schema_arrow
+        wanted = [name for name in KEYS if name in schema.names]
+        for group in range(file.num_row_groups):
+            rows += _group(file, str(path), schema, wanted, group)
+    except Exception as error:
+        if isinstance(error.__cause__, OSError):  # in words already
+            raise
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+    return table_rows(rows, schema.names, str(path), path.parent, prompt)
+
+
+def _group(
+    file: Any, path: str, schema: Any, wanted: list[str], group: int
+) -> list[dict[str, Any]]:
+    """Light rows of one group: places of bytes, values of all else."""
+    import pyarrow as pa
+
+    stored = [name for name in wanted if _holds_bytes(pa, schema.field(name).type)]
+    plain = [name for name in wanted if name not in stored]
+    count = file.metadata.row_group(group).num_rows
+    table = file.read_row_group(group, columns=plain) if plain else None
+    rows = table.to_pylist() if table is not None else [{} for _ in range(count)]
+    for name in stored:
+        field = schema.field(name).type
+        many = pa.types.is_list(field) or pa.types.is_large_list(field)
+        lengths = [1] * count
+        if many:
+            column = file.read_row_group(group, columns=[name])[name]
+            lengths = [len(value) if value is not None else 0 for value in column]
+        for index, row in enumerate(rows):
+            cells = [Cell(path, name, group, index, n) for n in range(lengths[index])]
+            row[name] = cells if many else Cell(path, name, group, index)
+    return rows
+
+
+def _holds_bytes(pa: Any, kind: Any) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _holds_bytes(pa, kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(kind.field(n).name == "bytes" for n in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], whole_ids: bool) -> None:
+    """Results as a table, whole or not at all.
+
+    Args:
+        path: of the table.
+        rows: results' documents.
+        whole_ids: all ids are whole numbers; they are texts otherwise.
+
+    Raises:
+        ValueError: no PyArrow. OSError: the disk does not let us.
+    """
+    parquet = _pyarrow()
+    import pyarrow as pa
+
+    text, whole = pa.string(), pa.int64()
+    kinds = {
+        "row": whole, "id": whole if whole_ids else text, "answer": text, "prompt_tokens": whole,
+        "visual_tokens": whole, "kept_visual_tokens": pa.float64(), "new_tokens": whole,
+        "finish_reason": text, "error": text,
+    }  # fmt: skip
+    schema = pa.schema(list(kinds.items()))
+    waiting = iter(rows)
+    with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        while chunk := list(islice(waiting, _CHUNK)):
+            if not whole_ids:
+                chunk = [row | {"id": str(row["id"])} for row in chunk]
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))

@@ -1,0 +1,194 @@
+"""The file of results: nothing is lost or done twice, and two runs do not meet."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from st3.batch.results import ResultsError, complete, open_results
+
+SETTINGS = {"model": "demo", "tau": 128}
+
+
+def row(number: int, **more: Any) -> dict[str, Any]:
+    return {"row": number, "id": f"n{number}", "answer": "é" * number, **more}
+
+
+def read(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answers.jsonl"
+
+
+def test_results_come_in_any_order_and_end_in_theirs(path: Path) -> None:
+    with open_results(path, SETTINGS) as results:
+        results.append([row(3), row(1)])
+        assert not results.finish(4)
+        assert [x["row"] for x in read(path)] == [3, 1]
+    with open_results(path, SETTINGS) as results:
+        assert results.done == {1, 3}
+        results.append([row(0), row(2)])
+        assert results.finish(4)
+    assert read(path) == [row(n) for n in range(4)]
+    assert sorted(path.parent.iterdir()) == [path, path.with_name("answers.jsonl.settings.json")]
+
+
+def test_a_torn_line_is_dropped(path: Path) -> None:
+    with open_results(path, SETTINGS) as results:
+        results.append([row(0), row(1)])
+    whole = path.read_bytes()
+    for cut in range(len(json.dumps(row(0))) + 2, len(whole)):
+        path.write_bytes(whole[:cut])
+        with open_results(path, SETTINGS) as results:
+            assert results.done == {0}
+            results.append([row(1)])
+            assert results.finish(2)
+        assert read(path) == [row(0), row(1)]
+
+
+def test_other_settings_are_refused_by_name(path: Path) -> None:
+    with open_results(path, SETTINGS) as results:
+        results.append([row(0)])
+    before = path.read_bytes()
+    with (
+        pytest.raises(ResultsError, match=r"tau: there 128, here 64.*--force"),
+        open_results(path, SETTINGS | {"tau": 64}),
+    ):
+        pass
+    assert path.read_bytes() == before
+    with open_results(path, SETTINGS | {"tau": 64}, again=True) as results:
+        assert results.done == set()
+    assert not path.exists()
+    with open_results(path, SETTINGS) as results:  # nothing was finished with the others
+        assert results.done == set()
+
+
+def test_a_file_of_somebody_else_is_left_alone(path: Path) -> None:
+    path.write_text("precious\n", encoding="utf-8")
+    with pytest.raises(ResultsError, match="--force"), open_results(path, SETTINGS):
+        pass
+    assert path.read_text(encoding="utf-8") == "precious\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_line_that_is_no_result_is_named(path: Path) -> None:
+    with open_results(path, SETTINGS) as results:
+        results.append([row(0)])
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"other": 1}\n')
+    with pytest.raises(ValueError, match="line 2"), open_results(path, SETTINGS):
+        pass
+
+
+def test_two_runs_refuse_each_other_and_a_dead_one_does_not(path: Path) -> None:
+    holding = (
+        "import sys, time; from pathlib import Path; from st3.batch.results import open_results\n"
+        f"with open_results(Path(sys.argv[1]), {SETTINGS!r}) as results:\n"
+        "    results.append([{'row': 0, 'id': 0}]); print('here', flush=True); time.sleep(100)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for again in (False, True):
+            with (
+                pytest.raises(ResultsError, match="another run is writing"),
+                open_results(path, SETTINGS, again=again),
+            ):
+                pass
+        with open_results(path, SETTINGS, first=False) as second:  # a process of the same run
+            second.append([row(1)])
+            assert not second.finish(2)  # the other is still there
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+    with open_results(path, SETTINGS) as results:
+        assert results.done == {0, 1}
+        assert results.finish(2)
+
+
+def test_a_full_disk_leaves_whole_lines(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with open_results(path, SETTINGS) as results:
+        results.append([row(0)])
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "write", lambda handle, text: write(handle, text[:9]))
+        with pytest.raises(ValueError, match=f"{os.strerror(errno.ENOSPC)}.*goes on"):
+            results.append([row(1)])
+        monkeypatch.undo()
+        assert path.read_bytes() == before
+        results.append([row(1)])
+        assert results.finish(2)
+    assert read(path) == [row(0), row(1)]
+
+
+def test_a_table(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "answers.parquet"
+    with open_results(path, SETTINGS) as results:
+        results.append([row(1)])
+        assert not complete(path)
+    with open_results(path, SETTINGS) as results:
+        assert results.done == {1}
+        results.append([{"row": 0, "id": 5, "error": "broken"}])
+        assert results.finish(2)
+    assert complete(path)
+    table = parquet.read_table(path).to_pylist()
+    assert [(x["row"], x["id"], x["answer"], x["error"]) for x in table] == [
+        (0, "5", None, "broken"),
+        (1, "n1", "é", None),
+    ]
+    with (
+        pytest.raises(ResultsError, match="tau"),
+        open_results(path, SETTINGS | {"tau": 1}),
+    ):
+        pass
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from st3.batch.results import open_results
+path, rank, world, total = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+with open_results(path, {"a": 1}, first=rank == 0) as results:
+    print("open", flush=True)
+    left = [n for n in range(total) if n not in results.done][rank::world]
+    for n in left:
+        results.append([{"row": n, "id": n, "answer": "x" * (n % 50)}])
+    results.finish(total)
+"""
+
+
+def test_killed_often_with_several_writers(path: Path) -> None:
+    """Processes that append to one file, killed at any moment, and gone on with by others."""
+    total, draw = 3000, random.Random(0)
+    for world in (1, 2, 2, 3, 1):
+        last, writers = world == 1 and path.exists(), []
+        for rank in range(world):
+            command = [sys.executable, "-c", WRITER, str(path), *map(str, (rank, world, total))]
+            started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert started.stdout is not None
+            started.stdout.readline()  # the first has looked whether the output is free
+            writers.append(started)
+        if not last:
+            time.sleep(0.05 * draw.random())
+        for writer in writers:
+            if not last:
+                writer.send_signal(signal.SIGKILL)
+            writer.communicate()
+    assert read(path) == [{"row": n, "id": n, "answer": "x" * (n % 50)} for n in range(total)]
