@@ -120,6 +120,7 @@ def batch(
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     cuda_graphs: o.CudaGraphsOption = False,
+    compile: o.CompileOption = o.Compiler.off,
     force: Annotated[
         bool, o.flag(o.OUTPUT, "--force", help="Begin anew, whatever FILE holds.")
     ] = False,
@@ -180,7 +181,7 @@ def batch(
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "frames": frames, "fps": fps,
         "workers": _workers(ranks.world) if workers is None else workers,
-        "cuda_graphs": cuda_graphs,
+        "cuda_graphs": cuda_graphs, "compile": compile.value,
     }  # fmt: skip
     course = Course()
 

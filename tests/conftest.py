@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import weakref
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers must not fight over the cores
 
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from st3.demo.packaging import build_processor
+from st3.engine import compiled
 from st3_cli import app
 
 # A GPU's convolutions in TF32 are further from an oracle than any mistake of ours would be.
@@ -177,3 +179,11 @@ def st3_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     yield run
     signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code is the trace itself, as ATen runs it, and none of another test."""
+    monkeypatch.setattr("torch._inductor.standalone_compile", lambda graph, *_, **__: graph)
+    monkeypatch.setattr(compiled, "_CODES", {})
+    monkeypatch.setattr(compiled, "_TRACED", weakref.WeakKeyDictionary())

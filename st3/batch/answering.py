@@ -41,6 +41,7 @@ def answer_all(
     frames: int | None = None,
     fps: float | None = None,
     cuda_graphs: bool = False,
+    compile: str = "off",
     course: Course | None = None,
     **parameters: Any,
 ) -> Generator[Result, None, None]:
@@ -63,6 +64,7 @@ def answer_all(
         frames, fps: which frames of a video are taken; None: the model's own choice.
         cuda_graphs: see `st3.trim`. Recordings serve all batches of one layout: the model then
             stays trimmed from the first batch to the end, and rows that have ended stay in theirs.
+        compile: see `st3.trim`.
         course: is kept up to date.
         parameters: of the method, see `st3.trim`.
 
@@ -74,8 +76,8 @@ def answer_all(
     order = _Order(rows, prompt)
     given = batches(
         model, processor, order, method, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        workers=workers, frames=frames, fps=fps, cuda_graphs=cuda_graphs, course=course,
-        **parameters,
+        workers=workers, frames=frames, fps=fps, cuda_graphs=cuda_graphs, compile=compile,
+        course=course, **parameters,
     )  # fmt: skip
     for found in given:
         waiting |= {result.number: result for result in found}
@@ -111,6 +113,7 @@ def batches(
     frames: int | None = None,
     fps: float | None = None,
     cuda_graphs: bool = False,
+    compile: str = "off",
     course: Course | None = None,
     **parameters: Any,
 ) -> Generator[list[Result], None, None]:
@@ -123,7 +126,8 @@ def batches(
     with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:
         yield from answer_prepared(
             model, processor, coming, method, max_new_tokens=max_new_tokens,
-            batch_size=batch_size, cuda_graphs=cuda_graphs, course=course, **parameters,
+            batch_size=batch_size, cuda_graphs=cuda_graphs, compile=compile, course=course,
+            **parameters,
         )  # fmt: skip
 
 
@@ -136,6 +140,7 @@ def answer_prepared(
     max_new_tokens: int = 128,
     batch_size: int | None = None,
     cuda_graphs: bool = False,
+    compile: str = "off",
     course: Course | None = None,
     **parameters: Any,
 ) -> Generator[list[Result], None, None]:
@@ -144,7 +149,7 @@ def answer_prepared(
         method = make_method(method, **parameters)
     course = course if course is not None else Course()
     sizes = Sizes(model, batch_size if pads(processor) else 1)
-    asker = Asker(model, processor, method, max_new_tokens, sizes, course)
+    asker = Asker(model, processor, method, max_new_tokens, sizes, course, compile)
     pool, more = Pool(), True
     with asker.opened(cuda_graphs):
         while more or pool.rows:

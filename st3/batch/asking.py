@@ -65,14 +65,16 @@ class Asker:
         tokens: of an answer, at most.
         sizes: which batches fit, which is learnt here.
         course: is kept up to date.
+        compile: see `st3.trim`.
     """
 
     def __init__(
         self, model: Any, processor: Any, method: Method | None, tokens: int, sizes: Sizes,
-        course: Course,
+        course: Course, compile: str = "off",
     ) -> None:  # fmt: skip
         self.model, self.processor, self.method = model, processor, method
         self.tokens, self.sizes, self.course = tokens, sizes, course
+        self.compile = compile
         self.limit = room_of(model).tokens
         self._session: TrimSession | None = None  # of all batches
         self.pad = padding(processor)
@@ -84,7 +86,11 @@ class Asker:
             yield
             return
         with trim(
-            self.model, self.method, max_new_tokens=self.tokens, cuda_graphs=True
+            self.model,
+            self.method,
+            max_new_tokens=self.tokens,
+            cuda_graphs=True,
+            compile=self.compile,
         ) as self._session:
             yield
 
@@ -146,7 +152,7 @@ class Asker:
         whole = self._session
         trimmed: AbstractContextManager[Any] = nullcontext(whole)
         if self.method is not None and whole is None:
-            trimmed = trim(self.model, self.method, max_new_tokens=new)
+            trimmed = trim(self.model, self.method, max_new_tokens=new, compile=self.compile)
         with trimmed as session:
 
             def learn() -> None:

@@ -25,7 +25,7 @@ from st3.inference.processors import load_processor
 from st3.methods import Method
 
 _CHUNK = 32  # rows that an actor gets at a time, where nobody says how many make a batch
-_ANSWERING = ("max_new_tokens", "batch_size", "cuda_graphs")
+_ANSWERING = ("max_new_tokens", "batch_size", "cuda_graphs", "compile")
 
 Columns = Mapping[str, Any]
 

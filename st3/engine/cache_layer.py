@@ -164,6 +164,10 @@ class TrimmedLayer(Buffers):
         """Bytes of the keys and values that attention sees."""
         return sum(slots.nbytes for slots in self.window_slots()) if self.is_initialized else 0
 
+    def thaw(self, room: int = 0) -> TrimmedLayer:
+        """A plain layer with the same tokens: this one."""
+        return self
+
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Make row i what row `beam_idx[i]` was: for beam search, or for some rows alone."""
         if not self.is_initialized:  # it borrows another layer's

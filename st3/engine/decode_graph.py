@@ -99,7 +99,7 @@ class DecodeGraph:
         """All is over, or the recording fits nothing any more."""
         self.recording: RecordedStep | None = None
         self.step: Forward | None = None  # one object for all steps: compilers look at it
-        self.active = self.frozen = False
+        self.active = False
         self.prefill.forget()
 
     def take(self) -> None:
@@ -122,7 +122,7 @@ class DecodeGraph:
 
     def rest(self) -> None:
         """A prefill begins: whatever was to come is off."""
-        self.active = self.frozen = self.prefill.active = False
+        self.active = self.prefill.active = False
 
     def reuse(self, fresh: Sequence[TrimmedLayer], old: Sequence[TrimmedLayer]) -> None:
         """A prefill begins, into `fresh` layers: let it fill the buffers of old ones, if they fit.
@@ -166,6 +166,12 @@ class DecodeGraph:
             and self.session.observer is None
             and not any(wanted)
         )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the cache of the coming step has static shapes."""
+        cache = None if self.step is None else self.step.cache
+        return cache is not None and any(isinstance(x, StaticLayer) for x in cache.layers)
 
     @property
     def compiled(self) -> Any:
@@ -260,10 +266,8 @@ class DecodeGraph:
             slot.fill(first, plan.schedule, group, record.prompt.visual, record.generated)
             for number in range(group.first - 1, group.last):
                 layers[number] = StaticLayer(layers[number], slot)
-        self.frozen = True
 
     def _thaw(self, room: int = 0) -> None:
         layers: Any = self.step.cache.layers  # type: ignore[union-attr]
         for number, layer in enumerate(layers):
             layers[number] = layer.thaw(room)
-        self.frozen = False

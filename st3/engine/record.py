@@ -190,6 +190,7 @@ class Record:
         """
         cache = self.cache
         assert cache is not None
+        cache.layers = [x.thaw() if isinstance(x, TrimmedLayer) else x for x in cache.layers]
         cache.reorder_cache(torch.tensor(rows))  # type: ignore[arg-type]
         self.turns = [turn.of_rows(rows) for turn in self.turns]
         self.prompt = self.turns[0].prompt

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import warnings
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,6 @@ METHODS: dict[str, Any] = {"none": {}, "st3": {"tau": 15}, "vta": {"tau": 15}, "
 def model() -> Any:
     """Six layers that compute alike."""
     return tiny_llava(layers=6)
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code is the trace itself, as ATen runs it, and none of another test."""
-    monkeypatch.setattr("torch._inductor.standalone_compile", lambda graph, *_, **__: graph)
-    monkeypatch.setattr(compiled, "_CODES", {})
-    monkeypatch.setattr(compiled, "_TRACED", weakref.WeakKeyDictionary())
 
 
 def _both(model: Any, inputs: Any, new: int = 12, method: str = "st3", **how: Any) -> list[Any]:
