@@ -73,6 +73,7 @@ def go_on(trim: Trim, forward: Forward, seen: Seen, kwargs: dict[str, Any]) -> d
         ValueError: a turn that cannot be served; nothing has changed then.
     """
     tokens, record = fed_tokens(kwargs), forward.record
+    record.check_choices()
     if trim.graph is not None:
         trim.graph.prepare(tokens, kwargs, forward)
     if tokens == 1:

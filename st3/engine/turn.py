@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from st3.engine.prompt import Prompt
+from st3.methods.budget import ALL
 from st3.methods.schedule import Group, Schedule
 from st3.methods.scorers import Scorer
 
@@ -23,10 +25,11 @@ class Turn:
     """One of them.
 
     Attributes:
-        schedule, scorer, groups: how it is trimmed.
+        schedule, scorer, groups: how it is trimmed, once it has entered the decoder.
         prompt: its layout.
         begun: tokens generated before it. `base`: all tokens before it, padding included.
         first: visual tokens of each row before it.
+        entering: visual tokens of each row that enter layer 1, of those that the prompt brought.
     """
 
     schedule: Schedule
@@ -36,8 +39,24 @@ class Turn:
     begun: int = 0
     base: int = 0
     first: tuple[int, ...] = ()
+    entering: tuple[int, ...] = ()
     _kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, schedule: Schedule, scorer: Scorer, groups: tuple[Group, ...], prompt: Prompt,
+        **where: Any,
+    ) -> Turn:  # fmt: skip
+        """The turn that a prompt begins; `where` is what else is known of it."""
+        entering = prompt.visual
+        if schedule.entering != ALL:
+            entering = tuple(sum(schedule.entering.of_pictures(row)) for row in prompt.pictures)
+        return cls(schedule.inside, scorer, groups, prompt, entering=entering, **where)
+
+    def whole(self, layer: int) -> bool:
+        """Whether a layer gets all that the prompt brought."""
+        return self.group(layer).first == 1 and self.entering == self.prompt.visual
 
     def copied(self) -> Turn:
         """The same, with a record of its own."""
@@ -51,7 +70,7 @@ class Turn:
         """Visual tokens of it alive in `layer` of one row, after `generated` tokens in all."""
         if generated < self.begun:
             return 0
-        return self.schedule.count(layer, self.prompt.visual[row], generated - self.begun)
+        return self.schedule.count(layer, self.entering[row], generated - self.begun)
 
     def alive(self, layer: int, row: int, generated: int) -> list[int]:
         """Which ones, in prompt order: numbers from 0 through the row's visual tokens."""

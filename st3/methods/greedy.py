@@ -1,0 +1,189 @@
+"""Greedy choices of a diverse subset, as orders: every budget is a prefix.
+
+All work on G pools at once, in float32, and no number goes back to the host. A choice of T among n
+costs a matrix of similarities and T updates of n numbers (DPP: of n x T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+_NOTHING = float("-inf")
+_EXHAUSTED = 1e-6
+"""Of the largest kernel entry: what is left of a determinant below it is rounding."""
+
+
+def ranked(score: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` best by a score [G, n], best first, the earlier of two alike: int64 [G, count]."""
+    wide = score.double() if score.dtype == torch.float64 else score.float()
+    order = wide.masked_fill(~valid, _NOTHING).argsort(dim=1, descending=True, stable=True)
+    return _sound(order[:, :count], wide, valid)
+
+
+def similarities(units: torch.Tensor) -> torch.Tensor:
+    """Cosines of all pairs, float32 [G, n, n], of rows of length 1 [G, n, d]."""
+    with torch.autocast(units.device.type, enabled=False):
+        return units @ units.transpose(1, 2)
+
+
+def _greedy(
+    gain: torch.Tensor,
+    valid: torch.Tensor,
+    count: int,
+    update: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """int64 [G, count]: again and again the greatest gain [G, n], which `update` makes anew.
+
+    `update` gets the number of the pick, which it is, int64 [G, 1], and the gains before it.
+    """
+    count = min(count, valid.shape[1])
+    picks = torch.empty(len(valid), count, dtype=torch.long, device=valid.device)
+    free = valid.clone()
+    for number in range(count):
+        best = gain.masked_fill(~free, _NOTHING).argmax(1, keepdim=True)
+        picks[:, number : number + 1] = best
+        free = free.scatter(1, best, value=False)
+        if number + 1 < count:
+            gain = update(number, best, gain)
+    return _sound(picks, gain, valid)
+
+
+def _sound(picks: torch.Tensor, score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The picks; -1 in a pool whose scores [G, n] are no numbers, which the engine refuses."""
+    return picks.masked_fill((score.isnan() & valid).any(1, keepdim=True), -1)
+
+
+def _row(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """Row `best` [G, 1] of each matrix [G, n, n]: [G, n]."""
+    index = best[..., None].expand(-1, 1, matrix.shape[2])
+    return matrix.gather(1, index)[:, 0]
+
+
+def farthest_first(similar: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
+    """Max-min: each next one is the farthest from all that were chosen, by 1 - similarity.
+
+    The first is the one whose nearest neighbour is farthest away.
+
+    Args:
+        similar: float32 [G, n, n]. `valid`: bool [G, n].
+        count: how many.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    far = (1 - similar).masked_fill(~valid[:, None], float("inf"))
+    own = torch.eye(far.shape[1], dtype=torch.bool, device=far.device)
+    alone = far.masked_fill(own, float("inf")).amin(2)
+
+    def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        row = _row(far, best)
+        return row if number == 0 else torch.minimum(gain, row)
+
+    return _greedy(alone, valid, count, update)
+
+
+def greedy_map(
+    similar: torch.Tensor, quality: torch.Tensor, valid: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Greedy MAP of a determinantal point process with kernel diag(q) S diag(q).
+
+    Each next one makes the determinant of the chosen part of the kernel largest. By Chen et al.,
+    *Fast Greedy MAP Inference for Determinantal Point Process*, NeurIPS 2018: a Cholesky factor
+    grows by a row with each pick. Where the kernel's rank is used up, what is left follows in
+    prompt order.
+
+    Args:
+        similar: float32 [G, n, n], positive semidefinite.
+        quality: float32 [G, n], not negative. `valid`: bool [G, n].
+        count: how many.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    gain = quality.square() * similar.diagonal(dim1=1, dim2=2)
+    floor = _EXHAUSTED * gain.amax(1, keepdim=True)
+    factor = gain.new_zeros(len(gain), max(count - 1, 0), gain.shape[1])  # rows of Cholesky's
+
+    def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        rest = gain.gather(1, best)
+        row = quality.gather(1, best) * quality * _row(similar, best)
+        if number:
+            known = factor[:, :number]
+            at = known.gather(2, best[:, None].expand(-1, number, 1))  # [G, number, 1]
+            with torch.autocast(row.device.type, enabled=False):
+                row = row - (at.transpose(1, 2) @ known)[:, 0]
+        new = torch.where(rest > floor, row * rest.clamp_min(floor).rsqrt(), 0)
+        factor[:, number] = new
+        gain = gain - new.square()
+        return torch.where(gain > floor, gain, 0)  # below, the order would be that of rounding
+
+    return _greedy(gain, valid, count, update)
+
+
+def facility(
+    similar: torch.Tensor, weight: torch.Tensor, valid: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Facility location: each next one adds most to how well all are covered, times its weight.
+
+    A token is covered as well as the chosen one most similar to it covers it, and by none at
+    first: similarities below 0 never help.
+
+    Args:
+        similar: float32 [G, n, n]. `valid`: bool [G, n].
+        weight: float32 [G, n], not negative.
+        count: how many.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    similar = similar.masked_fill(~(valid[:, None] & valid[:, :, None]), 0)
+    covered = similar.new_zeros(weight.shape)
+
+    def gains() -> torch.Tensor:
+        return (similar - covered[:, :, None]).clamp_min(0).sum(1) * weight
+
+    def update(_: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        nonlocal covered
+        covered = torch.maximum(covered, _row(similar, best))
+        return gains()
+
+    return _greedy(gains(), valid, count, update)
+
+
+def marginal_relevance(
+    similar: torch.Tensor,
+    importance: torch.Tensor,
+    valid: torch.Tensor,
+    count: int,
+    trade: float,
+) -> torch.Tensor:
+    """Maximal marginal relevance: `trade` x importance - (1 - `trade`) x likeness to the chosen.
+
+    Carbonell and Goldstein, SIGIR 1998. The first is the most important.
+
+    Args:
+        similar: float32 [G, n, n]. `valid`: bool [G, n].
+        importance: float32 [G, n].
+        count: how many. `trade`: 1 is importance alone.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    likeness = similar.new_full(importance.shape, _NOTHING)
+
+    def update(_: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        nonlocal likeness
+        likeness = torch.maximum(likeness, _row(similar, best))
+        return trade * importance - (1 - trade) * likeness
+
+    return _greedy(importance, valid, count, update)
+
+
+def spread_to_one(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """A score [G, n] brought to 0..1 in each pool; 1 everywhere where all are alike."""
+    least = score.masked_fill(~valid, float("inf")).amin(1, keepdim=True)
+    most = score.masked_fill(~valid, _NOTHING).amax(1, keepdim=True)
+    wide = most - least
+    return torch.where(wide > 1e-6, (score - least) / wide.clamp_min(1e-6), 1.0).clamp(0, 1)
