@@ -23,9 +23,15 @@ def ranked(score: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor
 
 
 def similarities(units: torch.Tensor) -> torch.Tensor:
-    """Cosines of all pairs, float32 [G, n, n], of rows of length 1 [G, n, d]."""
+    """Cosines of all pairs, float32 [G, n, n], of rows of length 1 [G, n, d].
+
+    A token's with itself is 1 to the bit, so that rounding is no reason to prefer one.
+    """
     with torch.autocast(units.device.type, enabled=False):
-        return units @ units.transpose(1, 2)
+        found = units @ units.transpose(1, 2)
+    own = found.diagonal(dim1=1, dim2=2)
+    own.copy_(torch.where(own > 0.5, 1.0, own))
+    return found
 
 
 def _greedy(
@@ -40,14 +46,14 @@ def _greedy(
     """
     count = min(count, valid.shape[1])
     picks = torch.empty(len(valid), count, dtype=torch.long, device=valid.device)
-    free = valid.clone()
+    free, first = valid.clone(), gain
     for number in range(count):
         best = gain.masked_fill(~free, _NOTHING).argmax(1, keepdim=True)
         picks[:, number : number + 1] = best
         free = free.scatter(1, best, value=False)
         if number + 1 < count:
             gain = update(number, best, gain)
-    return _sound(picks, gain, valid)
+    return _sound(picks, gain + first, valid)
 
 
 def _sound(picks: torch.Tensor, score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

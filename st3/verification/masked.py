@@ -31,6 +31,8 @@ class Hidden:
         lenders: layer -> the layer whose keys it uses.
         choice: how tokens are chosen.
         seen: layer -> what it says of every token, [B][n].
+        entered: of each row, places of the visual tokens that a selector let in, the most important
+            first; None where all enter.
     """
 
     schedule: Any
@@ -39,6 +41,7 @@ class Hidden:
     lenders: dict[int, int]
     choice: Choice = field(default_factory=Choice)
     seen: dict[int, list[list[float]]] = field(default_factory=dict)
+    entered: list[list[int]] | None = None
     _alive: dict[tuple[int, int, int], list[int]] = field(default_factory=dict)
     _places: dict[int, list[int]] = field(default_factory=dict)
 
@@ -52,15 +55,16 @@ class Hidden:
         """Places of those alive in a layer, the least important first."""
         group = next(g for g in self.groups if g.first <= layer <= g.last)
         everyone = self.everyone(row)
-        count = self.schedule.count(layer, len(everyone), generated)
-        if count == len(everyone):
-            return everyone
+        enter = everyone if self.entered is None else self.entered[row][::-1]
+        count = self.schedule.inside.count(layer, len(enter), generated)
+        if count == len(enter):
+            return enter
         key = group.first, row, generated
         if key not in self._alive:
             if generated:
                 pool = self.alive(layer, row)
             else:
-                pool = everyone if group.first == 1 else self.alive(group.first - 1, row)
+                pool = enter if group.first == 1 else self.alive(group.first - 1, row)
 
             def told() -> list[int]:
                 assert self.choice.told is not None
@@ -78,6 +82,10 @@ class Hidden:
 
     def _scores(self, layer: int, row: int) -> list[float]:
         """By place."""
+        if layer == 0:
+            assert self.entered is not None
+            standing = {place: -n for n, place in enumerate(self.entered[row])}
+            return [standing.get(place, -len(standing)) for place in range(self.visual.shape[1])]
         first = layer - self.choice.layers + 1
         said = [self.seen[n][row] for n in range(first, layer + 1) if n in self.seen]
         return [sum(each) for each in zip(*said, strict=True)]
