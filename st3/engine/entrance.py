@@ -13,8 +13,9 @@ from math import isqrt
 import torch
 
 from st3.engine.prompt import Prompt
+from st3.methods.base import Selector
 from st3.methods.budget import Budget
-from st3.methods.selecting import Chosen, Selecting
+from st3.methods.selecting import Chosen
 from st3.methods.view import Tower, View, fixed
 
 
@@ -31,7 +32,7 @@ class Entrance:
         doubt: bool [], on the device, whether the choice cannot be; see `complain`.
     """
 
-    def __init__(self, selector: Selecting, budget: Budget, prompt: Prompt) -> None:
+    def __init__(self, selector: Selector, budget: Budget, prompt: Prompt) -> None:
         self.selector, self.prompt = selector, prompt
         rows = [budget.pools(row) if sum(row) else () for row in prompt.pictures]
         self.rows = tuple(rows)
@@ -99,21 +100,30 @@ class Entrance:
         self._chosen = chosen
         self._standing, self.doubt = _standing(picks, table.valid, self.counts, self.sizes)
 
+    @property
+    def merges(self) -> bool:
+        """Whether it gives some tokens new values."""
+        return self._chosen is not None and self._chosen.merge is not None
+
+    @property
+    def standing(self) -> torch.Tensor:
+        """Float32 [B, N]: of every visual token by its number in its row, see `importance`."""
+        table = _Table.of(self.rows, self._standing.device)
+        return self._standing[table.pool, table.column]
+
     def importance(self, ordinal: torch.Tensor) -> torch.Tensor:
         """Float32 [B, n] of tokens that are the `ordinal`-th visual ones of their rows [B, n].
 
         Those that enter come before all others, and the best of each pool before the second best.
         """
-        table = _Table.of(self.rows, ordinal.device)
-        by_number = self._standing[table.pool, table.column]
+        by_number = self.standing
         return by_number.gather(1, ordinal.clamp_max(by_number.shape[1] - 1))
 
     def merged(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The embeddings [B, n, d] with what the selector adds to some."""
+        """The embeddings [B, n, d], some of them with the values that the selector gives them."""
         assert self._chosen is not None
+        assert self._chosen.merge is not None
         merge = self._chosen.merge
-        if merge is None:
-            return hidden
         table = _Table.of(self.rows, hidden.device)
         row = table.row[:, None]
         place = self._place[row, table.ordinal]

@@ -172,8 +172,11 @@ class Prefill:
         """Layer 0: the hidden states of the tokens that enter layer 1."""
         assert self.entrance is not None
         self.select(hidden)
-        hidden = self.entrance.merged(hidden)
+        if self.entrance.merges:
+            hidden = self.entrance.merged(hidden)
+            self.turn.merges[:] = [hidden]
         self.recent = {0: self.entrance.importance(self.ordinal)}
+        self.turn.record_standing(self.entrance.standing)
         self.record.doubts.append(self.entrance.doubt)
         if hidden.device.type == "cpu":  # elsewhere the host would wait: the next step asks
             self.record.check_choices()

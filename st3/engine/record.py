@@ -20,9 +20,9 @@ from st3.engine.ranks import HeadRanks
 from st3.engine.turn import Turn
 from st3.families.parts import Parts
 from st3.methods import Method
+from st3.methods.base import Selector
 from st3.methods.schedule import Group, Schedule
 from st3.methods.scorers import SCORERS, InOrder, Scorer
-from st3.methods.selecting import Selecting
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Plan:
     scorer: Scorer
     groups: tuple[Group, ...]
     ranks: HeadRanks | None = None
-    selector: Selecting | None = None
+    selector: Selector | None = None
 
     @classmethod
     def of(

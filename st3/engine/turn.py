@@ -30,6 +30,7 @@ class Turn:
         begun: tokens generated before it. `base`: all tokens before it, padding included.
         first: visual tokens of each row before it.
         entering: visual tokens of each row that enter layer 1, of those that the prompt brought.
+        merges: see `merged`.
     """
 
     schedule: Schedule
@@ -40,6 +41,8 @@ class Turn:
     base: int = 0
     first: tuple[int, ...] = ()
     entering: tuple[int, ...] = ()
+    merges: list[torch.Tensor] = field(default_factory=list)
+    _standing: list[torch.Tensor] = field(default_factory=list)
     _kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
@@ -99,6 +102,27 @@ class Turn:
             found += [t] * (left - now)
             left = now
         return found + [NEVER] * left
+
+    def entered(self, row: int) -> list[int]:
+        """Which visual tokens a selector let into layer 1, the most important first, from 0.
+
+        Raises:
+            RuntimeError: there was none.
+        """
+        if not self._standing:
+            raise RuntimeError("nothing was chosen before the decoder")
+        best = self._standing[0][row].argsort(descending=True, stable=True)
+        found: list[int] = best[: self.entering[row]].tolist()
+        return found
+
+    @property
+    def merged(self) -> torch.Tensor | None:
+        """Embeddings [B, n, d] into which a selector merged others; None where none did."""
+        return self.merges[0] if self.merges else None
+
+    def record_standing(self, standing: torch.Tensor) -> None:
+        """What a selector says of every visual token, float [B, N], those that enter first."""
+        self._standing[:] = [standing]
 
     def kept_places(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of those alive in `layer` at prefill: which are visual, bool [n], and their numbers."""

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from st3.methods.schedule import Schedule
 
-if TYPE_CHECKING:
-    from st3.methods.selecting import Selecting
-
 KV_CACHE_DTYPES = ("auto", "int8", "int4")
+
+
+class Selector(Protocol):
+    """What chooses before the decoder: a `st3.methods.selecting.Selecting`."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+
+    def choose(self, view: Any) -> Any:
+        """See there."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,11 @@ class Method(ABC):
         """
 
     @property
-    def selector(self) -> Selecting | None:
+    def selector(self) -> Selector | None:
         """What looks at the visual tokens before layer 1, if anything does."""
         from st3.methods.before import selectors
 
-        found = selectors().get(self.scorer)
+        found: Any = selectors().get(self.scorer)
         return None if found is None else found()
 
     def settings(self, layers: int) -> dict[str, Any]:

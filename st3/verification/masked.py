@@ -8,6 +8,7 @@ this attention. The answer is forced, so that every step can be compared.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class Hidden:
         seen: layer -> what it says of every token, [B][n].
         entered: of each row, places of the visual tokens that a selector let in, the most important
             first; None where all enter.
+        embeddings: float [B, n, d], what the decoder gets of the prompt in place of its own; None
+            where no token was merged into another.
     """
 
     schedule: Any
@@ -42,6 +45,7 @@ class Hidden:
     choice: Choice = field(default_factory=Choice)
     seen: dict[int, list[list[float]]] = field(default_factory=dict)
     entered: list[list[int]] | None = None
+    embeddings: torch.Tensor | None = None
     _alive: dict[tuple[int, int, int], list[int]] = field(default_factory=dict)
     _places: dict[int, list[int]] = field(default_factory=dict)
 
@@ -129,6 +133,7 @@ def masked_logits(
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
     before = decoder.config._attn_implementation
+    handle = decoder.register_forward_pre_hook(partial(_merge, hidden), with_kwargs=True)
     _RUNS.append(hidden)
     decoder.config._attn_implementation = {"": _NAME}
     try:
@@ -138,6 +143,7 @@ def masked_logits(
             logits_processor=[Forced(answer)],
         )  # fmt: skip
     finally:
+        handle.remove()
         decoder.config._attn_implementation = {"": before}
         _RUNS.pop()
     return torch.stack(said.logits, 1)
@@ -175,6 +181,12 @@ def _attention(
     if queries > 1:
         hidden.seen[layer] = hidden.choice.score(weights, key, hidden.visual)
     return (weights @ value.to(wide)).to(query.dtype).transpose(1, 2).contiguous(), weights
+
+
+def _merge(hidden: Hidden, decoder: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if hidden.embeddings is None or kwargs["inputs_embeds"].shape[1] == 1:
+        return None
+    return args, kwargs | {"inputs_embeds": hidden.embeddings}
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:

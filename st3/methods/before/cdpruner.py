@@ -37,7 +37,7 @@ class CDPruner(Selecting):
         "32": "keep=32,theta=1,positions=compact",
     }
 
-    keep: float | int | str = 64
+    keep: float | int | str = "11.1%"
     theta: float = 0.5
 
     def __post_init__(self) -> None:

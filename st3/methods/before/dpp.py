@@ -29,7 +29,7 @@ class DPP(Selecting):
         "32": "keep=32,positions=compact",
     }
 
-    keep: float | int | str = 64
+    keep: float | int | str = "11.1%"
 
     def choose(self, view: View) -> Chosen:
         import torch
