@@ -71,18 +71,17 @@ class Entrance:
         device = hidden.device
         table = _Table.of(self.rows, device)
         self._place = (~visual).to(torch.uint8).argsort(dim=1, stable=True)  # of each visual token
-        place = self._place[table.row[:, None], table.ordinal]
 
         def words() -> tuple[torch.Tensor, torch.Tensor]:
             text = ~visual if valid is None else valid & ~visual
             return hidden[table.row], text[table.row]
 
         view = View(
-            features=hidden[table.row[:, None], place],
+            features=self.pooled(hidden),
             valid=table.valid,
             sizes=self.sizes,
             counts=self.counts,
-            frames=lambda: frames()[table.row[:, None], place],
+            frames=lambda: self.pooled(frames()),
             words=words,
             grids=self._grids,
             look=self._look,
@@ -104,6 +103,12 @@ class Entrance:
     def merges(self) -> bool:
         """Whether it gives some tokens new values."""
         return self._chosen is not None and self._chosen.merge is not None
+
+    def pooled(self, values: torch.Tensor) -> torch.Tensor:
+        """What belongs to tokens, [B, n, ...], by pools: [G, n, ...]."""
+        table = _Table.of(self.rows, values.device)
+        row = table.row[:, None]
+        return values[row, self._place[row, table.ordinal]]
 
     @property
     def standing(self) -> torch.Tensor:

@@ -14,13 +14,12 @@ own is not touched, and may be another model's too.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from st3.engine.asked import (
-    brings_pictures,
-)
+from st3.engine.asked import brings_pictures
 from st3.engine.attention import FORWARD, ask_for_rules, backend_of, trimmed_configs
 from st3.engine.decode_graph import DecodeGraph
 from st3.engine.entry import NOTHING, Seen, Trim, begin, go_on
@@ -28,6 +27,7 @@ from st3.engine.forward import Forward
 from st3.engine.positions import spread_output
 from st3.engine.record import Record
 from st3.engine.scope import whose_call
+from st3.engine.tower import TowerWatch, Wish
 from st3.families.base import visual_mask
 from st3.families.parts import Parts, argument_names
 
@@ -46,6 +46,7 @@ class Hooks:
         self.decoder = parts.decoder
         self.backend = backend_of(self.decoder.config)
         self.trims: list[Trim] = []
+        self.tower = TowerWatch(parts.merger, self._wish)
         self._numbers = {layer: number for number, layer in enumerate(parts.layers, 1)}
         self._here = threading.local()
         self._own_forward = vars(self.decoder).get("forward")
@@ -71,8 +72,17 @@ class Hooks:
         for layer in self.parts.layers:
             self._handles += [layer.register_forward_pre_hook(self.enter_layer, with_kwargs=True)]
 
+    def watch(self, trim: Trim) -> None:
+        """Look at the vision tower, as far as the method of a `trim` asks for it."""
+        self.tower.install(trim.wish)
+
+    def _wish(self) -> Wish:
+        trim = whose_call(self.trims)
+        return Wish() if trim is None else trim.wish
+
     def remove(self) -> None:
         """Leave the model as it was."""
+        self.tower.remove()
         for handle in self._handles:
             handle.remove()
         for module, config in self._configured:
@@ -97,7 +107,8 @@ class Hooks:
         """Before pictures are merged into the text: remember which tokens are visual."""
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
         visual = None if ids is None else visual_mask(self.parts.visual_ids, ids)
-        self._here.seen = Seen(ids, visual, mask, brings_pictures(args, kwargs))
+        pictured, encoded = brings_pictures(args, kwargs), kwargs.get("mm_encoder_outputs")
+        self._here.seen = Seen(ids, visual, mask, pictured, encoded if pictured else None)
         if module is self.parts.merger:  # some make the masks there
             ask_for_rules(self._generation(kwargs.get("past_key_values"))[0] is not None)
 
@@ -163,6 +174,8 @@ class Hooks:
     def _enter(self, trim: Trim, record: Record | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments."""
         seen = getattr(self._here, "seen", None) or NOTHING
+        trim_sees = trim.wish.any and seen.pictured
+        seen = replace(seen, sights=self.tower.take()) if trim_sees else seen
         if record is None:
             return begin(trim, self.parts, self.backend, seen, kwargs)
         forward = Forward(trim.session, record, self.backend, kwargs["past_key_values"])

@@ -115,6 +115,7 @@ def trim(
         if not hooks.trims:
             hooks.install()
             _HOOKED[hooks.decoder] = hooks
+        hooks.watch(opened)
         hooks.trims = [*hooks.trims, opened]
         opened.enter()
     try:

@@ -1,0 +1,282 @@
+"""What the vision tower does with pictures, seen where a method asks for it, and nowhere else.
+
+Towers keep their fast attention. In the blocks that a method names, and in no others, the few rows
+that it needs are computed once more: of the class token or, where there is none, of all patches,
+some at a time, to see how much each is attended to on average.
+
+The modules that encode pictures run before the decoder does, in the same thread: what was seen lies
+there until the prompt comes.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from st3.engine.attention import BACKENDS, stand_in, stock_attention
+from st3.families.patches import (
+    attention_of,
+    blocks_of,
+    feature_block,
+    grids_of,
+    has_class_token,
+    lengths_of,
+    to_tokens,
+    tower_of,
+    whole_block,
+)
+
+_PREFIX = "st3_tower_"
+_ROWS = 1 << 24  # numbers of attention computed at a time
+_ENCODERS = {"image": "get_image_features", "video": "get_video_features"}
+_NOW = threading.local()
+
+
+@dataclass
+class Sight:
+    """What was seen of the pictures, or videos, of one call.
+
+    Attributes:
+        lengths: visual tokens of each. `grids`: lines and columns of these, where known.
+        attention: layer as a method names it -> float32 [tokens].
+        features: float32 [tokens, c], what the projector gets; None if nobody asked.
+        class_token: whether attention is that of a class token.
+        trouble: why nothing else was seen.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    grids: list[tuple[int, int]] = field(default_factory=list)
+    attention: dict[str, torch.Tensor] = field(default_factory=dict)
+    features: torch.Tensor | None = None
+    class_token: bool = False
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a method wants to see.
+
+    Attributes:
+        layers: of the tower, whose attention; see `TowerWatch.block`.
+        features: what the projector gets. `grids`: shapes of pictures.
+    """
+
+    layers: tuple[str, ...] = ()
+    features: bool = False
+    grids: bool = False
+
+    @classmethod
+    def of(cls, needs: Sequence[str]) -> Wish:
+        """From what a selector needs: `patches`, `grid`, `attention LAYER`."""
+        layers = tuple(x.partition(" ")[2] for x in needs if x.startswith("attention "))
+        return cls(layers, "patches" in needs, "grid" in needs or bool(layers))
+
+    @property
+    def any(self) -> bool:
+        """Whether the tower must be watched at all."""
+        return bool(self.layers) or self.features or self.grids
+
+
+class TowerWatch:
+    """Watches one model's tower while it is installed.
+
+    Args:
+        merger: the module that merges pictures into text, and encodes them.
+        wish: what the calling thread's method wants to see; nothing for calls that are not ours.
+    """
+
+    def __init__(self, merger: Any, wish: Callable[[], Wish]) -> None:
+        self.merger, self.wish = merger, wish
+        self.tower = tower_of(merger)
+        self.blocks = [] if self.tower is None else blocks_of(self.tower)
+        self.class_token = self.tower is not None and has_class_token(self.tower)
+        self._seen = threading.local()
+        self._before: dict[str, Any] = {}
+        self._configs: dict[Any, Any] = {}
+        self._handles: list[Any] = []
+
+    def install(self, wish: Wish) -> None:
+        """Look on at whatever encodes pictures, and at what this wish asks for besides."""
+        if not wish.any:
+            return
+        if not self._before:
+            for kind, name in _ENCODERS.items():
+                encode = getattr(self.merger, name, None)
+                if encode is not None:
+                    self._before[name] = vars(self.merger).get(name)
+                    setattr(self.merger, name, self._watched(kind, encode))
+        if not self.blocks:
+            return
+        for layer in wish.layers:
+            module = attention_of(self.blocks[self.block(layer)])
+            backend = module.config._attn_implementation
+            if backend in BACKENDS and module not in self._configs:
+                self._configs[module] = module.config
+                module.config = copy.copy(module.config)
+                module.config._attn_implementation = {"": _PREFIX + backend}
+        if wish.features and not self._handles:
+            block = self.blocks[feature_block(self.merger, len(self.blocks))]
+            self._handles.append(block.register_forward_hook(_keep))
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        for module, config in self._configs.items():
+            module.config = config
+        for handle in self._handles:
+            handle.remove()
+        self._configs.clear()
+        self._handles.clear()
+        for name, before in self._before.items():
+            if before is None:
+                delattr(self.merger, name)
+            else:
+                setattr(self.merger, name, before)
+        self._before.clear()
+
+    def take(self) -> dict[str, Sight]:
+        """What this thread has seen since: `image` and `video`."""
+        found: dict[str, Sight] = getattr(self._seen, "sights", {})
+        self._seen.sights = {}
+        return found
+
+    def block(self, layer: str) -> int:
+        """The number from 0 of a block: `features`, whose output the projector gets, `first`,
+        `last`, or a share of the depth such as 0.375, which is the 9th of 24.
+
+        In a tower with windows, the next one that sees a whole picture.
+        """
+        count = len(self.blocks)
+        if layer == "features":
+            number = feature_block(self.merger, count)
+        elif layer in ("first", "last"):
+            number = 0 if layer == "first" else count - 1
+        else:
+            number = min(count, max(1, round(float(layer) * count))) - 1
+        return whole_block(self.tower, number)
+
+    def _watched(self, kind: str, encode: Callable[..., Any]) -> Callable[..., Any]:
+        names = list(signature(encode).parameters)
+
+        @functools.wraps(encode)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            wish = self.wish()
+            if not wish.any or getattr(_NOW, "seen", None) is not None:
+                return encode(*args, **kwargs)
+            _NOW.seen, _NOW.class_token = {}, self.class_token
+            try:
+                made = encode(*args, **kwargs)
+                seen = _NOW.seen
+            finally:
+                _NOW.seen = None
+            given = dict(zip(names, args, strict=False)) | kwargs
+            sights = getattr(self._seen, "sights", {})
+            self._seen.sights = sights | {kind: self._sight(wish, seen, given, made)}
+            return made
+
+        return call
+
+    def _sight(self, wish: Wish, seen: dict[Any, Any], given: Any, made: Any) -> Sight:
+        features = getattr(made, "pooler_output", made)
+        if features is None:
+            return Sight(trouble="its vision tower's features have no common form")
+        sight = Sight(lengths_of(features), grids_of(self.merger, given))
+        sight.class_token = own = self.class_token
+        try:
+            for layer in wish.layers:
+                if not self.blocks:
+                    raise ValueError("its vision tower has no blocks of attention to look into")
+                rows = seen.get(attention_of(self.blocks[self.block(layer)]))
+                if not rows:
+                    raise ValueError("its vision tower did not call attention where st3 sees it")
+                scores = _joined(rows)[..., None]
+                sight.attention[layer] = self._tokens(given, scores, sight.lengths, own)[:, 0]
+            if wish.features and _keep in seen:
+                sight.features = self._tokens(given, seen[_keep].float(), sight.lengths, own)
+        except ValueError as error:
+            sight.trouble = str(error)
+        return sight
+
+    def _tokens(
+        self, given: Any, values: torch.Tensor, lengths: list[int], own: bool
+    ) -> torch.Tensor:
+        values = values[None] if values.dim() == 2 else values
+        return to_tokens(self.merger, given, values[:, 1:] if own else values, lengths)
+
+
+def _joined(calls: list[torch.Tensor]) -> torch.Tensor:
+    """What calls of one module found, [B, n] each: [crops, n], or one by one [1, all of them]."""
+    if len(calls) == 1:
+        return calls[0]
+    if calls[0].shape[0] > 1 and len({x.shape[1] for x in calls}) == 1:
+        return torch.cat(calls)
+    return torch.cat([x.flatten() for x in calls])[None]
+
+
+def received(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None,
+    *,
+    first_only: bool,
+) -> torch.Tensor:
+    """Attention that each patch gets, mean over heads, float32 [B, n].
+
+    Args:
+        query, key: [B, heads, n, head size]. `scaling`: of their products.
+        mask: bool [B or 1, 1, n, n] or what is added to logits; None for none.
+        first_only: from the first patch, a class token; else from all that see it, on average.
+    """
+    batch, heads, count, _ = query.shape
+    key = key.float().repeat_interleave(heads // key.shape[1], 1)
+    step = 1 if first_only else max(1, _ROWS // (batch * heads * key.shape[2]))
+    total = query.new_zeros(batch, key.shape[2], dtype=torch.float32)
+    asked = torch.zeros_like(total)
+    with torch.autocast(query.device.type, enabled=False):
+        for begin in range(0, 1 if first_only else count, step):
+            logits = query[:, :, begin : begin + step].float() @ key.transpose(2, 3) * scaling
+            seen = torch.ones_like(logits[:, 0], dtype=torch.bool)
+            if mask is not None:
+                part = mask[..., begin : begin + step, : key.shape[2]]
+                seen = part[:, 0] if part.dtype == torch.bool else part[:, 0] > -1e4
+                seen = seen.expand(logits[:, 0].shape)
+                logits = logits.masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+            weights = logits.softmax(-1).mean(1).masked_fill(~seen, 0)
+            total += weights.sum(1)
+            asked += seen.sum(1)
+    return total / asked.clamp_min(1)
+
+
+def _attend(
+    backend: str, module: Any, query: Any, key: Any, value: Any,
+    attention_mask: Any = None, **kwargs: Any,
+) -> Any:  # fmt: skip
+    seen = getattr(_NOW, "seen", None)
+    if seen is not None:
+        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        first = getattr(_NOW, "class_token", False)
+        with torch.no_grad():
+            found = received(query, key, scaling, attention_mask, first_only=first)
+        seen.setdefault(module, []).append(found)
+    named = stand_in(module, backend) if backend.startswith("flash") else module
+    return stock_attention(module, backend)(named, query, key, value, attention_mask, **kwargs)
+
+
+def _keep(block: Any, args: Any, output: Any) -> None:
+    """Of a block's output, [B, n, c] or [n, c]."""
+    seen = getattr(_NOW, "seen", None)
+    if seen is not None:
+        seen[_keep] = (output[0] if isinstance(output, tuple) else output).detach()
+
+
+for _backend in BACKENDS:
+    AttentionInterface.register(_PREFIX + _backend, partial(_attend, _backend))
