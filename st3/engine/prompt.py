@@ -35,9 +35,7 @@ class Prompt:
         return all(a + b == self.tokens for a, b in zip(self.visual, self.text, strict=True))
 
 
-def layout(
-    visual: torch.Tensor, mask: torch.Tensor | None, brought: Sequence[int] = ()
-) -> Prompt:
+def layout(visual: torch.Tensor, mask: torch.Tensor | None, brought: Sequence[int] = ()) -> Prompt:
     """Read the shape of the prompts, the only thing read back from the device, before any layer.
 
     Args:

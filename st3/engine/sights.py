@@ -37,7 +37,8 @@ class PooledTower:
         for sight in sights.values():
             if sight.trouble:
                 raise ValueError(f"the method {name!r} does not fit this model: {sight.trouble}")
-            if not sight.class_token and sight.attention and _AVERAGE not in notes:
+            average = any(asked.startswith("attention") for asked in sight.attention)
+            if average and not sight.class_token and _AVERAGE not in notes:
                 notes.append(_AVERAGE)
         seen = sum(sum(sight.lengths) for sight in sights.values())
         if seen != total:
@@ -49,7 +50,22 @@ class PooledTower:
 
     def attention(self, layer: str) -> torch.Tensor:
         """See `Tower`."""
-        found = {kind: sight.attention[layer][:, None] for kind, sight in self.sights.items()}
+        return self._asked(f"attention {layer}")
+
+    def received(self, layer: str) -> torch.Tensor:
+        """See `Tower`."""
+        return self._asked(f"received {layer}")
+
+    def crops(self) -> torch.Tensor:
+        """See `Tower`."""
+        found: dict[str, torch.Tensor] = {}
+        for kind, sight in self.sights.items():
+            assert sight.crops is not None
+            found[kind] = sight.crops[:, None]
+        return self._pooled(found)[..., 0].long()
+
+    def _asked(self, what: str) -> torch.Tensor:
+        found = {kind: sight.attention[what][:, None] for kind, sight in self.sights.items()}
         return self._pooled(found)[..., 0]
 
     def features(self) -> torch.Tensor:

@@ -47,7 +47,9 @@ class Sight:
 
     Attributes:
         lengths: visual tokens of each. `grids`: lines and columns of these, where known.
-        attention: layer as a method names it -> float32 [tokens].
+        attention: what a method asked for -> float32 [tokens].
+        crops: int64 [tokens], the number of the crop that each is of, counted through; -1 where it
+            is of none, such as marks at the ends of lines.
         features: float32 [tokens, c], what the projector gets; None if nobody asked.
         class_token: whether attention is that of a class token.
         trouble: why nothing else was seen.
@@ -57,6 +59,7 @@ class Sight:
     grids: list[tuple[int, int]] = field(default_factory=list)
     attention: dict[str, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None
+    crops: torch.Tensor | None = None
     class_token: bool = False
     trouble: str = ""
 
@@ -66,7 +69,8 @@ class Wish:
     """What a method wants to see.
 
     Attributes:
-        layers: of the tower, whose attention; see `TowerWatch.block`.
+        layers: `attention LAYER`, from the class token if there is one, or `received LAYER`, from
+            all patches; see `TowerWatch.block`.
         features: what the projector gets. `grids`: shapes of pictures.
     """
 
@@ -76,8 +80,8 @@ class Wish:
 
     @classmethod
     def of(cls, needs: Sequence[str]) -> Wish:
-        """From what a selector needs: `patches`, `grid`, `attention LAYER`."""
-        layers = tuple(x.partition(" ")[2] for x in needs if x.startswith("attention "))
+        """From what a selector needs, such as `patches` and `grid`."""
+        layers = tuple(x for x in needs if x.startswith(("attention ", "received ")))
         return cls(layers, "patches" in needs, "grid" in needs or bool(layers))
 
     @property
@@ -117,7 +121,7 @@ class TowerWatch:
         if not self.blocks:
             return
         for layer in wish.layers:
-            module = attention_of(self.blocks[self.block(layer)])
+            module, _ = self._rows(layer)
             backend = module.config._attn_implementation
             if backend in BACKENDS and module not in self._configs:
                 self._configs[module] = module.config
@@ -149,12 +153,12 @@ class TowerWatch:
         return found
 
     def block(self, layer: str) -> int:
-        """The number from 0 of a block: `features`, whose output the projector gets, `first`,
+        """The number from 0 of the block that a wish ends in: `features`, whose output the projector gets, `first`,
         `last`, or a share of the depth such as 0.375, which is the 9th of 24.
 
         In a tower with windows, the next one that sees a whole picture.
         """
-        count = len(self.blocks)
+        count, layer = len(self.blocks), layer.rpartition(" ")[2]
         if layer == "features":
             number = feature_block(self.merger, count)
         elif layer in ("first", "last"):
@@ -162,6 +166,11 @@ class TowerWatch:
         else:
             number = min(count, max(1, round(float(layer) * count))) - 1
         return whole_block(self.tower, number)
+
+    def _rows(self, asked: str) -> tuple[Any, bool]:
+        """The module whose attention is asked for, and whether of the class token alone."""
+        module = attention_of(self.blocks[self.block(asked)])
+        return module, self.class_token and asked.startswith("attention ")
 
     def _watched(self, kind: str, encode: Callable[..., Any]) -> Callable[..., Any]:
         names = list(signature(encode).parameters)
@@ -171,7 +180,10 @@ class TowerWatch:
             wish = self.wish()
             if not wish.any or getattr(_NOW, "seen", None) is not None:
                 return encode(*args, **kwargs)
-            _NOW.seen, _NOW.class_token = {}, self.class_token
+            _NOW.seen, _NOW.rows = {}, {}
+            for asked in wish.layers if self.blocks else ():
+                module, first = self._rows(asked)
+                _NOW.rows.setdefault(module, set()).add(first)
             try:
                 made = encode(*args, **kwargs)
                 seen = _NOW.seen
@@ -194,11 +206,16 @@ class TowerWatch:
             for layer in wish.layers:
                 if not self.blocks:
                     raise ValueError("its vision tower has no blocks of attention to look into")
-                rows = seen.get(attention_of(self.blocks[self.block(layer)]))
+                rows = seen.get(self._rows(layer))
                 if not rows:
                     raise ValueError("its vision tower did not call attention where st3 sees it")
                 scores = _joined(rows)[..., None]
                 sight.attention[layer] = self._tokens(given, scores, sight.lengths, own)[:, 0]
+                if sight.crops is None:
+                    number = torch.arange(len(scores), device=scores.device).float()
+                    number = number[:, None, None].expand(scores.shape)
+                    crop = self._tokens(given, number, sight.lengths, own)[:, 0]
+                    sight.crops = torch.where(crop.isinf(), -1, crop).round().long()
             if wish.features and _keep in seen:
                 sight.features = self._tokens(given, seen[_keep].float(), sight.lengths, own)
         except ValueError as error:
@@ -263,10 +280,10 @@ def _attend(
     seen = getattr(_NOW, "seen", None)
     if seen is not None:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        first = getattr(_NOW, "class_token", False)
-        with torch.no_grad():
-            found = received(query, key, scaling, attention_mask, first_only=first)
-        seen.setdefault(module, []).append(found)
+        for first in _NOW.rows.get(module, ()):
+            with torch.no_grad():
+                found = received(query, key, scaling, attention_mask, first_only=first)
+            seen.setdefault((module, first), []).append(found)
     named = stand_in(module, backend) if backend.startswith("flash") else module
     return stock_attention(module, backend)(named, query, key, value, attention_mask, **kwargs)
 

@@ -6,7 +6,7 @@ costs a matrix of similarities and T updates of n numbers (DPP: of n x T).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -185,6 +185,12 @@ def marginal_relevance(
         return trade * importance - (1 - trade) * likeness
 
     return _greedy(importance, valid, count, update)
+
+
+def rows_of(chosen: Sequence[torch.Tensor], most: int) -> torch.Tensor:
+    """Orders of several lengths as int64 [G, most]; what is behind a row's end repeats its first."""
+    filled = [torch.cat((row, row[:1].expand(max(0, most - len(row))))) for row in chosen]
+    return torch.stack([row[:most] for row in filled])
 
 
 def spread_to_one(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

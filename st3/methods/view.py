@@ -7,7 +7,7 @@ when it is asked for, so that no method pays for what another needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -23,6 +23,15 @@ class Tower(Protocol):
 
         From the class token, or, in a tower without one, from all patches of the picture on
         average. Infinite where a token stands for no patch, as at the end of a line.
+        """
+
+    def received(self, layer: str) -> torch.Tensor:
+        """Float32 [G, n]: the same from all patches of the picture on average, always."""
+
+    def crops(self) -> torch.Tensor:
+        """int64 [G, n]: the number of the crop that a token is of, counted through all pictures.
+
+        -1 where it is of none, as at the end of a line.
         """
 
     def features(self) -> torch.Tensor:
@@ -81,9 +90,9 @@ class View:
         total = words.float().masked_fill(~here[..., None], 0).sum(1)
         return total / here.sum(1, keepdim=True).clamp_min(1)
 
-    def wanted(self) -> torch.Tensor:
-        """`counts` on the device, int64 [G, 1]."""
-        return fixed(self.counts, self.valid.device)[:, None]
+    def fixed(self, numbers: Sequence[int]) -> torch.Tensor:
+        """A number a pool that the host knows, int64 [G, 1] on the device."""
+        return fixed(tuple(numbers), self.valid.device)[:, None]
 
     def note(self, said: str) -> None:
         """Something for the report, once."""

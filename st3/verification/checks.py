@@ -155,7 +155,13 @@ class Verifier:
         with torch.no_grad():
             if parts.recurrent:
                 want, said = compacted_logits(
-                    self.model, parts.decoder, inputs, answer, plan, visual, choice,
+                    self.model,
+                    parts.decoder,
+                    inputs,
+                    answer,
+                    plan,
+                    visual,
+                    choice,
                     entered,
                 )
             else:
