@@ -48,7 +48,7 @@ class Trim(Scope):
         super().__init__()
         self.session = session
         selector = session.plan.selector
-        self.wish = Wish() if selector is None else Wish.of(selector.needs)
+        self.wish = Wish() if selector is None else Wish.of(selector.asks())
         self.graph: DecodeGraph | None = None
 
 

@@ -153,8 +153,10 @@ class TowerWatch:
         return found
 
     def block(self, layer: str) -> int:
-        """The number from 0 of the block that a wish ends in: `features`, whose output the projector gets, `first`,
-        `last`, or a share of the depth such as 0.375, which is the 9th of 24.
+        """The number from 0 of the block that a wish ends in: `features`, `first`, `last` or a
+        share of the depth, such as 0.375, which is the 9th of 24.
+
+        That of `features` makes what the projector gets.
 
         In a tower with windows, the next one that sees a whole picture.
         """

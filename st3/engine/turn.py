@@ -111,7 +111,9 @@ class Turn:
         """
         if not self._standing:
             raise RuntimeError("nothing was chosen before the decoder")
-        best = self._standing[0][row].argsort(descending=True, stable=True)
+        best = self._standing[0][row, : self.prompt.visual[row]].argsort(
+            descending=True, stable=True
+        )
         found: list[int] = best[: self.entering[row]].tolist()
         return found
 

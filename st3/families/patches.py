@@ -1,4 +1,4 @@
-"""From the patches of a vision tower to visual tokens: what a number of each patch is of each token.
+"""From the patches of a vision tower to visual tokens: which patches a token stands for.
 
 Towers hand patches on in few ways: a token each; some neighbours, in a row or in a square, merged
 into one; or tiles packed into one picture, which the model's own code then does with the numbers.

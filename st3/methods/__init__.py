@@ -2,9 +2,9 @@
 
 A method is a frozen dataclass whose fields are its parameters. To add one that chooses before the
 decoder, put its file into `st3.methods.before`, where it is found; to add any other, write the
-class and put it into `METHODS`. `trim` and every command know it from then on. A method can be written as one
-word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a published setting
-of the method stands for its parameters, as in `fastervlm:75%`.
+class and put it into `METHODS`. `trim` and every command know it from then on. A method can be
+written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a
+published setting of the method stands for its parameters, as in `fastervlm:75%`.
 """
 
 from __future__ import annotations

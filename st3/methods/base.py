@@ -16,7 +16,9 @@ class Selector(Protocol):
     """What chooses before the decoder: a `st3.methods.selecting.Selecting`."""
 
     name: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]]
+
+    def asks(self) -> tuple[str, ...]:
+        """See there."""
 
     def choose(self, view: Any) -> Any:
         """See there."""

@@ -16,7 +16,7 @@ _EXHAUSTED = 1e-6
 
 
 def ranked(score: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count` best by a score [G, n], best first, the earlier of two alike: int64 [G, count]."""
+    """The `count` best by a score [G, n], the earlier of two alike first: int64 [G, count]."""
     wide = score.double() if score.dtype == torch.float64 else score.float()
     order = wide.masked_fill(~valid, _NOTHING).argsort(dim=1, descending=True, stable=True)
     return _sound(order[:, :count], wide, valid)
@@ -188,9 +188,15 @@ def marginal_relevance(
 
 
 def rows_of(chosen: Sequence[torch.Tensor], most: int) -> torch.Tensor:
-    """Orders of several lengths as int64 [G, most]; what is behind a row's end repeats its first."""
+    """Orders of several lengths as int64 [G, most]; behind a row's end stands its first again."""
     filled = [torch.cat((row, row[:1].expand(max(0, most - len(row))))) for row in chosen]
     return torch.stack([row[:most] for row in filled])
+
+
+def finite(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """A score [G, n] with the largest finite one where it is infinite, and 0 where not `valid`."""
+    score = score.masked_fill(~valid, 0)
+    return score.minimum(score.masked_fill(score.isinf(), 0).amax(1, keepdim=True))
 
 
 def spread_to_one(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,7 @@ class Selecting(Method):
 
     stage: ClassVar[str] = "before the decoder"
     needs: ClassVar[tuple[str, ...]] = ()
+    """What it must see, by default; see `asks`."""
     is_set: ClassVar[bool] = False
     """Whether its choice holds for one budget only, and others do not nest in it."""
     differs: ClassVar[str] = ""
@@ -109,6 +110,14 @@ class Selecting(Method):
     @property
     def selector(self) -> Selecting:
         return self
+
+    def asks(self) -> tuple[str, ...]:
+        """What it must see: `features`, `text`, `frames`, `grid`; of the tower, `patches`, and
+        `attention LAYER` (from the class token, where there is one) or `received LAYER` (from all
+        patches), a layer being `first`, `last`, `features` (whose output the projector gets) or a
+        share of the depth.
+        """
+        return self.needs
 
     @abstractmethod
     def choose(self, view: View) -> Chosen:

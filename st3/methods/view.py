@@ -1,4 +1,4 @@
-"""What may be looked at before the decoder: a picture's visual tokens, and what the tower made them of.
+"""What may be looked at before the decoder: visual tokens, and what the tower made them of.
 
 A selector chooses from pools: each picture by itself, or all of a prompt's together. Everything is
 padded to the largest pool, and everything that is not in the tokens' embeddings already is made

@@ -20,6 +20,7 @@ import st3
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.methods import make_method
+from st3.methods.before import selectors
 from st3.verification.compacted import compacted_logits
 from st3.verification.masked import Hidden, masked_logits
 
@@ -133,3 +134,110 @@ def test_what_enters_is_the_reference_and_the_rest_the_oracle(
             for step in (0, 4):
                 alive = sorted(numbers[row].index(place) for place in said.alive(layer, row, step))
                 assert session.kept(layer, row, step) == alive
+
+
+@pytest.mark.parametrize("method", selectors())
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("llava", "padded"), ("llava_next", "one"), ("qwen2_5_vl", "filmed"), ("gemma3", "padded")],
+)
+def test_every_method_in_several_families(name: str, kind: str, method: str) -> None:
+    """Whatever a method lets in: nothing else is seen, and it leaves in the method's order."""
+    model = _model(name)
+    inputs = ZOO[name].inputs(model, getattr(ZOO[name], kind))
+    mask = inputs["attention_mask"]
+    parts = find_parts(model)
+    visual = visual_mask(parts.visual_ids, inputs["input_ids"]) & mask.bool()
+    with st3.trim(model, method, keep=0.3, tau=9) as session:
+        ours = greedy(model, inputs)
+        record = session.record
+        assert session.cache.live_bytes == session.kv_bytes[-1]  # type: ignore[union-attr]
+    numbers = [row.nonzero().flatten().tolist() for row in visual]
+    budget = make_method(method, keep=0.3).schedule(6).entering
+    entered = []
+    for row, places in enumerate(numbers):
+        inside = record.turns[0].entered(row)
+        assert len({*inside}) == len(inside) == sum(budget.of_pictures(record.prompt.pictures[row]))
+        entered.append([places[n] for n in inside])
+    answer = ours.sequences[:, inputs["input_ids"].shape[1] :]
+    said = Hidden(
+        record.plan.schedule, record.plan.groups, visual, parts.lenders, entered=entered,
+        embeddings=record.turns[0].merged,
+    )  # fmt: skip
+    with torch.no_grad():
+        want = masked_logits(model, parts.decoder, inputs, answer, said)
+    got = torch.stack(ours.logits, 1)
+    torch.testing.assert_close(got, want.to(got.dtype), atol=1e-4, rtol=1e-5)
+    for layer in (1, 6):
+        for row in range(len(answer)):
+            for step in (0, 4):
+                alive = sorted(numbers[row].index(place) for place in said.alive(layer, row, step))
+                assert session.kept(layer, row, step) == alive
+
+
+def test_pooled_tokens_are_means_of_their_cells() -> None:
+    """Of stock's embeddings, by hand: two pictures of 4 x 4 tokens, quartered."""
+    model = _model("llava")
+    inputs = ZOO["llava"].inputs(model, ("ttItItt",))
+    stock = embeddings(model, inputs)[0]
+    with st3.trim(model, "pool:keep=25%") as session:
+        greedy(model, inputs, 1)
+    merged = session.record.turns[0].merged
+    assert merged is not None
+    for first, ordinal in ((2, 0), (19, 16)):
+        means = stock[first : first + 16].view(2, 2, 2, 2, -1).mean((1, 3)).flatten(0, 1)
+        places = [first + n for n in (0, 2, 8, 10)]
+        torch.testing.assert_close(merged[0, places], means)
+        assert {*session.kept(1)} >= {ordinal + n for n in (0, 2, 8, 10)}
+    assert torch.equal(merged[0, [0, 1, 18, -1]], stock[[0, 1, 18, -1]])
+
+
+@pytest.mark.parametrize("method", ["divprune", "fastervlm", "vispruner", "pool"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_a_batch_is_its_rows(name: str, method: str) -> None:
+    """Whatever stands beside it: the same tokens, and the same answer."""
+    model, rows = _model(name), ("ttIItttt", "tItt")
+    both = ZOO[name].inputs(model, rows)
+    with st3.trim(model, method, keep=5, tau=9) as session:
+        together = greedy(model, both)
+        kept = [session.kept(1, row) for row in (0, 1)]
+    first = 0
+    for number, row in enumerate(rows):
+        here = both["attention_mask"][number].bool()
+        alone = {key: value[number : number + 1, here] for key, value in both.items()
+                 if key in ("input_ids", "attention_mask", "mm_token_type_ids")}  # fmt: skip
+        pictures = slice(first, first + row.count("I"))
+        if "image_grid_thw" in both:
+            sizes = both["image_grid_thw"].prod(1).cumsum(0).tolist()
+            begin = sizes[pictures.start - 1] if pictures.start else 0
+            alone["pixel_values"] = both["pixel_values"][begin : sizes[pictures.stop - 1]]
+            alone["image_grid_thw"] = both["image_grid_thw"][pictures]
+        else:
+            alone["pixel_values"] = both["pixel_values"][pictures]
+        first = pictures.stop
+        with st3.trim(model, method, keep=5, tau=9) as session:
+            one = greedy(model, alone)
+            assert session.kept(1) == kept[number]
+        assert torch.equal(one.sequences[0, -8:], together.sequences[number, -8:])
+        for mine, theirs in zip(one.logits, together.logits, strict=True):
+            torch.testing.assert_close(mine[0], theirs[number], atol=1e-4, rtol=1e-5)
+
+
+def test_features_in_place_of_pictures_show_no_tower() -> None:
+    model = _model("qwen3_5")
+    inputs = ZOO["qwen3_5"].inputs(model, ("ttItt",))
+    with (
+        st3.trim(model, "fastervlm"),
+        pytest.raises(ValueError, match="'fastervlm' needs to see the vision tower at work"),
+    ):
+        greedy(model, inputs, 1)
+
+
+def test_a_family_whose_patches_cannot_be_told() -> None:
+    model = _model("llama4")
+    inputs = ZOO["llama4"].inputs(model, ("ttItt",))
+    with (
+        st3.trim(model, "scope"),
+        pytest.raises(ValueError, match="'scope' does not fit this model: its vision tower"),
+    ):
+        greedy(model, inputs, 1)

@@ -29,7 +29,7 @@ def first_best(scores: dict[int, float]) -> int:
 
 
 def farthest(V: torch.Tensor, count: int) -> list[int]:
-    """DivPrune: max-min distance 1 - cos, begun at the token with the farthest nearest neighbour."""
+    """DivPrune: max-min of 1 - cos, begun at the token with the farthest nearest neighbour."""
     S = cosines(V)
     n = len(S)
     alone = {j: min((1 - S[i][j] for i in range(n) if i != j), default=0.0) for j in range(n)}
@@ -115,3 +115,78 @@ def mmr(V: torch.Tensor, importance: list[float], trade: float, count: int) -> l
 def best(scores: list[float], count: int) -> list[int]:
     """The largest ones, the first of two alike."""
     return sorted(range(len(scores)), key=lambda n: (-scores[n], n))[:count]
+
+
+def vispruner(
+    X: torch.Tensor, importance: list[float], share: float, count: int, at_once: int = 8
+) -> list[int]:
+    """VisPruner: the head by importance; the rest dealt into two hands, duplicates thrown away."""
+    S = cosines(X)
+    ranked = best(importance, len(importance))
+    head = int(count * share)
+    rest = ranked[head:]
+    while len(rest) > count - head:
+        a, b = rest[::2], rest[1::2]
+        like = {i: max(S[i][j] for j in b) for i in a}
+        out = min(at_once, len(rest) - (count - head), len(a))
+        survivors = sorted(a, key=lambda i: (-like[i], a.index(i)))[out:]
+        rest = survivors + b
+    return ranked[:head] + rest
+
+
+def hiprune(
+    middle: list[float], deep: list[float], columns: int, alpha: float, count: int
+) -> set[int]:
+    """HiPrune: anchors and their four neighbours, and registers."""
+    n = len(deep)
+    anchors = best(middle, round(count * alpha / 5))
+    chosen: list[int] = []
+    near = [a + step for step in (-1, 1, -columns, columns) for a in anchors]
+    for place in [*anchors, *near]:
+        place = min(max(place, 0), n - 1)
+        if place not in chosen:
+            chosen.append(place)
+    rest = [place for place in best(deep, n) if place not in chosen]
+    return {*chosen, *rest[: count - len(chosen)]}
+
+
+def hired(
+    early: list[float], late: list[float], crop: list[int], alpha: float, count: int
+) -> set[int]:
+    """HiRED: budgets of tiles by marks on the whole picture, crop 0; then the best of each.
+
+    What truncation leaves goes to the best of all that are left.
+    """
+    whole = [n for n, c in enumerate(crop) if c == 0]
+    tiles = max(crop)
+    if not tiles:
+        return {*best(late, count)}
+    spent = min(int(count * alpha), len(whole))
+    ranked = sorted(whole, key=lambda n: (-early[n], n))
+    marked = ranked[: int(len(whole) * (1 - alpha))]
+    budget = {0: spent}
+    for tile in range(1, tiles + 1):
+        marks = sum(whole.index(n) * tiles // len(whole) + 1 == tile for n in marked)
+        budget[tile] = min(marks * (count - spent) // max(1, len(marked)), len(whole))
+    chosen: list[int] = []
+    for tile, many in budget.items():
+        inside = [n for n, c in enumerate(crop) if c == tile]
+        chosen += sorted(inside, key=lambda n: (-late[n], n))[:many]
+    rest = [n for n in best(late, len(late)) if n not in chosen]
+    return {*chosen, *rest[: count - len(chosen)]}
+
+
+def evs(V: torch.Tensor, frame: list[int], count: int) -> list[int]:
+    """EVS: the most changed since the frame before; what has no such frame comes first."""
+    S = cosines(V)
+    frames: dict[int, list[int]] = {}
+    for n, f in enumerate(frame):
+        frames.setdefault(f, []).append(n)
+    change = []
+    for n, f in enumerate(frame):
+        before = frames.get(f - 1, [])
+        if len(before) == len(frames[f]):
+            change.append(1 - S[n][before[frames[f].index(n)]])
+        else:
+            change.append(255.0)
+    return best(change, count)

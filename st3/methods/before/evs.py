@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
-    import torch
-
     from st3.methods.budget import Budget
     from st3.methods.view import View
 
@@ -55,7 +53,8 @@ class EVS(Selecting):
         start = place.masked_fill(~begins, 0).cummax(1).values
         before = start.gather(1, (start - 1).clamp_min(0))  # where the frame before begins
         same = before + (place - start)
-        alike = _lengths(start) == _lengths(start).gather(1, before)
+        length = torch.zeros_like(start).scatter_add_(1, start, view.valid.long())
+        alike = length.gather(1, start) == length.gather(1, before)
         there = (start > 0) & alike
         last = units.gather(1, same.clamp(0, frame.shape[1] - 1)[..., None].expand(units.shape))
         change = (1 - (units * last).sum(-1)).masked_fill(~there, _ALL_NEW)
@@ -63,14 +62,6 @@ class EVS(Selecting):
 
     def budget(self) -> Budget:
         return replace(super().budget(), down=True)
-
-
-def _lengths(start: torch.Tensor) -> torch.Tensor:
-    """int64 [G, n]: tokens of the frame that each token is of, by where that begins."""
-    import torch
-
-    ones = torch.ones_like(start)
-    return torch.zeros_like(start).scatter_add_(1, start, ones).gather(1, start)
 
 
 METHOD = EVS

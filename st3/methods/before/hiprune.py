@@ -54,6 +54,9 @@ class HiPrune(Selecting):
                 f"hiprune: object_layer is a share of the tower's depth, got {self.object_layer:g}"
             )
 
+    def asks(self) -> tuple[str, ...]:
+        return "received features", f"received {self.object_layer:g}", "grid"
+
     def choose(self, view: View) -> Chosen:
         import torch
 

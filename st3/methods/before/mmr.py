@@ -42,11 +42,10 @@ class MMR(Selecting):
             raise ValueError(f"mmr: trade must lie between 0 and 1, got {self.trade:g}")
 
     def choose(self, view: View) -> Chosen:
-        from st3.methods.greedy import marginal_relevance, similarities, spread_to_one
+        from st3.methods.greedy import finite, marginal_relevance, similarities, spread_to_one
 
-        attention = view.tower.attention("features")
-        most = attention.masked_fill(attention.isinf(), 0).amax(1, keepdim=True)
-        importance = spread_to_one(attention.minimum(most), view.valid)
+        attention = finite(view.tower.attention("features"), view.valid)
+        importance = spread_to_one(attention, view.valid)
         similar = similarities(view.units())
         return Chosen(marginal_relevance(similar, importance, view.valid, view.most, self.trade))
 

@@ -45,13 +45,11 @@ class SCOPE(Selecting):
             raise ValueError(f"scope: alpha must not be negative, got {self.alpha:g}")
 
     def choose(self, view: View) -> Chosen:
-        from st3.methods.greedy import facility, similarities
+        from st3.methods.greedy import facility, finite, similarities
         from st3.methods.view import units
 
         tower = view.tower
-        saliency = tower.attention("features")
-        most = saliency.masked_fill(saliency.isinf(), 0).amax(1, keepdim=True)
-        saliency = saliency.minimum(most).masked_fill(~view.valid, 0)
+        saliency = finite(tower.attention("features"), view.valid)
         similar = similarities(units(tower.features(), view.valid))
         return Chosen(facility(similar, saliency**self.alpha, view.valid, view.most))
 
