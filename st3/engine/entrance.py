@@ -153,7 +153,7 @@ class Entrance:
         if self.tower is None:
             raise ValueError(
                 f"the method {self.selector.name!r} needs to see the vision tower at work: give "
-                "pictures, not features of them"
+                "pictures, not features of them, and ask for one sequence a prompt"
             )
         return self.tower(self)
 

@@ -27,6 +27,7 @@ from st3.engine.decode_graph import DecodeGraph
 from st3.engine.follow import Features
 from st3.engine.forward import Forward
 from st3.engine.frames import frame_numbers
+from st3.engine.moved import compacts, moved_up
 from st3.engine.prefill import Prefill
 from st3.engine.prompt import layout
 from st3.engine.record import Record
@@ -99,7 +100,8 @@ def go_on(trim: Trim, forward: Forward, seen: Seen, kwargs: dict[str, Any]) -> d
         record.step(tokens)
     else:
         _next_turn(forward, seen, tokens, kwargs)
-    return forward.arguments() | unpadded(kwargs, padded=record.padded)
+    changed = forward.arguments() | unpadded(kwargs, padded=record.padded)
+    return changed | moved_up(forward, kwargs)
 
 
 def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]) -> None:
@@ -188,11 +190,14 @@ def begin(
 
     if graph is not None:
         graph.rest()
-        plain = features is None and not plan.scorer.looks_at_frames and not trim.wish.any
+        plain = features is None and not plan.scorer.looks_at_frames
+        plain = plain and not trim.wish.any and not compacts(plan)
         wanted = use_cache and plain and graph.takes_prefill(kwargs)
         if wanted and graph.prefill.prepare(prompt, visual, kwargs, prefill):
             return kwargs
-    return kwargs | prefill(visual).arguments() | unpadded(kwargs, padded=not prompt.full)
+    forward = prefill(visual)
+    changed = forward.arguments() | unpadded(kwargs, padded=not prompt.full)
+    return kwargs | changed | moved_up(forward, kwargs)
 
 
 def _video_id(config: Any) -> int | None:

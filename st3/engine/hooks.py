@@ -174,8 +174,8 @@ class Hooks:
     def _enter(self, trim: Trim, record: Record | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments."""
         seen = getattr(self._here, "seen", None) or NOTHING
-        trim_sees = trim.wish.any and seen.pictured
-        seen = replace(seen, sights=self.tower.take()) if trim_sees else seen
+        if trim.wish.any and seen.pictured:
+            seen = replace(seen, sights=self.tower.of(seen.encoded))
         if record is None:
             return begin(trim, self.parts, self.backend, seen, kwargs)
         forward = Forward(trim.session, record, self.backend, kwargs["past_key_values"])

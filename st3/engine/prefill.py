@@ -168,6 +168,13 @@ class Prefill:
         if not self.entrance.done:
             self.entrance.choose(hidden, self.visual, self.valid, self._frames, self.record.notes)
 
+    def enters(self, hidden: torch.Tensor) -> torch.Tensor:
+        """bool [B, n]: the tokens of the embeddings [B, n, d] that will enter layer 1."""
+        self.select(hidden)
+        assert self.entrance is not None
+        stays = (self.entrance.importance(self.ordinal) > 1) | ~self.visual
+        return stays if self.valid is None else stays & self.valid
+
     def _enter(self, hidden: torch.Tensor) -> torch.Tensor:
         """Layer 0: the hidden states of the tokens that enter layer 1."""
         assert self.entrance is not None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +54,7 @@ class Sight:
         features: float32 [tokens, c], what the projector gets; None if nobody asked.
         class_token: whether attention is that of a class token.
         trouble: why nothing else was seen.
+        made: what the call returned, while somebody holds it.
     """
 
     lengths: list[int] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Sight:
     crops: torch.Tensor | None = None
     class_token: bool = False
     trouble: str = ""
+    made: weakref.ref[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,20 @@ class TowerWatch:
                 setattr(self.merger, name, before)
         self._before.clear()
 
-    def take(self) -> dict[str, Sight]:
-        """What this thread has seen since: `image` and `video`."""
+    def of(self, encoded: Any) -> dict[str, Sight]:
+        """What this thread has seen of the pictures and videos of a prompt: by kind.
+
+        `encoded`: what they were encoded to beforehand, by kind, as `generate` hands it on; None
+        where the prompt's own forward did so.
+        """
         found: dict[str, Sight] = getattr(self._seen, "sights", {})
+        if encoded:
+            known = {kind: found[kind] for kind in encoded if kind in found}
+            return {
+                kind: sight
+                for kind, sight in known.items()
+                if sight.made is not None and sight.made() is encoded[kind]
+            }
         self._seen.sights = {}
         return found
 
@@ -192,8 +206,10 @@ class TowerWatch:
             finally:
                 _NOW.seen = None
             given = dict(zip(names, args, strict=False)) | kwargs
-            sights = getattr(self._seen, "sights", {})
-            self._seen.sights = sights | {kind: self._sight(wish, seen, given, made)}
+            sight = self._sight(wish, seen, given, made)
+            if isinstance(made, dict):
+                sight.made = weakref.ref(made)
+            self._seen.sights = getattr(self._seen, "sights", {}) | {kind: sight}
             return made
 
         return call

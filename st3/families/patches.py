@@ -63,7 +63,8 @@ def whole_block(tower: Any, block: int) -> int:
     whole = getattr(tower, "fullatt_block_indexes", None)
     if not whole or block in whole:
         return block
-    return min((n for n in whole if n >= block), default=max(whole))
+    found: int = min((n for n in whole if n >= block), default=max(whole))
+    return found
 
 
 def grids_of(merger: Any, given: Mapping[str, Any]) -> list[tuple[int, int]]:

@@ -48,9 +48,9 @@ class Method(ABC):
         from st3.methods.before import selectors
         from st3.methods.scorers import SCORERS  # it needs torch, and a list of methods does not
 
-        known = (*SCORERS, *selectors())
-        if self.scorer not in known:
-            raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(known)}")
+        if self.scorer not in {*SCORERS, *selectors()}:
+            known = ", ".join((*SCORERS, *selectors()))
+            raise ValueError(f"unknown scorer {self.scorer!r}; known: {known}")
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:
             known = ", ".join(KV_CACHE_DTYPES)
             raise ValueError(f"unknown kv_cache_dtype {self.kv_cache_dtype!r}; known: {known}")
