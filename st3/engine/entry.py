@@ -180,6 +180,7 @@ def begin(
         if graph is not None:
             session.retire(new)
         record = Record(plan, prompt, visual, own, new)
+        record.mark = session.mark
         session.begin(record, new)
         thinning = Prefill(record, record.turns[0], visual, own, new)
         if features is not None:

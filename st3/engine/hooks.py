@@ -27,7 +27,7 @@ from st3.engine.forward import Forward
 from st3.engine.positions import spread_output
 from st3.engine.record import Record
 from st3.engine.scope import whose_call
-from st3.engine.tower import TowerWatch, Wish
+from st3.engine.tower import Mark, TowerWatch, Wish
 from st3.families.base import visual_mask
 from st3.families.parts import Parts, argument_names
 
@@ -46,7 +46,7 @@ class Hooks:
         self.decoder = parts.decoder
         self.backend = backend_of(self.decoder.config)
         self.trims: list[Trim] = []
-        self.tower = TowerWatch(parts.merger, self._wish)
+        self.tower = TowerWatch(parts.merger, self._asked)
         self._numbers = {layer: number for number, layer in enumerate(parts.layers, 1)}
         self._here = threading.local()
         self._own_forward = vars(self.decoder).get("forward")
@@ -76,9 +76,9 @@ class Hooks:
         """Look at the vision tower, as far as the method of a `trim` asks for it."""
         self.tower.install(trim.wish)
 
-    def _wish(self) -> Wish:
+    def _asked(self) -> tuple[Wish, Mark]:
         trim = whose_call(self.trims)
-        return Wish() if trim is None else trim.wish
+        return (Wish(), None) if trim is None else (trim.wish, trim.session.mark)
 
     def remove(self) -> None:
         """Leave the model as it was."""

@@ -47,7 +47,8 @@ def moved_up(forward: Forward, kwargs: dict[str, Any]) -> dict[str, Any]:
     moved = given - to_device(record.shift, given.device)[:, None]
     if entrance is not None:
         assert prefill is not None
-        gone = prefill.visual & ~prefill.enters(hidden)
+        with record.choosing():
+            gone = prefill.visual & ~prefill.enters(hidden)
         moved = moved - gone.long().cumsum(1).to(moved.device)
         turn = prefill.turn
         for row, (all_of_it, enter) in enumerate(

@@ -129,10 +129,12 @@ class Prefill:
         if self.features is not None:
             hidden = self.features.add(layer - 1, hidden, self.place, self.valid)
         if layer == 1 and self.entrance is not None:
-            hidden = self._enter(hidden)
+            with self.record.choosing():
+                hidden = self._enter(hidden)
         if layer > 1 and layer in self.groups:
             self._enter_group(self.groups[layer])
-            hidden = self._thin(hidden, self._counts())
+            with self.record.choosing():
+                hidden = self._thin(hidden, self._counts())
         if self.later and layer in self.plan.parts.keyed:
             assert self.cache is not None
             self.cache.layers[layer - 1].expect(self.prompt.tokens, self.valid, self.place)
@@ -222,7 +224,8 @@ class Prefill:
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
                 allowed=allowed, softcap=softcap, frames=self._frames, across=self.plan.ranks,
             )  # fmt: skip
-            self.recent[layer] = self.scorer.score(view)
+            with self.record.choosing():
+                self.recent[layer] = self.scorer.score(view)
         first = self.group.first == 1 and self.schedule.anneals
         if first and layer == self.group.scored_in:  # never where a selector's order decides
             listed = self._list(self.turn.entering)

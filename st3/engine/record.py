@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +95,7 @@ class Record:
         padded: whether any row has been padded so far.
         notes: what a selector did otherwise than it would, or what it did without.
         doubts: bool [] each, on the device, whether a selector's choice cannot be.
+        mark: see `TrimSession.mark`.
         shift: of each row, by how many positions what follows has moved up, where positions are
             counted without those that did not enter.
     """
@@ -114,6 +117,7 @@ class Record:
         self.padded = not prompt.full
         self.notes: list[str] = []
         self.doubts: list[torch.Tensor] = []
+        self.mark: Callable[[], None] | None = None
         self.shift = [0] * len(prompt.visual)
         valid = torch.ones_like(visual) if self.padding is None else self.padding
         self._places = visual, valid & ~visual
@@ -196,6 +200,15 @@ class Record:
     def run(self, layer: int) -> tuple[int, int]:
         """The first and the last of the layers that share all their tokens with `layer`."""
         return next(run for run in self._runs if run[0] <= layer <= run[1])
+
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """Tokens are chosen or dropped inside."""
+        if self.mark is not None:
+            self.mark()
+        yield
+        if self.mark is not None:
+            self.mark()
 
     def check_choices(self) -> None:
         """Refuse what a selector chose if that cannot be; waits for the device.

@@ -38,6 +38,7 @@ from st3.families.patches import (
 
 _PREFIX = "st3_tower_"
 _ROWS = 1 << 24  # numbers of attention computed at a time
+Mark = Callable[[], None] | None
 _ENCODERS = {"image": "get_image_features", "video": "get_video_features"}
 _NOW = threading.local()
 
@@ -98,11 +99,12 @@ class TowerWatch:
 
     Args:
         merger: the module that merges pictures into text, and encodes them.
-        wish: what the calling thread's method wants to see; nothing for calls that are not ours.
+        asked: what the calling thread's method wants to see, and whom to tell when that costs time;
+            nothing for calls that are not ours.
     """
 
-    def __init__(self, merger: Any, wish: Callable[[], Wish]) -> None:
-        self.merger, self.wish = merger, wish
+    def __init__(self, merger: Any, asked: Callable[[], tuple[Wish, Mark]]) -> None:
+        self.merger, self.asked = merger, asked
         self.tower = tower_of(merger)
         self.blocks = [] if self.tower is None else blocks_of(self.tower)
         self.class_token = self.tower is not None and has_class_token(self.tower)
@@ -193,10 +195,10 @@ class TowerWatch:
 
         @functools.wraps(encode)
         def call(*args: Any, **kwargs: Any) -> Any:
-            wish = self.wish()
+            wish, mark = self.asked()
             if not wish.any or getattr(_NOW, "seen", None) is not None:
                 return encode(*args, **kwargs)
-            _NOW.seen, _NOW.rows = {}, {}
+            _NOW.seen, _NOW.rows, _NOW.mark = {}, {}, mark
             for asked in wish.layers if self.blocks else ():
                 module, first = self._rows(asked)
                 _NOW.rows.setdefault(module, set()).add(first)
@@ -206,7 +208,9 @@ class TowerWatch:
             finally:
                 _NOW.seen = None
             given = dict(zip(names, args, strict=False)) | kwargs
+            _tell()
             sight = self._sight(wish, seen, given, made)
+            _tell()
             if isinstance(made, dict):
                 sight.made = weakref.ref(made)
             self._seen.sights = getattr(self._seen, "sights", {}) | {kind: sight}
@@ -299,11 +303,18 @@ def _attend(
     if seen is not None:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         for first in _NOW.rows.get(module, ()):
+            _tell()
             with torch.no_grad():
                 found = received(query, key, scaling, attention_mask, first_only=first)
             seen.setdefault((module, first), []).append(found)
+            _tell()
     named = stand_in(module, backend) if backend.startswith("flash") else module
     return stock_attention(module, backend)(named, query, key, value, attention_mask, **kwargs)
+
+
+def _tell() -> None:
+    if _NOW.mark is not None:
+        _NOW.mark()
 
 
 def _keep(block: Any, args: Any, output: Any) -> None:

@@ -26,7 +26,8 @@ class Row:
     `weights_measured_bytes` counted in the model that was timed, as loaded, on all devices;
     `*_by_device` are predicted where a device map spreads the model, KV after prefill.
 
-    `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it; `tpot_ms` is the
+    `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it; `selection_ms` is
+    what choosing and dropping tokens takes of these, None where it was not measured; `tpot_ms` is the
     median over all steps; `recording_ms` is what recording CUDA graphs takes, once in
     a `with st3.trim`, which `e2e_ms` is without, as it is without
     compiling, `compiling_s`, once in a process. Speed-ups are of `e2e_ms`, over `stock` and over
@@ -61,6 +62,7 @@ class Row:
     ttft_ms: float | None = None
     vision_ms: float | None = None
     prefill_ms: float | None = None
+    selection_ms: float | None = None
     tpot_ms: float | None = None
     tpot_p90_ms: float | None = None
     recording_ms: float | None = None

@@ -92,6 +92,8 @@ class Run:
     Attributes:
         ttft: to the first token, vision tower included.
         vision: tower alone; projector not.
+        selection: choosing and dropping tokens, of what is in `vision` and `prefill`; None for
+            stock, and where prefill was a replay.
         prefill: decoder alone, over the prompt.
         steps: from token to token.
         total: to the last token.
@@ -110,6 +112,7 @@ class Run:
     kv_bytes: tuple[int, ...] | None
     allocated: int | None
     recording: float | None = None
+    selection: float | None = None
 
     def until(self, new: int) -> Run:
         """The same run as far as its first `new` tokens; `peak` and `allocated` stay the whole's.
@@ -178,6 +181,7 @@ class _Marks(BaseStreamer):
         self.tokens: list[Any] = []
         self.vision: list[Any] = []
         self.prefill: list[Any] = []
+        self.choices: list[Any] = []
         self.prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
@@ -187,6 +191,9 @@ class _Marks(BaseStreamer):
 
     def end(self) -> None:
         pass
+
+    def see_choice(self) -> None:
+        self.choices.append(self.clock.mark())
 
     def see_vision(self, *_: Any) -> None:
         self.vision.append(self.clock.mark())
@@ -231,6 +238,8 @@ def generate_once(
                 decoder.register_forward_pre_hook(marks.enter_decoder, prepend=True),
                 decoder.register_forward_hook(marks.leave_decoder),
             ]
+            if session is not None:
+                session.mark = marks.see_choice
             start = clock.mark()
             decode(model, inputs, endless=True, max_new_tokens=work.new, streamer=marks, **more)
     finally:
@@ -240,6 +249,7 @@ def generate_once(
     between = clock.between
     pairs = zip(marks.vision[::2], marks.vision[1::2], strict=True)
     steps = zip(marks.tokens, marks.tokens[1:], strict=False)
+    choices = zip(marks.choices[::2], marks.choices[1::2], strict=True)
     return Run(
         ttft=between(start, marks.tokens[0]),
         vision=sum(between(a, b) for a, b in pairs),
@@ -249,5 +259,8 @@ def generate_once(
         peak=torch.cuda.max_memory_allocated(device) if on_cuda else None,
         kv_bytes=None if session is None else tuple(session.kv_bytes),
         allocated=None if session is None else session.allocated_kv_bytes,
+        selection=sum(between(a, b) for a, b in choices)
+        if marks.choices or (session is not None and not variant.cuda_graphs)
+        else None,
         recording=None if session is None else 1000 * session.recording_seconds or None,
     )

@@ -135,6 +135,7 @@ _MEMORY: dict[str, Cell] = {
 _LATENCY: dict[str, Cell] = {
     "TTFT": milliseconds("ttft_ms"),
     "vision": milliseconds("vision_ms"),
+    "choosing": or_dash("selection_ms"),
     "TPOT": milliseconds("tpot_ms"),
     "p90": milliseconds("tpot_p90_ms"),
     "e2e": milliseconds("e2e_ms"),

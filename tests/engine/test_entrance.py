@@ -186,7 +186,7 @@ def test_several_sequences_of_one_picture_are_refused_where_the_tower_is_looked_
     asked = {"do_sample": True, "num_return_sequences": 2}
     with (
         st3.trim(model, "fastervlm"),
-        pytest.raises(ValueError, match="places for 128: give each|needs to see the vision tower"),
+        pytest.raises(ValueError, match=r"places for 128: give each|needs to see the vision tower"),
     ):
         greedy(model, inputs, 2, **asked)
     with st3.trim(model, "divprune") as session:
