@@ -82,7 +82,7 @@ class Untrimmed(Method):
 
     name: ClassVar[str] = "none"
     source: ClassVar[str] = "baseline"
-    stage: ClassVar[str] = "nowhere"
+    stage: ClassVar[str] = "nothing"
 
     def schedule(self, layers: int) -> Schedule:
         return Schedule((1.0,) * layers)

@@ -27,8 +27,8 @@ class Row:
     `*_by_device` are predicted where a device map spreads the model, KV after prefill.
 
     `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it; `selection_ms` is
-    what choosing and dropping tokens takes of these, None where it was not measured; `tpot_ms` is the
-    median over all steps; `recording_ms` is what recording CUDA graphs takes, once in
+    what choosing and dropping tokens takes of these, None where it was not measured; `tpot_ms` is
+    the median over all steps; `recording_ms` is what recording CUDA graphs takes, once in
     a `with st3.trim`, which `e2e_ms` is without, as it is without
     compiling, `compiling_s`, once in a process. Speed-ups are of `e2e_ms`, over `stock` and over
     `none`. `*_ideal_ms` is the roofline, `*_bound` what makes it, `*_roofline_share` ideal over

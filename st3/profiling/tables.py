@@ -50,7 +50,10 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         found["MACs by part"] = _PARTS
     found["KV cache"] = _MEMORY
     if measured:  # else a note of the report says why not
-        found["Latency in ms"] = _LATENCY
+        asked = any(row.get("selection_ms") is not None for row in rows)  # older reports: not
+        found["Latency in ms"] = {
+            head: cell for head, cell in _LATENCY.items() if asked or head != "choosing"
+        }
         found["Prefill of the decoder against the roofline, in ms"] = _PREFILL_ROOF
     if any(row["tpot_ideal_ms"] is not None for row in rows):
         found["Decode step against the roofline, in ms"] = _DECODE_ROOF
