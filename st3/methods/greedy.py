@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 _NOTHING = float("-inf")
+_BEYOND = 4.0  # further than any two directions
 _EXHAUSTED = 1e-6
 """Of the largest kernel entry: what is left of a determinant below it is rounding."""
 
@@ -42,17 +43,19 @@ def _greedy(
 ) -> torch.Tensor:
     """int64 [G, count]: again and again the greatest gain [G, n], which `update` makes anew.
 
-    `update` gets the number of the pick, which it is, int64 [G, 1], and the gains before it.
+    `update` gets the number of the pick, which it is, int64 [G, 1], and the gains before it, and
+    may change these in place; what it says of tokens that were picked does not matter. Few
+    operations a pick: on a GPU launching them is what takes time.
     """
     count = min(count, valid.shape[1])
     picks = torch.empty(len(valid), count, dtype=torch.long, device=valid.device)
-    free, first = valid.clone(), gain
+    first = gain
+    closed = torch.zeros_like(gain).masked_fill_(~valid, _NOTHING)  # is added to gains
     for number in range(count):
-        best = gain.masked_fill(~free, _NOTHING).argmax(1, keepdim=True)
-        picks[:, number : number + 1] = best
-        free = free.scatter(1, best, value=False)
-        if number + 1 < count:
-            gain = update(number, best, gain)
+        best = picks[:, number : number + 1]
+        torch.argmax(gain + closed, 1, keepdim=True, out=best)
+        closed.scatter_(1, best, _NOTHING)
+        gain = update(number, best, gain)
     return _sound(picks, gain + first, valid)
 
 
@@ -79,9 +82,9 @@ def farthest_first(similar: torch.Tensor, valid: torch.Tensor, count: int) -> to
     Returns:
         int64 [G, count], as chosen.
     """
-    far = (1 - similar).masked_fill(~valid[:, None], float("inf"))
+    far = (1 - similar).masked_fill(~valid[:, None], _BEYOND)
     own = torch.eye(far.shape[1], dtype=torch.bool, device=far.device)
-    alone = far.masked_fill(own, float("inf")).amin(2)
+    alone = far.masked_fill(own, _BEYOND).amin(2)
 
     def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         row = _row(far, best)
@@ -108,24 +111,49 @@ def greedy_map(
     Returns:
         int64 [G, count], as chosen.
     """
-    gain = quality.square() * similar.diagonal(dim1=1, dim2=2)
-    floor = _EXHAUSTED * gain.amax(1, keepdim=True)
-    factor = gain.new_zeros(len(gain), max(count - 1, 0), gain.shape[1])  # rows of Cholesky's
+    count = min(count, valid.shape[1])
+    kernel = quality[:, :, None] * similar * quality[:, None]
+    gain = kernel.diagonal(dim1=1, dim2=2).clone()
+    floor = _EXHAUSTED * gain.masked_fill(~valid, 0).amax(1, keepdim=True)
+    # Rows of Cholesky's factor, each times the root of its pivot, and these pivots.
+    rows = gain.new_zeros(len(gain), count, gain.shape[1])
+    pivots = gain.new_empty(len(gain), count)
 
     def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        rest = gain.gather(1, best)
-        row = quality.gather(1, best) * quality * _row(similar, best)
+        pivot = pivots[:, number : number + 1]
+        torch.maximum(gain.gather(1, best), floor, out=pivot)
+        row = _row(kernel, best)
         if number:
-            known = factor[:, :number]
-            at = known.gather(2, best[:, None].expand(-1, number, 1))  # [G, number, 1]
+            known = rows[:, :number]
+            at = _column(known, best) / pivots[:, :number]
             with torch.autocast(row.device.type, enabled=False):
-                row = row - (at.transpose(1, 2) @ known)[:, 0]
-        new = torch.where(rest > floor, row * rest.clamp_min(floor).rsqrt(), 0)
-        factor[:, number] = new
-        gain = gain - new.square()
-        return torch.where(gain > floor, gain, 0)  # below, the order would be that of rounding
+                row = torch.baddbmm(row[:, None], at[:, None], known, alpha=-1)[:, 0]
+        rows[:, number] = row
+        return gain.addcdiv_(row.square(), pivot, value=-1)
 
-    return _greedy(gain, valid, count, update)
+    first = gain.clone()
+    picks = _greedy(gain, valid, count, update)
+    return _in_prompt_order(picks, pivots > floor, _sound(picks, first, valid), valid)
+
+
+def _column(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """Column `best` [G, 1] of each matrix [G, m, n]: [G, m]."""
+    return matrix.gather(2, best[:, None].expand(-1, matrix.shape[1], 1))[..., 0]
+
+
+def _in_prompt_order(
+    picks: torch.Tensor, sure: torch.Tensor, told: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """The picks up to the first that is not `sure` [G, count], and then what is left, in order."""
+    sure = sure.long().cummin(1).values.bool()
+    count, size = picks.shape[1], valid.shape[1]
+    place = torch.arange(size, device=picks.device)
+    key = (-1.0 - place).expand(valid.shape).masked_fill(~valid, _NOTHING)
+    behind = torch.arange(count, 0, -1, device=picks.device, dtype=key.dtype).expand(picks.shape)
+    safe = picks.clamp_min(0)
+    key = key.scatter(1, safe, torch.where(sure, behind, key.gather(1, safe)))
+    found = key.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.where(told < 0, told, found)
 
 
 def facility(
