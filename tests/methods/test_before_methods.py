@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from methods import references
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from st3.methods import METHODS, make_method
 from st3.methods.before import selectors
@@ -15,6 +16,7 @@ from st3.methods.cells import divided
 from st3.methods.greedy import ranked
 from st3.methods.selecting import Selecting
 from st3.methods.view import View
+from st3.profiling.clocks import LaunchCounter
 
 SIZES = (16, 12, 9, 1)
 
@@ -306,3 +308,33 @@ def test_keep_reads_what_python_gives() -> None:
 def test_ranked_in_double_where_the_score_is() -> None:
     score = torch.tensor([[1.0, 1.0 + 1e-12]], dtype=torch.float64)
     assert ranked(score, torch.ones(1, 2, dtype=torch.bool), 1).tolist() == [[1]]
+
+
+class _NoWaiting(TorchDispatchMode):
+    """Fails where a number would have to come back to the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().partition("::")[2].partition(".")[0]
+        assert name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", selectors())
+def test_nothing_waits_for_the_device(name: str) -> None:
+    method: Any = make_method(name, keep=0.4)
+    view, _ = view_of(method)
+    with _NoWaiting():
+        method.choose(view)
+
+
+def test_greedy_choices_cost_a_dozen_operations_a_token() -> None:
+    """Launching them is what takes time on a GPU."""
+    for spec, most in (("dpp", 13), ("divprune", 6), ("scope", 10), ("mmr", 9)):
+        counts = []
+        for keep in (6, 14):
+            method: Any = make_method(spec, keep=keep)
+            view, _ = view_of(method, (16,))
+            with LaunchCounter() as counter:
+                method.choose(view)
+            counts.append(counter.count)
+        assert (counts[1] - counts[0]) / 8 <= most, spec
