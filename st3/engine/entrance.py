@@ -87,7 +87,8 @@ class Entrance:
             look=self._look,
             notes=notes,
         )
-        chosen = self.selector.choose(view)
+        with torch.no_grad():
+            chosen = self.selector.choose(view)
         picks = chosen.picks
         few = picks.dim() != 2 or len(picks) != len(self.sizes) or picks.shape[1] < view.most
         if few or picks.dtype != torch.long:

@@ -93,6 +93,17 @@ def test_a_later_turn_chooses_for_itself() -> None:
     torch.testing.assert_close(torch.cat(result.logits), want, atol=1e-5, rtol=1e-5)
 
 
+def test_gradients_flow_through_what_stays_and_not_through_the_choice() -> None:
+    model, inputs = tiny_llava(), prompts("ttItttt")
+    for method in ("dpp", "pool", "vispruner"):
+        model.zero_grad()
+        with st3.trim(model, method, keep=0.25):
+            model(**inputs, use_cache=False).logits[:, -1].sum().backward()
+        grad = model.model.multi_modal_projector.linear_2.weight.grad
+        assert grad is not None
+        assert bool(grad.abs().sum() > 0)
+
+
 def test_positions_on_a_grid_are_not_made_compact() -> None:
     from families.zoo import ZOO
 
