@@ -49,7 +49,8 @@ class Trim(Scope):
         super().__init__()
         self.session = session
         selector = session.plan.selector
-        self.wish = Wish() if selector is None else Wish.of(selector.asks())
+        asks = () if selector is None else selector.asks()
+        self.wish, self.framed = Wish.of(asks), "frames" in asks
         self.graph: DecodeGraph | None = None
 
 
@@ -192,7 +193,7 @@ def begin(
     if graph is not None:
         graph.rest()
         plain = features is None and not plan.scorer.looks_at_frames
-        plain = plain and not trim.wish.any and not compacts(plan)
+        plain = plain and not trim.wish.any and not trim.framed and not compacts(plan)
         wanted = use_cache and plain and graph.takes_prefill(kwargs)
         if wanted and graph.prefill.prepare(prompt, visual, kwargs, prefill):
             return kwargs

@@ -1,11 +1,12 @@
-"""A grid of tokens divided into fewer cells, about alike: what a smaller picture would have."""
+"""A grid of tokens divided into fewer cells, about alike: what a smaller picture would have.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-
-import torch
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def _middles(part: list[int]) -> list[int]:
 
 
 @lru_cache(maxsize=64)
-def filled(size: int, cells: Cells, count: int) -> torch.Tensor:
-    """int64 [count]: the centres, and behind them others, spread evenly, until there are enough."""
+def filled(size: int, cells: Cells, count: int) -> tuple[int, ...]:
+    """`count` tokens: the centres, and behind them others, spread evenly."""
     taken = {*cells.centre}
     others = sorted((n for n in range(size) if n not in taken), key=lambda n: n * 0.618034 % 1)
-    return torch.tensor([*cells.centre, *others][:count])
+    return (*cells.centre, *others)[:count]

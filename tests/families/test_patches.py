@@ -11,10 +11,10 @@ from conftest import greedy
 from families.zoo import ZOO
 
 import st3
-from st3.engine.tower import received
 from st3.families.parts import find_parts
 from st3.families.patches import attention_of, blocks_of, lengths_of, to_tokens, tower_of
 from st3.families.vision_path import VisionPath
+from st3.methods.attention_rows import received
 
 FAMILIES = [
     "llava", "llava_next", "llava_onevision", "internvl, qwen2", "idefics3", "gemma3", "mistral3",
@@ -87,7 +87,7 @@ def test_means_over_patches_are_those_that_pixels_carry(name: str) -> None:
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
 def test_attention_that_is_received(first_only: bool, kind: str, monkeypatch: Any) -> None:
     """A few rows at a time, of two crops, the second of which has patches that are none."""
-    monkeypatch.setattr("st3.engine.tower._ROWS", 100)
+    monkeypatch.setattr("st3.methods.attention_rows._ROWS", 100)
     torch.manual_seed(0)
     query, key = torch.randn(2, 4, 11, 8), torch.randn(2, 2, 11, 8)
     seen = torch.ones(2, 1, 11, 11, dtype=torch.bool)

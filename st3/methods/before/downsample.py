@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -37,27 +38,25 @@ class Downsample(Selecting):
 
         from st3.methods.cells import divided, filled
         from st3.methods.greedy import rows_of
+        from st3.methods.view import fixed
 
         grids = view.grids()
         if None in grids:
             view.note("no grid of tokens: cells are stretches of the prompt")
         device, widest = view.valid.device, view.valid.shape[1]
-        picks, into, weight = [], [], []
+        picks, into, many = [], [], []
         for grid, size, count in zip(grids, view.sizes, view.counts, strict=True):
             cells = divided(*(grid or (1, size)), count)
-            picks.append(filled(size, cells, count).to(device, non_blocking=True))
-            many = [0] * len(cells.centre)
-            for cell in cells.cell:
-                many[cell] += 1
-            rest = widest - size
-            into.append([cells.centre[cell] for cell in cells.cell] + [0] * rest)
-            weight.append([1 / many[cell] for cell in cells.cell] + [0.0] * rest)
+            picks.append(fixed(filled(size, cells, count), device))
+            sizes, rest = Counter(cells.cell), (0,) * (widest - size)
+            into.append(fixed(tuple(cells.centre[cell] for cell in cells.cell) + rest, device))
+            many.append(fixed(tuple(sizes[cell] for cell in cells.cell) + rest, device))
         merge = None
         if self.averages:
             of = torch.arange(widest, device=device).expand(len(into), widest)
-            merge = Merge(
-                torch.tensor(into, device=device), of, torch.tensor(weight, device=device)
-            )
+            inside = torch.stack(many)
+            weight = torch.where(inside > 0, 1 / inside.clamp_min(1), 0)
+            merge = Merge(torch.stack(into), of, weight)
         return Chosen(rows_of(picks, view.most), merge)
 
 
