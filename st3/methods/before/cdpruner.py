@@ -35,6 +35,9 @@ class CDPruner(Selecting):
         "128": "keep=128,theta=1,positions=compact",
         "64": "keep=64,theta=1,positions=compact",
         "32": "keep=32,theta=1,positions=compact",
+        "next-640": "keep=640,theta=1,positions=compact",
+        "next-320": "keep=320,theta=1,positions=compact",
+        "next-160": "keep=160,theta=1,positions=compact",
     }
 
     keep: float | int | str = "11.1%"

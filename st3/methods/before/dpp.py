@@ -27,6 +27,9 @@ class DPP(Selecting):
         "128": "keep=128,positions=compact",
         "64": "keep=64,positions=compact",
         "32": "keep=32,positions=compact",
+        "next-640": "keep=640,positions=compact",
+        "next-320": "keep=320,positions=compact",
+        "next-160": "keep=160,positions=compact",
     }
 
     keep: float | int | str = "11.1%"

@@ -31,6 +31,7 @@ class FasterVLM(Selecting):
         "75%": "keep=144,positions=compact",
         "90%": "keep=58,positions=compact",
         "95%": "keep=29,positions=compact",
+        "next-95%": "keep=145,positions=compact",
     }
 
     def choose(self, view: View) -> Chosen:
