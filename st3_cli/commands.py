@@ -43,7 +43,7 @@ app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
 app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command(name="verify", epilog=verify.EXAMPLES)(verify.verify)
-app.command(name="methods")(methods.methods)
+app.command(name="methods", epilog=methods.EXAMPLES)(methods.methods)
 app.command(name="models")(families.families)
 app.command(name="env")(env.env)
 

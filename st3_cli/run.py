@@ -148,6 +148,9 @@ def run(
             aside(report.summary(answer))
             if more := report.more_than_stock(answer):
                 aside(more)
+            assert answer.session is not None
+            for note in answer.session.record.notes:
+                aside(f"{answer.session.method.name}: {note}")
         else:
             _print_comparison(answer, baseline)
     if show_kept is not None and not (tensor_parallel and RANK):

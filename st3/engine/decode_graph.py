@@ -254,7 +254,7 @@ class DecodeGraph:
         assert self.step is not None
         assert self.step.cache is not None
         record, layers = self.step.record, self.step.cache.layers
-        plan = record.plan
+        plan, turn = record.plan, record.turns[0]
         for layer in layers:
             layer.slide()
             if layer.end == layer.keys.shape[2]:
@@ -263,7 +263,7 @@ class DecodeGraph:
             self.recording = RecordedStep(layers, plan.groups)
         for group, slot in zip(plan.groups, self.recording.slots, strict=True):
             first = layers[group.first - 1]
-            slot.fill(first, plan.schedule, group, record.prompt.visual, record.generated)
+            slot.fill(first, turn.schedule, group, turn.entering, record.generated)
             for number in range(group.first - 1, group.last):
                 layers[number] = StaticLayer(layers[number], slot)
 

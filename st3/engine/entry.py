@@ -6,7 +6,7 @@ Called before the decoder runs, with what the module that merges pictures into t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,13 +27,17 @@ from st3.engine.decode_graph import DecodeGraph
 from st3.engine.follow import Features
 from st3.engine.forward import Forward
 from st3.engine.frames import frame_numbers
+from st3.engine.moved import compacts, moved_up
 from st3.engine.prefill import Prefill
 from st3.engine.prompt import layout
 from st3.engine.record import Record
 from st3.engine.scope import Scope
 from st3.engine.session import TrimSession
+from st3.engine.sights import look_at_tower
+from st3.engine.tower import Sight, Wish
 from st3.engine.window_layer import layer_for
 from st3.families.parts import Parts
+from st3.families.patches import lengths_of
 
 _VIDEO_IDS = ("video_token_id", "video_token_index")
 
@@ -44,6 +48,9 @@ class Trim(Scope):
     def __init__(self, session: TrimSession) -> None:
         super().__init__()
         self.session = session
+        selector = session.plan.selector
+        asks = () if selector is None else selector.asks()
+        self.wish, self.framed = Wish.of(asks), "frames" in asks
         self.graph: DecodeGraph | None = None
 
 
@@ -55,12 +62,26 @@ class Seen:
         ids: int64 [B, n]. `visual`: bool [B, n], which tokens are visual; None without `input_ids`.
         mask: [B, tokens so far] or None, the attention mask.
         pictured: whether pictures came along.
+        encoded: what they had been encoded to beforehand, by kind, if they had.
+        sights: what was seen of the vision tower at that, by kind.
     """
 
     ids: torch.Tensor | None
     visual: torch.Tensor | None
     mask: torch.Tensor | None
     pictured: bool
+    encoded: Any = None
+    sights: dict[str, Sight] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Visual tokens of each picture, in order; nothing where videos are among them."""
+        if self.sights:
+            return self.sights["image"].lengths if {*self.sights} == {"image"} else []
+        if not self.encoded or {*self.encoded} != {"image"}:
+            return []
+        features = getattr(self.encoded["image"], "pooler_output", None)
+        return [] if features is None else lengths_of(features)
 
 
 NOTHING = Seen(None, None, None, pictured=False)
@@ -73,13 +94,15 @@ def go_on(trim: Trim, forward: Forward, seen: Seen, kwargs: dict[str, Any]) -> d
         ValueError: a turn that cannot be served; nothing has changed then.
     """
     tokens, record = fed_tokens(kwargs), forward.record
+    record.check_choices()
     if trim.graph is not None:
         trim.graph.prepare(tokens, kwargs, forward)
     if tokens == 1:
         record.step(tokens)
     else:
         _next_turn(forward, seen, tokens, kwargs)
-    return forward.arguments() | unpadded(kwargs, padded=record.padded)
+    changed = forward.arguments() | unpadded(kwargs, padded=record.padded)
+    return changed | moved_up(forward, kwargs)
 
 
 def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]) -> None:
@@ -92,7 +115,7 @@ def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]
         visual = torch.zeros(len(record.prompt.visual), tokens, dtype=torch.bool)
     if mask is not None:
         visual = visual & mask.to(visual.device)
-    prompt = layout(visual, mask)
+    prompt = layout(visual, mask, seen.lengths)
     check_pictured(prompt, pictured=seen.pictured)
     check_turn(forward.parts, prompt)
     if any(prompt.visual) and in_chunks():
@@ -112,6 +135,7 @@ def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]
     if features is not None:
         forward.prefill.features = Features(*features)
     forward.prefill.frames = _frames(forward.parts, visual, seen, kwargs)
+    look_at_tower(forward.prefill, seen.sights, _by_kind(forward.parts, visual, seen))
 
 
 def begin(
@@ -132,7 +156,7 @@ def begin(
             "st3 needs the whole prompt to choose what to drop: leave prefill_chunk_size unset"
         )
     visual = seen.visual if mask is None else seen.visual & mask.bool()
-    prompt = layout(visual, mask)
+    prompt = layout(visual, mask, seen.lengths)
     check_pictured(prompt, pictured=seen.pictured)
     own = None if prompt.full else mask  # a recording must read no mask of one call
     use_cache = kwargs.get("use_cache")
@@ -157,20 +181,38 @@ def begin(
         if graph is not None:
             session.retire(new)
         record = Record(plan, prompt, visual, own, new)
+        record.mark = session.mark
         session.begin(record, new)
         thinning = Prefill(record, record.turns[0], visual, own, new)
         if features is not None:
             thinning.features = Features(*features)
         thinning.frames = _frames(parts, visual, seen, kwargs)
+        look_at_tower(thinning, seen.sights, _by_kind(parts, visual, seen))
         return Forward(session, record, backend, new, thinning)
 
     if graph is not None:
         graph.rest()
         plain = features is None and not plan.scorer.looks_at_frames
+        plain = plain and not trim.wish.any and not trim.framed and not compacts(plan)
         wanted = use_cache and plain and graph.takes_prefill(kwargs)
         if wanted and graph.prefill.prepare(prompt, visual, kwargs, prefill):
             return kwargs
-    return kwargs | prefill(visual).arguments() | unpadded(kwargs, padded=not prompt.full)
+    forward = prefill(visual)
+    changed = forward.arguments() | unpadded(kwargs, padded=not prompt.full)
+    return kwargs | changed | moved_up(forward, kwargs)
+
+
+def _video_id(config: Any) -> int | None:
+    """The placeholder of a video's tokens, if it has one of its own or shares a picture's."""
+    return next((getattr(config, name) for name in _VIDEO_IDS if getattr(config, name, None)), None)
+
+
+def _by_kind(parts: Parts, visual: torch.Tensor, seen: Seen) -> dict[str, torch.Tensor]:
+    """bool [B, n]: visual tokens of what was seen, by kind."""
+    if len(seen.sights) < 2:
+        return dict.fromkeys(seen.sights, visual)
+    video = visual & (seen.ids == _video_id(parts.merger.config))
+    return {"image": visual & ~video, "video": video}
 
 
 def _frames(
@@ -180,9 +222,7 @@ def _frames(
     tokens, config = parts.adapter.frame_tokens, parts.merger.config
     film = None
     if tokens is not None and seen.ids is not None:
-        video = next(
-            (getattr(config, name) for name in _VIDEO_IDS if getattr(config, name, None)), None
-        )
+        video = _video_id(config)
         film = None if video is None else seen.ids == video
     positions = kwargs.get("position_ids")
     return partial(frame_numbers, visual, positions, film, tokens(config) if tokens else None)

@@ -14,6 +14,7 @@ own is not touched, and may be another model's too.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ from st3.engine.forward import Forward
 from st3.engine.positions import spread_output
 from st3.engine.record import Record
 from st3.engine.scope import whose_call
+from st3.engine.tower import Mark, TowerWatch, Wish
 from st3.families.base import visual_mask
 from st3.families.parts import Parts, argument_names
 
@@ -47,6 +49,7 @@ class Hooks:
         self.decoder = parts.decoder
         self.backend = backend_of(self.decoder.config)
         self.trims: list[Trim] = []
+        self.tower = TowerWatch(parts.merger, self._asked)
         self._numbers = {layer: number for number, layer in enumerate(parts.layers, 1)}
         self._here = threading.local()
         self._own_forward = vars(self.decoder).get("forward")
@@ -73,8 +76,17 @@ class Hooks:
         for layer in self.parts.layers:
             self._handles += [layer.register_forward_pre_hook(self.enter_layer, with_kwargs=True)]
 
+    def watch(self, trim: Trim) -> None:
+        """Look at the vision tower, as far as the method of a `trim` asks for it."""
+        self.tower.install(trim.wish)
+
+    def _asked(self) -> tuple[Wish, Mark]:
+        trim = whose_call(self.trims)
+        return (Wish(), None) if trim is None else (trim.wish, trim.session.mark)
+
     def remove(self) -> None:
         """Leave the model as it was."""
+        self.tower.remove()
         for handle in self._handles:
             handle.remove()
         for module, config in self._configured:
@@ -126,7 +138,8 @@ class Hooks:
         """Before pictures are merged into the text: remember which tokens are visual."""
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
         visual = None if ids is None else visual_mask(self.parts.visual_ids, ids)
-        self._here.seen = Seen(ids, visual, mask, brings_pictures(args, kwargs))
+        pictured, encoded = brings_pictures(args, kwargs), kwargs.get("mm_encoder_outputs")
+        self._here.seen = Seen(ids, visual, mask, pictured, encoded if pictured else None)
         if module is self.parts.merger:  # some make the masks there
             ask_for_rules(self._generation(kwargs.get("past_key_values"))[0] is not None)
 
@@ -192,6 +205,8 @@ class Hooks:
     def _enter(self, trim: Trim, record: Record | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments."""
         seen = getattr(self._here, "seen", None) or NOTHING
+        if trim.wish.any and seen.pictured:
+            seen = replace(seen, sights=self.tower.of(seen.encoded))
         if record is None:
             return begin(trim, self.parts, self.backend, seen, kwargs)
         forward = Forward(trim.session, record, self.backend, kwargs["past_key_values"])

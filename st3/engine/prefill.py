@@ -1,5 +1,7 @@
 """One forward that brings visual tokens: which are alive, and how they thin out group by group.
 
+Before layer 1 a selector may thin them out as well (`st3.engine.entrance`).
+
 It is a prefill, or a later turn of a conversation: its tokens then thin out among themselves, and
 attend to those that the cache holds as well.
 
@@ -18,15 +20,15 @@ from typing import Any
 import torch
 
 from st3.engine.cache import TrimmedCache
+from st3.engine.entrance import Entrance
 from st3.engine.filling import Filling
 from st3.engine.follow import Features, Followers
 from st3.engine.masks import MaskRule
 from st3.engine.order import Order, to_device
-from st3.engine.prompt import Prompt
 from st3.engine.record import Record
 from st3.engine.turn import Turn
 from st3.methods.schedule import Group
-from st3.methods.scorers import LayerView
+from st3.methods.scorers import InOrder, LayerView
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class Prefill:
         self.prompt = prompt = turn.prompt
         self.schedule, self.scorer, groups = turn.schedule, turn.scorer, turn.groups
         self.groups = {group.first: group for group in groups}
+        self.ordered = isinstance(self.scorer, InOrder)
+        self.entrance: Entrance | None = None
+        if self.plan.selector is not None and max(prompt.visual):
+            self.entrance = Entrance(self.plan.selector, self.plan.schedule.entering, prompt)
         self._enter_group(groups[0])
         self.place = torch.arange(prompt.tokens, device=visual.device).expand(visual.shape)
         self.visual = visual
@@ -92,6 +98,8 @@ class Prefill:
         deciding = groups if self.schedule.anneals else groups[1:]
         depth = self.scorer.layers_summed
         self.first_scored = {g.first: max(1, g.scored_in - depth + 1) for g in deciding}
+        if self.ordered:
+            self.first_scored = dict.fromkeys(self.first_scored, 0)
         self.scored = {
             layer
             for group in deciding
@@ -120,9 +128,13 @@ class Prefill:
         self.go_to(hidden.device)
         if self.features is not None:
             hidden = self.features.add(layer - 1, hidden, self.place, self.valid)
+        if layer == 1 and self.entrance is not None:
+            with self.record.choosing():
+                hidden = self._enter(hidden)
         if layer > 1 and layer in self.groups:
             self._enter_group(self.groups[layer])
-            hidden = self._thin(hidden)
+            with self.record.choosing():
+                hidden = self._thin(hidden, self._counts())
         if self.later and layer in self.plan.parts.keyed:
             assert self.cache is not None
             self.cache.layers[layer - 1].expect(self.prompt.tokens, self.valid, self.place)
@@ -130,7 +142,8 @@ class Prefill:
 
     def follow(self, value: Any, behind: int) -> Any:
         """What belongs to the prompt's tokens, for those alive; see `Followers`."""
-        return value if self.group.first == 1 else self.followers.gather(value, self.place, behind)
+        whole = self.alive().whole
+        return value if whole else self.followers.gather(value, self.place, behind)
 
     def _frames(self) -> torch.Tensor:
         """int64 [B, n]: of the tokens alive."""
@@ -142,7 +155,48 @@ class Prefill:
 
     def _enter_group(self, group: Group) -> None:
         self.group = group
-        self.capacity = lru_cache(partial(most_alive, self.schedule, group.first, self.prompt))
+        turn = self.turn
+        text = max(self.prompt.text)
+        most = partial(most_alive, turn.schedule, group.first, max(turn.entering), text)
+        self.capacity = lru_cache(most)
+
+    def _counts(self) -> tuple[int, ...]:
+        """Visual tokens of each row that the group keeps at prefill."""
+        return tuple(self.schedule.count(self.group.first, n) for n in self.turn.entering)
+
+    def select(self, hidden: torch.Tensor) -> None:
+        """Let the selector choose among the prompt's embeddings [B, n, d], once."""
+        assert self.entrance is not None
+        if not self.entrance.done:
+            self.entrance.choose(hidden, self.visual, self.valid, self._frames, self.record.notes)
+
+    def enters(self, hidden: torch.Tensor) -> torch.Tensor:
+        """bool [B, n]: the tokens of the embeddings [B, n, d] that will enter layer 1."""
+        self.select(hidden)
+        assert self.entrance is not None
+        stays = (self.entrance.importance(self.ordinal) > 1) | ~self.visual
+        return stays if self.valid is None else stays & self.valid
+
+    def _enter(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Layer 0: the hidden states of the tokens that enter layer 1."""
+        assert self.entrance is not None
+        self.select(hidden)
+        if self.entrance.merges:
+            hidden = self.entrance.merged(hidden)
+            self.turn.merges[:] = [hidden]
+        self.recent = {0: self.entrance.importance(self.ordinal)}
+        self.turn.record_standing(self.entrance.standing)
+        self.record.doubts.append(self.entrance.doubt)
+        if hidden.device.type == "cpu":  # elsewhere the host would wait: the next step asks
+            self.record.check_choices()
+        if self.turn.entering != self.prompt.visual:
+            hidden = self._thin(hidden, self.turn.entering)
+        elif self.ordered and self.schedule.anneals:
+            listed = self._list(self.prompt.visual)
+            self._lay_out(listed, listed.clamp_min(0), self.prompt.visual)
+        if not self.ordered:
+            self.recent, self.ranked = {}, None
+        return hidden
 
     def observe(
         self,
@@ -170,11 +224,12 @@ class Prefill:
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
                 allowed=allowed, softcap=softcap, frames=self._frames, across=self.plan.ranks,
             )  # fmt: skip
-            self.recent[layer] = self.scorer.score(view)
+            with self.record.choosing():
+                self.recent[layer] = self.scorer.score(view)
         first = self.group.first == 1 and self.schedule.anneals
-        if first and layer == self.group.scored_in:
-            listed = self._list(self.prompt.visual)
-            self._lay_out(listed, listed.clamp_min(0), self.prompt.visual)
+        if first and layer == self.group.scored_in:  # never where a selector's order decides
+            listed = self._list(self.turn.entering)
+            self._lay_out(listed, listed.clamp_min(0), self.turn.entering)
         if self.filling is None:
             return
         self.filling.wait(layer, rule is not None)
@@ -216,9 +271,8 @@ class Prefill:
         nothing = (column < begin) | ((column >= width) & (column < resume))
         return listed.masked_fill(nothing, -1)
 
-    def _thin(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _thin(self, hidden: torch.Tensor, counts: tuple[int, ...]) -> torch.Tensor:
         """Drop what the group that begins here does not keep; returns the kept hidden states."""
-        counts = tuple(self.schedule.count(self.group.first, n) for n in self.prompt.visual)
         alive = max(a + b for a, b in zip(counts, self.prompt.text, strict=True))
         listed = self._list(counts)
         # Back to prompt order, places that hold nothing first; `column`: where each was listed.
@@ -243,7 +297,7 @@ class Prefill:
         self.recent = {n: score.gather(1, index) for n, score in self.recent.items() if n >= needed}
         self.ranked = None
         self.turn.record_kept(self.group, self.visual, self.ordinal)
-        if self.schedule.anneals:
+        if self.schedule.anneals and (self.ordered or self.group.first > 1):
             places = torch.arange(alive, device=index.device).expand_as(column)
             self._lay_out(listed, torch.zeros_like(listed).scatter_(1, column, places), counts)
         return hidden[rows, index]
@@ -251,7 +305,7 @@ class Prefill:
     def _lay_out(self, listed: torch.Tensor, index: torch.Tensor, counts: tuple[int, ...]) -> None:
         """The cache's slots from here on: token `index` [B, m] each, nothing where `listed` < 0."""
         # Rows that hold equally many now may differ later.
-        uneven = len({*self.prompt.visual}) > 1 or len({*self.prompt.text}) > 1
+        uneven = len({*self.turn.entering}) > 1 or len({*self.prompt.text}) > 1
         self.order = Order(index, listed >= 0 if uneven else None, max(counts))
         self.turn.record_order(self.group, self.ordinal, index[:, : max(counts)])
 
@@ -266,9 +320,11 @@ def _even(a: Any, b: Any) -> bool:
     return len({x + y for x, y in zip(a, b, strict=True)}) == 1
 
 
-def most_alive(schedule: Any, layer: int, prompt: Prompt, generated: int) -> int:
-    """The most tokens alive at once in `layer` until `generated` tokens, in the widest row."""
-    visual, text = max(prompt.visual), max(prompt.text)
+def most_alive(schedule: Any, layer: int, visual: int, text: int, generated: int) -> int:
+    """The most tokens alive at once in `layer` until `generated` tokens, in the widest row.
+
+    `visual` of them entered layer 1, beside `text` others.
+    """
     if not schedule.anneals:
         return int(schedule.count(layer, visual)) + text + generated
     return max(int(schedule.count(layer, visual, t)) + text + t for t in range(generated + 1))

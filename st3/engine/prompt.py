@@ -18,6 +18,8 @@ class Prompt:
         text: other tokens in each row, padding not counted.
         trailing: tokens behind the last visual token, in the row that has most; at least 1.
         last_visual: the last place of a visual token in any row, -1 if there is none.
+        pictures: in each row, visual tokens of each picture, tile, frame or video: what lies
+            together, and what came as one.
     """
 
     tokens: int
@@ -25,6 +27,7 @@ class Prompt:
     text: tuple[int, ...]
     trailing: int
     last_visual: int = -1
+    pictures: tuple[tuple[int, ...], ...] = ()
 
     @property
     def full(self) -> bool:
@@ -37,12 +40,13 @@ class Prompt:
         return replace(self, visual=tuple(visual), text=tuple(text))
 
 
-def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
+def layout(visual: torch.Tensor, mask: torch.Tensor | None, brought: Sequence[int] = ()) -> Prompt:
     """Read the shape of the prompts, the only thing read back from the device, before any layer.
 
     Args:
         visual: bool [B, n].
         mask: the attention mask [B, n] that `generate` got, or None.
+        brought: visual tokens of each picture of the batch, in order, if that is known.
 
     Raises:
         ValueError: padding on the right, or a prompt whose last token is visual.
@@ -65,4 +69,30 @@ def layout(visual: torch.Tensor, mask: torch.Tensor | None) -> Prompt:
         text=tuple((valid & ~here).sum(1).tolist()),
         trailing=max((tokens - end for end in last if end > 0), default=1),
         last_visual=max(last) - 1,
+        pictures=_split(_runs(here), list(brought)),
     )
+
+
+def _runs(here: torch.Tensor) -> tuple[tuple[int, ...], ...]:
+    """Lengths of the runs of visual tokens in each row of bool [B, n]."""
+    edges = torch.nn.functional.pad(here.int(), (1, 1)).diff(dim=1)
+    return tuple(
+        tuple(((row == -1).nonzero() - (row == 1).nonzero()).flatten().tolist()) for row in edges
+    )
+
+
+def _split(runs: tuple[tuple[int, ...], ...], brought: list[int]) -> tuple[tuple[int, ...], ...]:
+    """Runs in which several pictures lie end to end, taken apart; as they are where that fails."""
+    left, found = brought, []
+    for row in runs:
+        parts: list[int] = []
+        for run in row:
+            rest = run
+            while rest and left and left[0] <= rest:
+                parts.append(left[0])
+                rest -= left[0]
+                left = left[1:]
+            if rest:
+                return runs
+        found.append(tuple(parts))
+    return runs if left else tuple(found)

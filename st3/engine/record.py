@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
+from st3.engine.entrance import complain
 from st3.engine.prompt import Prompt
 from st3.engine.ranks import HeadRanks
 from st3.engine.turn import Turn
 from st3.families.parts import Parts
 from st3.methods import Method
+from st3.methods.base import Selector
 from st3.methods.schedule import Group, Schedule
-from st3.methods.scorers import SCORERS, Scorer
+from st3.methods.scorers import SCORERS, InOrder, Scorer
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Plan:
         method: what was asked for.
         parts: of the model.
         max_new_tokens: what the cache makes room for; None: 64, then more as needed.
-        schedule, scorer, groups: follow from them.
+        schedule, scorer, groups: follow from them; the schedule's counts are of tokens before the
+            decoder. `selector`: what chooses there, or orders what enters; None if nothing does.
         ranks: that hold other heads of the model, None where it is whole.
     """
 
@@ -43,6 +47,7 @@ class Plan:
     scorer: Scorer
     groups: tuple[Group, ...]
     ranks: HeadRanks | None = None
+    selector: Selector | None = None
 
     @classmethod
     def of(
@@ -51,11 +56,13 @@ class Plan:
     ) -> Plan:  # fmt: skip
         """The plan for prompts of so many tokens: which layers see all of them decides."""
         schedule, seeing = method.schedule(len(parts.layers)), None
+        selector, scorer = method.selector, SCORERS.get(method.scorer, InOrder())
+        ordered = isinstance(scorer, InOrder)
         if not parts.plain:
-            seeing = parts.seeing(tokens)
+            seeing = () if ordered else parts.seeing(tokens)
             schedule = schedule.fitted(seeing, min(parts.lenders) - 1 if parts.lenders else None)
-        scorer, groups = SCORERS[method.scorer], schedule.groups(seeing)
-        return cls(method, parts, max_new_tokens, schedule, scorer, groups, ranks)
+        groups = schedule.groups(seeing, ordered=ordered)
+        return cls(method, parts, max_new_tokens, schedule, scorer, groups, ranks, selector)
 
     def for_prompt(self, tokens: int) -> Plan:
         """The same for a prompt of this length."""
@@ -86,6 +93,11 @@ class Record:
         untrimmed_kv_bytes: the same had nothing been dropped.
         padding: bool [B, n], False where there is no token; None where all are.
         padded: whether any row has been padded so far.
+        notes: what a selector did otherwise than it would, or what it did without.
+        doubts: bool [] each, on the device, whether a selector's choice cannot be.
+        mark: see `TrimSession.mark`.
+        shift: of each row, by how many positions what follows has moved up, where positions are
+            counted without those that did not enter.
     """
 
     def __init__(
@@ -97,12 +109,16 @@ class Record:
         cache: TrimmedCache | None,
     ) -> None:
         self.plan, self.prompt = plan, prompt
-        self.turns = [Turn(plan.schedule, plan.scorer, plan.groups, prompt)]
+        self.turns = [Turn.of(plan.schedule, plan.scorer, plan.groups, prompt)]
         self.generated = 0
         self.kv_bytes: list[int] = []
         self.untrimmed_kv_bytes: list[int] = []
         self.padding = None if mask is None else mask.bool()
         self.padded = not prompt.full
+        self.notes: list[str] = []
+        self.doubts: list[torch.Tensor] = []
+        self.mark: Callable[[], None] | None = None
+        self.shift = [0] * len(prompt.visual)
         valid = torch.ones_like(visual) if self.padding is None else self.padding
         self._places = visual, valid & ~visual
         self._turned = False
@@ -115,6 +131,7 @@ class Record:
         other = copy.copy(self)
         for name in ("kv_bytes", "untrimmed_kv_bytes"):
             setattr(other, name, copy.copy(getattr(self, name)))
+        other.notes, other.doubts = [*self.notes], [*self.doubts]
         other.turns = [turn.copied() for turn in self.turns]
         other._cache = _reference(cache)
         return other
@@ -150,6 +167,7 @@ class Record:
 
         All pictures of a row are counted through, later turns' as well.
         """
+        self.check_choices()
         return [n for turn in self.turns for n in turn.alive(layer, row, generated)]
 
     def key_places(self, layer: int) -> torch.Tensor:
@@ -172,7 +190,7 @@ class Record:
             best = turn.best(layer, 0, count).to(visual.device)
             return torch.cat((visual[best], text, answer))
         alive, ordinal = (x.to(visual.device) for x in turn.kept_places(layer, 0))
-        if turn.group(layer).first == 1:
+        if turn.whole(layer):
             return torch.cat((torch.arange(len(is_visual), device=visual.device), answer))
         prompt = torch.empty_like(ordinal)
         prompt[alive] = visual[ordinal[alive]]
@@ -182,6 +200,26 @@ class Record:
     def run(self, layer: int) -> tuple[int, int]:
         """The first and the last of the layers that share all their tokens with `layer`."""
         return next(run for run in self._runs if run[0] <= layer <= run[1])
+
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """Tokens are chosen or dropped inside."""
+        if self.mark is not None:
+            self.mark()
+        yield
+        if self.mark is not None:
+            self.mark()
+
+    def check_choices(self) -> None:
+        """Refuse what a selector chose if that cannot be; waits for the device.
+
+        Raises:
+            ValueError: names the selector.
+        """
+        doubts, self.doubts = self.doubts, []
+        if any(bool(doubt) for doubt in doubts):
+            assert self.plan.selector is not None
+            raise complain(self.plan.selector.name)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some rows of the batch alone, in this order: the others' answers have ended.
@@ -216,9 +254,10 @@ class Record:
         self._turned = True
         self._evict()
         base = cache.get_seq_length()
-        turn = Turn(
-            plan.schedule, plan.scorer, plan.groups, prompt, self.generated, base, self.visual
-        )
+        turn = Turn.of(
+            plan.schedule, plan.scorer, plan.groups, prompt,
+            begun=self.generated, base=base, first=self.visual,
+        )  # fmt: skip
         self.turns.append(turn)
         starts = sorted({group.first for turn in self.turns for group in turn.groups})
         ends = [start - 1 for start in starts[1:]] + [self.plan.layers]

@@ -28,6 +28,8 @@ class TrimSession:
     Attributes:
         plan: what the method means for the model, and short prompts.
         recording_seconds: that compiling and recording have taken so far, warm-up included.
+        mark: called before and after each piece of work for choosing and dropping tokens, for
+            whoever takes its time.
         observer: called in every layer of every forward with the layer (from 1), queries
             [B, heads, queries, head size], keys [B, key heads, keys, head size], the factor of the
             logits, and bool [B, keys] or None, what is no padding; for whoever wants to look.
@@ -37,6 +39,7 @@ class TrimSession:
         self.plan = plan
         self.recording_seconds = 0.0
         self.observer: Observer | None = None
+        self.mark: Callable[[], None] | None = None
         self._own = threading.local()
         self._last: tuple[Record, TrimmedCache | None] | None = None
         self._records: weakref.WeakKeyDictionary[TrimmedCache, Record] = weakref.WeakKeyDictionary()

@@ -106,6 +106,12 @@ def trim(
             "parallelism: let it merge heads by LayerView.merged, and set its across_ranks = True"
         )
     opened = Trim(TrimSession(plan))
+    if plan.ranks is not None and opened.wish.layers:
+        raise ValueError(
+            f"{method.name} looks at attention in the vision tower, whose heads may lie in several "
+            "processes under tensor parallelism: take a method that looks at tokens, such as "
+            "divprune"
+        )
     with _LOCK:
         hooks = _HOOKED.get(hooks.decoder, hooks)
         if opened_here(hooks.trims) is not None:
@@ -117,6 +123,7 @@ def trim(
         if not hooks.trims:
             hooks.install()
             _HOOKED[hooks.decoder] = hooks
+        hooks.watch(opened)
         hooks.trims = [*hooks.trims, opened]
         opened.enter()
     try:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from st3.engine.prompt import Prompt
+from st3.methods.budget import ALL
 from st3.methods.schedule import Group, Schedule
 from st3.methods.scorers import Scorer
 
@@ -24,10 +26,12 @@ class Turn:
     """One of them.
 
     Attributes:
-        schedule, scorer, groups: how it is trimmed.
+        schedule, scorer, groups: how it is trimmed, once it has entered the decoder.
         prompt: its layout.
         begun: tokens generated before it. `base`: all tokens before it, padding included.
         first: visual tokens of each row before it.
+        entering: visual tokens of each row that enter layer 1, of those that the prompt brought.
+        merges: see `merged`.
     """
 
     schedule: Schedule
@@ -37,8 +41,26 @@ class Turn:
     begun: int = 0
     base: int = 0
     first: tuple[int, ...] = ()
+    entering: tuple[int, ...] = ()
+    merges: list[torch.Tensor] = field(default_factory=list)
+    _standing: list[torch.Tensor] = field(default_factory=list)
     _kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, schedule: Schedule, scorer: Scorer, groups: tuple[Group, ...], prompt: Prompt,
+        **where: Any,
+    ) -> Turn:  # fmt: skip
+        """The turn that a prompt begins; `where` is what else is known of it."""
+        entering = prompt.visual
+        if schedule.entering != ALL:
+            entering = tuple(sum(schedule.entering.of_pictures(row)) for row in prompt.pictures)
+        return cls(schedule.inside, scorer, groups, prompt, entering=entering, **where)
+
+    def whole(self, layer: int) -> bool:
+        """Whether a layer gets all that the prompt brought."""
+        return self.group(layer).first == 1 and self.entering == self.prompt.visual
 
     def copied(self) -> Turn:
         """The same, with a record of its own."""
@@ -66,7 +88,7 @@ class Turn:
         """Visual tokens of it alive in `layer` of one row, after `generated` tokens in all."""
         if generated < self.begun:
             return 0
-        return self.schedule.count(layer, self.prompt.visual[row], generated - self.begun)
+        return self.schedule.count(layer, self.entering[row], generated - self.begun)
 
     def alive(self, layer: int, row: int, generated: int) -> list[int]:
         """Which ones, in prompt order: numbers from 0 through the row's visual tokens."""
@@ -95,6 +117,29 @@ class Turn:
             found += [t] * (left - now)
             left = now
         return found + [NEVER] * left
+
+    def entered(self, row: int) -> list[int]:
+        """Which visual tokens a selector let into layer 1, the most important first, from 0.
+
+        Raises:
+            RuntimeError: there was none.
+        """
+        if not self._standing:
+            raise RuntimeError("nothing was chosen before the decoder")
+        best = self._standing[0][row, : self.prompt.visual[row]].argsort(
+            descending=True, stable=True
+        )
+        found: list[int] = best[: self.entering[row]].tolist()
+        return found
+
+    @property
+    def merged(self) -> torch.Tensor | None:
+        """Embeddings [B, n, d] into which a selector merged others; None where none did."""
+        return self.merges[0] if self.merges else None
+
+    def record_standing(self, standing: torch.Tensor) -> None:
+        """What a selector says of every visual token, float [B, N], those that enter first."""
+        self._standing[:] = [standing]
 
     def kept_places(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of those alive in `layer` at prefill: which are visual, bool [n], and their numbers."""

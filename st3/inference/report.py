@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from st3.engine.session import TrimSession
 from st3.inference.device_map import home
 from st3.inference.generation import Answer
 from st3.inference.weights import live_bytes
@@ -32,6 +33,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
             "total": session.visual_tokens[0],
             "kept_per_layer": session.kept_per_layer(),
         },
+        "selection": _selection(session),
         "kv_cache": {
             "bytes": session.kv_bytes[0],
             "untrimmed_bytes": session.untrimmed_kv_bytes[0],
@@ -54,6 +56,18 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
         "weights_bytes": live_bytes(model),
         "ranks": 1 if session.plan.ranks is None else session.plan.ranks.size,
         "machine": describe_machine(home(model), model.dtype),
+    }
+
+
+def _selection(session: TrimSession) -> dict[str, Any] | None:
+    """What was chosen before the decoder, and what the method did there otherwise; None if none."""
+    if session.plan.selector is None:
+        return None
+    return {
+        "method": session.plan.selector.name,
+        "entered": session.record.turns[0].entering[0],
+        "pictures": list(session.record.prompt.pictures[0]),
+        "notes": list(session.record.notes),
     }
 
 

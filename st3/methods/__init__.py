@@ -1,8 +1,10 @@
 """The registry of trimming methods: name -> schedule and scorer.
 
-A method is a frozen dataclass whose fields are its parameters. To add one, write the class and put
-it into `METHODS`; `trim` and every command know it from then on. A method can be written as one
-word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`.
+A method is a frozen dataclass whose fields are its parameters. To add one that chooses before the
+decoder, put its file into `st3.methods.before`, where it is found; to add any other, write the
+class and put it into `METHODS`. `trim` and every command know it from then on. A method can be
+written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a
+published setting of the method stands for its parameters, as in `fastervlm:75%`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from st3.methods.base import Method, Untrimmed
+from st3.methods.before import selectors
 from st3.methods.peers import VTW, FastV, PyramidDrop, Random, Uniform
 from st3.methods.st3 import PVTP, ST3, VTA
 
@@ -21,7 +25,7 @@ __all__ = ["METHODS", "PVTP", "VTA", "Method", "make_method", "parameters", "par
 
 METHODS: dict[str, type[Method]] = {
     m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)
-}
+} | selectors()
 
 
 def parameters(name: str) -> tuple[str, ...]:
@@ -44,7 +48,9 @@ def make_method(spec: str, **given: Any) -> Method:
     cls = _find(name)
     known = parameters(name)
     chosen = {}
-    for pair in filter(None, (part.strip() for part in rest.split(","))):
+    published: Mapping[str, str] = getattr(cls, "published", {})
+    pairs = [published.get(part.strip(), part.strip()) for part in rest.split(",")]
+    for pair in filter(None, ",".join(pairs).split(",")):
         key, equals, value = (part.strip() for part in pair.partition("="))
         key = key.replace("-", "_")
         if not equals or not value:
@@ -85,6 +91,8 @@ def _read(name: str, text: str, hint: Any) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if text.lower() == "none" and types.NoneType in allowed:
         return None
+    if str in allowed:
+        return text
     try:
         if int in allowed:
             return int(text)

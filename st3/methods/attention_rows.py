@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+_ROWS = 1 << 24  # numbers of attention computed at a time
+
 
 def attention_rows(
     query: torch.Tensor,
@@ -35,3 +37,38 @@ def attention_rows(
     if valid is not None:
         logits = logits.masked_fill(~valid[:, None, None], torch.finfo(torch.float32).min)
     return logits.softmax(-1)
+
+
+def received(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None,
+    *,
+    first_only: bool,
+) -> torch.Tensor:
+    """Attention that each patch gets, mean over heads, float32 [B, n].
+
+    Args:
+        query, key: [B, heads, n, head size]. `scaling`: of their products.
+        mask: bool [B or 1, 1, n, n] or what is added to logits; None for none.
+        first_only: from the first patch, a class token; else from all that see it, on average.
+    """
+    batch, heads, count, _ = query.shape
+    key = key.float().repeat_interleave(heads // key.shape[1], 1)
+    step = 1 if first_only else max(1, _ROWS // (batch * heads * key.shape[2]))
+    total = query.new_zeros(batch, key.shape[2], dtype=torch.float32)
+    asked = torch.zeros_like(total)
+    with torch.autocast(query.device.type, enabled=False):
+        for begin in range(0, 1 if first_only else count, step):
+            logits = query[:, :, begin : begin + step].float() @ key.transpose(2, 3) * scaling
+            seen = torch.ones_like(logits[:, 0], dtype=torch.bool)
+            if mask is not None:
+                part = mask[..., begin : begin + step, : key.shape[2]]
+                seen = part[:, 0] if part.dtype == torch.bool else part[:, 0] > -1e4
+                seen = seen.expand(logits[:, 0].shape)
+                logits = logits.masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+            weights = logits.softmax(-1).mean(1).masked_fill(~seen, 0)
+            total += weights.sum(1)
+            asked += seen.sum(1)
+    return total / asked.clamp_min(1)

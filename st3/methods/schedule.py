@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from st3.methods.budget import ALL, Budget
+
 FIRST_PRUNED_LAYER = 4
 """Layers 1-3 keep all visual tokens (paper)."""
 
@@ -29,7 +31,8 @@ class Group:
     """Layers `first`..`last` (from 1, inclusive) that share one choice of visual tokens.
 
     `scored_in` is the layer whose attention orders the group's tokens: the one before the group
-    or, for a group that starts at layer 1, the last layer that never prunes (ours).
+    or, for a group that starts at layer 1, the last layer that never prunes (ours). 0 is the stage
+    before the decoder: their order is known when they enter.
     """
 
     first: int
@@ -43,9 +46,11 @@ class Schedule:
     """Share of the visual tokens alive in each layer, and how it falls as tokens are generated.
 
     Attributes:
-        keeps: keep ratio of each layer, from layer 1: 1 there, in 0..1, never rising.
+        keeps: keep ratio of each layer, of the tokens that enter layer 1: 1 there, in 0..1, never
+            rising.
         tau: after this many generated tokens no visual token is left; None for no annealing.
         annealing: a key of `ANNEALINGS`.
+        entering: layer 0, what a selector leaves before the decoder; all, if there is none.
 
     Raises:
         ValueError: keeps that rise or leave 0..1, a tau below 1, an unknown annealing.
@@ -54,12 +59,15 @@ class Schedule:
     keeps: tuple[float, ...]
     tau: int | None = None
     annealing: str = "cosine"
+    entering: Budget = ALL
 
     def __post_init__(self) -> None:
         if not self.keeps or not all(0 <= k <= 1 for k in self.keeps):
             raise ValueError(f"keep ratios must lie in 0..1, got {self.keeps}")
         if self.keeps[0] != 1:
-            raise ValueError(f"layer 1 must keep all: nothing has been scored, got {self.keeps[0]}")
+            raise ValueError(
+                f"layer 1 must keep all that enters: nothing has been scored, got {self.keeps[0]}"
+            )
         if any(b > a for a, b in zip(self.keeps, self.keeps[1:], strict=False)):
             raise ValueError(f"keep ratios must not rise with depth, got {self.keeps}")
         if self.tau is not None and self.tau < 1:
@@ -81,8 +89,13 @@ class Schedule:
 
     @property
     def mean_keep(self) -> float:
-        """Keep ratio averaged over layers, at prefill."""
+        """Keep ratio averaged over layers, at prefill, of the tokens that enter layer 1."""
         return sum(self.keeps) / self.layers
+
+    @property
+    def inside(self) -> Schedule:
+        """The same for tokens that have entered the decoder."""
+        return self if self.entering == ALL else replace(self, entering=ALL)
 
     def share(self, generated: int) -> float:
         """a(t): the share of each layer's visual tokens left after `generated` tokens, 0..1."""
@@ -90,8 +103,13 @@ class Schedule:
             return 1.0
         return ANNEALINGS[self.annealing](min(generated, self.tau) / self.tau)
 
-    def count(self, layer: int, visual: int, generated: int = 0) -> int:
-        """Visual tokens alive in `layer` (from 1) of `visual`, after `generated` tokens."""
+    def count(self, layer: int, visual: int, generated: int = 0, pictures: int = 1) -> int:
+        """Visual tokens alive in `layer` (from 1) of `visual`, after `generated` tokens.
+
+        Before layer 1 they were `visual`, of so many pictures of about one size.
+        """
+        if self.entering != ALL:
+            visual = self.entering.of_alike(visual, pictures)
         return round(self.keeps[layer - 1] * visual * self.share(generated))
 
     def fitted(self, seeing: Sequence[int], last_cut: int | None = None) -> Schedule:
@@ -108,12 +126,15 @@ class Schedule:
             keeps[last_cut:] = [keeps[last_cut - 1]] * (self.layers - last_cut)
         return self if tuple(keeps) == self.keeps else replace(self, keeps=tuple(keeps))
 
-    def groups(self, seeing: Sequence[int] | None = None) -> tuple[Group, ...]:
+    def groups(
+        self, seeing: Sequence[int] | None = None, *, ordered: bool = False
+    ) -> tuple[Group, ...]:
         """The runs of layers with one keep ratio, in order.
 
         Args:
             seeing: layers (from 1) whose attention sees every token; each group is scored in the
                 last of them before it, or, where there is none, as if all did. None: all do.
+            ordered: whether all is decided before layer 1.
         """
         starts = [1] + [i + 1 for i in range(1, self.layers) if self.keeps[i] != self.keeps[i - 1]]
         ends = [start - 1 for start in starts[1:]] + [self.layers]
@@ -121,6 +142,8 @@ class Schedule:
 
         def decides(layer: int, last: int) -> int:
             """The last layer up to `layer` that sees everything, or else the first up to `last`."""
+            if ordered:
+                return 0
             before = [n for n in seeing or () if n <= last]
             return max((n for n in before if n <= layer), default=min(before, default=layer))
 

@@ -207,6 +207,21 @@ class KeyNormScorer(Scorer):
         return -view.merged(norms)
 
 
+@dataclass(frozen=True)
+class InOrder(Scorer):
+    """The order that a selector has made before layer 1: no layer is asked."""
+
+    across_ranks = True
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        """Never called.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("this order is made before the decoder, not in a layer")
+
+
 @lru_cache(maxsize=8)
 def _draws(seed: int, count: int, device: torch.device) -> torch.Tensor:
     """Random numbers, float32 [count], made on the CPU so that every device has the same."""

@@ -85,6 +85,7 @@ class VTA(Method):
 
     name: ClassVar[str] = "vta"
     source: ClassVar[str] = "ST3, arXiv 2412.20105"
+    stage: ClassVar[str] = "while decoding"
 
     tau: int | None = DEFAULT_TAU
     annealing: str = "cosine"
@@ -102,6 +103,7 @@ class ST3(PVTP):
     """
 
     name: ClassVar[str] = "st3"
+    stage: ClassVar[str] = "in the decoder and while decoding"
 
     tau: int | None = DEFAULT_TAU
     annealing: str = "cosine"

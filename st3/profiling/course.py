@@ -67,14 +67,16 @@ def course_of(
         last_visual=work.visual + work.text - work.trailing(pictures) - 1,
     )
     numbers = range(1, len(layers) + 1)
-    tokens = [schedule.count(n, work.visual) + work.text for n in numbers]
+    visual = schedule.entering.of_alike(work.visual, pictures)
+    schedule = schedule.inside
+    tokens = [schedule.count(n, visual) + work.text for n in numbers]
     lenders = [(layer.lender or n) - 1 for n, layer in zip(numbers, layers, strict=True)]
     known: dict[tuple[int | None, float], list[int]] = {}
     by_layer = []
     for number, layer in zip(numbers, layers, strict=True):
         kind = layer.window, schedule.keeps[number - 1]
         if kind not in known:
-            known[kind] = _held(layer.window, number, schedule, work, prompt)
+            known[kind] = _held(layer.window, number, schedule, visual, work, prompt)
         by_layer.append(known[kind])
     return Course(
         tokens=tuple(1 if layer.hurried else n for layer, n in zip(layers, tokens, strict=True)),
@@ -84,10 +86,11 @@ def course_of(
 
 
 def _held(
-    window: int | None, number: int, schedule: Schedule, work: Workload, prompt: Prompt
-) -> list[int]:
-    """Keys of a layer at prefill and in each step."""
-    counts = [schedule.count(number, work.visual, t) for t in range(work.new)]
+    window: int | None, number: int, schedule: Schedule, visual: int, work: Workload,
+    prompt: Prompt,
+) -> list[int]:  # fmt: skip
+    """Keys of a layer at prefill and in each step, if `visual` visual tokens entered layer 1."""
+    counts = [schedule.count(number, visual, t) for t in range(work.new)]
     if window is None:
         return [count + work.text + t for t, count in enumerate(counts)]
     layer, tokens = WindowLayer(window, prompt.last_visual), counts[0] + work.text
@@ -97,7 +100,7 @@ def _held(
         order = Order(torch.arange(tokens, device="meta")[None], None, counts[0])
     layer.store(
         states, states, seen=prompt.tokens, room=work.new, valid=None, order=order,
-        capacity=partial(most_alive, schedule, number, prompt),
+        capacity=partial(most_alive, schedule, number, visual, work.text),
     )  # fmt: skip
     held = [layer.alive]
     for left in counts[1:]:

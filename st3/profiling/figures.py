@@ -66,11 +66,13 @@ def timed(label: str, measured: Mapping[str, Measured], work: Workload) -> dict[
     steps = [step for run in runs for step in run.steps]
     total = _median(measured, label, "total")
     peaks = [run.peak for run in runs if run.peak is not None]
+    chosen = [run.selection for run in runs if run.selection is not None]
     recorded = [run.recording for run in runs if run.recording is not None]
     return {
         "ttft_ms": _median(measured, label, "ttft"),
         "vision_ms": None if runs[0].vision is None else _median(measured, label, "vision"),
         "prefill_ms": None if runs[0].prefill is None else _median(measured, label, "prefill"),
+        "selection_ms": statistics.median(chosen) if chosen else None,
         "tpot_ms": statistics.median(steps) if steps else None,
         "tpot_p90_ms": statistics.quantiles(steps, n=10, method="inclusive")[-1]
         if len(steps) > 1

@@ -22,6 +22,7 @@ class Marks(BaseStreamer):
         tokens: a mark for each.
         vision: before and after each pass of the vision tower.
         prefill: before and after the first pass of the decoder.
+        choices: before and after tokens are chosen or dropped.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -29,6 +30,7 @@ class Marks(BaseStreamer):
         self.tokens: list[Any] = []
         self.vision: list[Any] = []
         self.prefill: list[Any] = []
+        self.choices: list[Any] = []
         self._handles: list[Any] = []
         self._prompt_seen = False
 
@@ -49,6 +51,10 @@ class Marks(BaseStreamer):
 
     def end(self) -> None:
         """Nothing more is to be noted."""
+
+    def see_choice(self) -> None:
+        """For `TrimSession.mark`."""
+        self.choices.append(self.clock.mark())
 
     def remove(self) -> None:
         """Take the hooks off."""

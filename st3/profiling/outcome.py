@@ -22,6 +22,8 @@ class Run:
         kv_bytes: live keys and values after prefill and in each step; None for stock.
         allocated: bytes of the cache's buffers at the end; None for stock.
         recording: what compiling and recording took, in earlier generations; None without.
+        selection: choosing and dropping tokens, of what is in `vision` and `prefill`; None for
+            stock, and where prefill was a replay.
     """
 
     ttft: float
@@ -33,6 +35,7 @@ class Run:
     kv_bytes: tuple[int, ...] | None
     allocated: int | None
     recording: float | None = None
+    selection: float | None = None
 
     def until(self, new: int) -> Run:
         """The same run as far as its first `new` tokens; `peak` and `allocated` stay the whole's.

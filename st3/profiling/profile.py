@@ -16,6 +16,7 @@ from st3.inference.weights import live_bytes
 from st3.machine import describe_machine
 from st3.methods import Method
 from st3.profiling.ceilings import Ceilings, best_of, measure_ceilings
+from st3.profiling.costs import pictures_in
 from st3.profiling.figures import samples_of
 from st3.profiling.latency import Measured, measure
 from st3.profiling.openvino import OPENVINO, OpenVino
@@ -120,6 +121,7 @@ def profile(
         machine["ceilings"] = asdict(best)
     work = works[0]
     picture, unknown = picture_if_any(config, work.picture, work.together, work.frames)
+    pictures = pictures_in(work, picture)
     if picture is None:
         notes = [*notes, f"Vision tower and projector not counted: {unknown}."]
     if maker.state_bytes:
@@ -151,7 +153,7 @@ def profile(
         samples=tuple(samples),
         alive={
             label: [
-                [schedule.count(layer, work.visual, t) for layer in layers]
+                [schedule.count(layer, work.visual, t, pictures) for layer in layers]
                 for t in range(work.new)
             ]
             for label, schedule in schedules.items()

@@ -172,6 +172,8 @@ def generate_once(
             if work.new > 1:
                 variant.prepare(model, inputs)
             marks.hang(tower_of(model), find_parts(model).decoder)
+            if session is not None:
+                session.mark = marks.see_choice
             start = clock.mark()
             decode(
                 model, inputs, endless=True, max_new_tokens=work.new, streamer=marks,
@@ -188,6 +190,7 @@ def generate_once(
     between = clock.between
     pairs = zip(marks.vision[::2], marks.vision[1::2], strict=True)
     steps = zip(marks.tokens, marks.tokens[1:], strict=False)
+    choices = zip(marks.choices[::2], marks.choices[1::2], strict=True)
     return Run(
         ttft=between(start, marks.tokens[0]),
         vision=sum(between(a, b) for a, b in pairs),
@@ -197,5 +200,8 @@ def generate_once(
         peak=torch.cuda.max_memory_allocated(device) if on_cuda else None,
         kv_bytes=None if session is None else tuple(session.kv_bytes),
         allocated=None if session is None else session.allocated_kv_bytes,
+        selection=sum(between(a, b) for a, b in choices)
+        if marks.choices or (session is not None and not variant.cuda_graphs)
+        else None,
         recording=None if session is None else 1000 * session.recording_seconds or None,
     )

@@ -50,7 +50,9 @@ def _of_batch(document: dict[str, Any], batch: int, detail: bool) -> list[Table]
         found["MACs by part"] = rows, _PARTS
     found["KV cache"] = rows, _MEMORY
     if measured:  # else a note of the report says why not
-        found["Latency in ms"] = rows, _LATENCY
+        asked = any(row.get("selection_ms") is not None for row in rows)  # older reports: not
+        columns = {head: cell for head, cell in _LATENCY.items() if asked or head != "choosing"}
+        found["Latency in ms"] = rows, columns
         # Of OpenVINO's own pipeline only the tokens are seen.
         some = [row for row in rows if row["prefill_ms"] is not None]
         found["Prefill of the decoder against the roofline, in ms"] = some, _PREFILL_ROOF
@@ -138,6 +140,7 @@ _MEMORY: dict[str, Cell] = {
 _LATENCY: dict[str, Cell] = {
     "TTFT": milliseconds("ttft_ms"),
     "vision": milliseconds("vision_ms"),
+    "choosing": or_dash("selection_ms"),
     "TPOT": milliseconds("tpot_ms"),
     "p90": milliseconds("tpot_p90_ms"),
     "e2e": milliseconds("e2e_ms"),

@@ -77,7 +77,8 @@ def make_grid(
                 ]
     for spec in peers:
         keeps = make_method(spec).schedule(layers)
-        found.append(Cell(spec, None, None, keeps.tau, keeps.keeps[-1]))
+        enter = keeps.entering.share or 1.0  # a number of tokens is a share of nobody knows what
+        found.append(Cell(spec, None, None, keeps.tau, keeps.keeps[-1] * enter))
     unique = list({cell.spec: cell for cell in found}.values())
     if not unique:
         raise ValueError("the grid is empty: give strides and ratios, or methods")
@@ -90,7 +91,8 @@ def signature(cell: Cell, layers: int) -> tuple[object, ...]:
     schedule = method.schedule(layers)
     annealing = (schedule.tau, schedule.annealing) if schedule.anneals else None
     scorer = method.scorer if schedule.anneals or set(schedule.keeps) - {0.0, 1.0} else None
-    return schedule.keeps, annealing, scorer, method.kv_cache_dtype
+    before = method if method.selector is not None else None
+    return schedule.keeps, annealing, scorer, method.kv_cache_dtype, before
 
 
 def _from_final(layers: int, stride: int, final: float, tau: int | None, prune: float) -> Cell:

@@ -19,7 +19,7 @@ from st3.inference.device_map import home
 from st3.interrupts import noticed
 from st3.methods import Method, make_method
 from st3.profiling.clocks import clock_for
-from st3.profiling.costs import Costs, costs_of
+from st3.profiling.costs import Costs, costs_of, pictures_in
 from st3.profiling.course import schedule_of
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import picture_of
@@ -98,7 +98,7 @@ class Sweep:
         times = self._times(method)
         return {
             **describe_cell(cell),
-            "mean_keep": schedule_of(method, self._parts, self.work).mean_keep,
+            "mean_keep": self._mean_keep(method),
             "prefill_macs_ratio": cost.prefill_macs / self.full.prefill_macs,
             "kv_ratio": cost.kv_bytes[0] / self.full.kv_bytes[0],
             "kv_mean_ratio": sum(cost.kv_bytes) / sum(self.full.kv_bytes),
@@ -129,6 +129,13 @@ class Sweep:
         return costs_of(
             self.counter, self.picture, schedule, self.work, element, method.kv_cache_dtype
         )
+
+    def _mean_keep(self, method: Method) -> float:
+        """Of the visual tokens, in a layer on average, those that never enter one counted."""
+        schedule = schedule_of(method, self._parts, self.work)
+        pictures = pictures_in(self.work, self.picture)
+        enter = schedule.entering.of_alike(self.work.visual, pictures)
+        return schedule.mean_keep * enter / self.work.visual
 
     def _times(self, method: Any) -> dict[str, float]:
         """Medians of a few runs of one prompt, after a warm-up: cells are not interleaved."""

@@ -91,7 +91,7 @@ class Verifier:
         return replace(row, as_it_was=not left)
 
     def _compare(self, label: str, method: Method) -> Row:
-        if method.scorer not in SCORERS:
+        if method.scorer not in SCORERS and method.selector is None:
             return Row(label, NOT_MEASURED, f"no oracle knows the scorer {method.scorer}")
         counted = [0] * self.new
         with trim(self.model, method) as session:
@@ -142,8 +142,12 @@ class Verifier:
         logits: torch.Tensor,
     ) -> tuple[Row, list[str]]:  # fmt: skip
         inputs, visual, parts = self.question.inputs, self.question.visual, self.parts
+        numbers = visual[0].nonzero().flatten().tolist()
+        entered = None
+        if plan.selector is not None:  # whose choice the oracle takes as it is
+            entered = [numbers[n] for n in session.record.turns[0].entered(0)]
         choice = Choice(
-            method.scorer,
+            method.scorer if method.scorer in SCORERS else "last-token",
             told=lambda layer, row, generated: session.kept(layer, row, generated),
             tolerance=TIES[self.dtype],
         )
@@ -151,16 +155,25 @@ class Verifier:
         with torch.no_grad():
             if parts.recurrent:
                 want, said = compacted_logits(
-                    self.model, parts.decoder, inputs, answer, plan, visual, choice
+                    self.model,
+                    parts.decoder,
+                    inputs,
+                    answer,
+                    plan,
+                    visual,
+                    choice,
+                    entered,
                 )
             else:
                 said = Hidden(plan.schedule, plan.groups, visual, parts.lenders, choice)
+                said.entered = None if entered is None else [entered]
+                said.embeddings = session.record.turns[0].merged
                 want = masked_logits(self.model, parts.decoder, inputs, answer, said)
         row, wrong = self._distance(row, logits, want)
-        numbers = {place: n for n, place in enumerate(visual[0].nonzero().flatten().tolist())}
+        standing = {place: n for n, place in enumerate(numbers)}
         for step in range(self.new):
             for layer in range(1, plan.layers + 1):
-                alive = sorted(numbers[place] for place in said.alive(layer, 0, step))
+                alive = sorted(standing[place] for place in said.alive(layer, 0, step))
                 if alive != session.kept(layer, 0, step):
                     wrong.append(
                         f"layer {layer} keeps other visual tokens than the oracle after {step} "

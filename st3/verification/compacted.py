@@ -30,6 +30,7 @@ def compacted_logits(
     plan: Any,
     visual: torch.Tensor,
     choice: Choice | None = None,
+    entered: list[int] | None = None,
 ) -> tuple[torch.Tensor, _Left]:
     """Logits [1, T, vocabulary] of the answer [1, T], and what was left in each layer.
 
@@ -41,9 +42,11 @@ def compacted_logits(
         plan: schedule and groups of the generation to compare with.
         visual: bool [1, n].
         choice: how tokens are chosen; by the last token's attention if None.
+        entered: places of the visual tokens that a selector let in, the most important first; None
+            where all enter.
     """
     forwards = _watched(model, decoder, inputs, answer)
-    left = _Left(plan, visual, choice or Choice())
+    left = _Left(plan, visual, choice or Choice(), entered)
     cache = DynamicCache(config=decoder.config)
     for number, kind in enumerate(_kinds(decoder)):
         if kind == _WINDOW:  # its own would let go of keys by their count
@@ -73,11 +76,14 @@ class _Left:
         held: layer -> places of its keys.
     """
 
-    def __init__(self, plan: Any, visual: torch.Tensor, choice: Choice) -> None:
+    def __init__(
+        self, plan: Any, visual: torch.Tensor, choice: Choice, entered: list[int] | None = None
+    ) -> None:
         self.plan, self.choice, self.visual = plan, choice, visual
         self.prompt = visual.shape[1]
         self.everyone: list[int] = visual[0].nonzero().flatten().tolist()
         self.text = [place for place in range(self.prompt) if place not in {*self.everyone}]
+        self.entered = self.everyone if entered is None else entered[::-1]
         self.scores: dict[int, list[float]] = {}
         self.held: dict[int, list[int]] = {}
         self._alive: dict[tuple[int, int], list[int]] = {}
@@ -89,18 +95,21 @@ class _Left:
     def alive(self, layer: int, row: int = 0, generated: int = 0) -> list[int]:
         """Places of the visual tokens alive in a layer, the least important first."""
         group = self.group(layer)
-        count = self.plan.schedule.count(layer, len(self.everyone), generated)
-        if count == len(self.everyone):
-            return self.everyone
+        count = self.plan.schedule.inside.count(layer, len(self.entered), generated)
+        if count == len(self.entered):
+            return self.entered
         key = group.first, generated
         if key not in self._alive:
             if generated:
                 pool = self.alive(layer)
             else:
-                pool = self.everyone if group.first == 1 else self.alive(group.first - 1)
+                pool = self.entered if group.first == 1 else self.alive(group.first - 1)
             first = group.scored_in - self.choice.layers + 1
             said = [self.scores[n] for n in range(first, group.scored_in + 1) if n in self.scores]
-            scores = [sum(each) for each in zip(*said, strict=True)]
+            scores = [float(sum(each)) for each in zip(*said, strict=True)]
+            if group.scored_in == 0:  # as they were let in, the least important first
+                standing = {place: n for n, place in enumerate(self.entered)}
+                scores = [float(standing.get(place, -1)) for place in range(self.prompt)]
 
             def told() -> list[int]:
                 assert self.choice.told is not None
@@ -163,7 +172,7 @@ def _prompt(
     places = list(range(left.prompt))
     masks, features = asked.get("attention_mask"), asked.get("deepstack_visual_embeds") or ()
     for number in range(1, len(decoder.layers) + 1):
-        if number == left.group(number).first > 1:
+        if number == left.group(number).first:
             kept = sorted(left.text + left.alive(number))
             hidden = hidden[:, [places.index(place) for place in kept]]
             places = kept

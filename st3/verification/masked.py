@@ -8,6 +8,7 @@ this attention. The answer is forced, so that every step can be compared.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ class Hidden:
         lenders: layer -> the layer whose keys it uses.
         choice: how tokens are chosen.
         seen: layer -> what it says of every token, [B][n].
+        entered: of each row, places of the visual tokens that a selector let in, the most important
+            first; None where all enter.
+        embeddings: float [B, n, d], what the decoder gets of the prompt in place of its own; None
+            where no token was merged into another.
     """
 
     schedule: Any
@@ -39,6 +44,8 @@ class Hidden:
     lenders: dict[int, int]
     choice: Choice = field(default_factory=Choice)
     seen: dict[int, list[list[float]]] = field(default_factory=dict)
+    entered: list[list[int]] | None = None
+    embeddings: torch.Tensor | None = None
     _alive: dict[tuple[int, int, int], list[int]] = field(default_factory=dict)
     _places: dict[int, list[int]] = field(default_factory=dict)
 
@@ -52,15 +59,16 @@ class Hidden:
         """Places of those alive in a layer, the least important first."""
         group = next(g for g in self.groups if g.first <= layer <= g.last)
         everyone = self.everyone(row)
-        count = self.schedule.count(layer, len(everyone), generated)
-        if count == len(everyone):
-            return everyone
+        enter = everyone if self.entered is None else self.entered[row][::-1]
+        count = self.schedule.inside.count(layer, len(enter), generated)
+        if count == len(enter):
+            return enter
         key = group.first, row, generated
         if key not in self._alive:
             if generated:
                 pool = self.alive(layer, row)
             else:
-                pool = everyone if group.first == 1 else self.alive(group.first - 1, row)
+                pool = enter if group.first == 1 else self.alive(group.first - 1, row)
 
             def told() -> list[int]:
                 assert self.choice.told is not None
@@ -78,6 +86,10 @@ class Hidden:
 
     def _scores(self, layer: int, row: int) -> list[float]:
         """By place."""
+        if layer == 0:
+            assert self.entered is not None
+            standing = {place: -n for n, place in enumerate(self.entered[row])}
+            return [standing.get(place, -len(standing)) for place in range(self.visual.shape[1])]
         first = layer - self.choice.layers + 1
         said = [self.seen[n][row] for n in range(first, layer + 1) if n in self.seen]
         return [sum(each) for each in zip(*said, strict=True)]
@@ -121,6 +133,7 @@ def masked_logits(
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _mask)
     before = decoder.config._attn_implementation
+    handle = decoder.register_forward_pre_hook(partial(_merge, hidden), with_kwargs=True)
     _RUNS.append(hidden)
     decoder.config._attn_implementation = {"": _NAME}
     try:
@@ -130,6 +143,7 @@ def masked_logits(
             logits_processor=[Forced(answer)],
         )  # fmt: skip
     finally:
+        handle.remove()
         decoder.config._attn_implementation = {"": before}
         _RUNS.pop()
     return torch.stack(said.logits, 1)
@@ -167,6 +181,12 @@ def _attention(
     if queries > 1:
         hidden.seen[layer] = hidden.choice.score(weights, key, hidden.visual)
     return (weights @ value.to(wide)).to(query.dtype).transpose(1, 2).contiguous(), weights
+
+
+def _merge(hidden: Hidden, decoder: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if hidden.embeddings is None or kwargs["inputs_embeds"].shape[1] == 1:
+        return None
+    return args, kwargs | {"inputs_embeds": hidden.embeddings}
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:

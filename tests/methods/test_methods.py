@@ -66,7 +66,7 @@ def test_every_method_trims_to_its_schedule(name: str) -> None:
         greedy(model, inputs, 5)
     schedule = make_method(name).schedule(10)
     for row, visual in enumerate((64, 128)):
-        want = [round(keep * visual) for keep in schedule.keeps]
+        want = [schedule.count(layer, visual, pictures=row + 1) for layer in range(1, 11)]
         assert session.kept_per_layer(row) == want
         alive = [set(session.kept(layer, row)) for layer in range(1, 11)]
         assert [len(kept) for kept in alive] == want

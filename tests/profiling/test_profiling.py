@@ -91,7 +91,8 @@ def test_a_step_layer_by_layer() -> None:
 def predicted_bytes(config: Any, schedule: Any, work: Workload) -> tuple[int, ...]:
     """In float32."""
     layers = layers_of(meta_model(config))
-    return kv_bytes(layers, course_of(layers, schedule, work), work.batch, 4)
+    pictures = work.visual // 64
+    return kv_bytes(layers, course_of(layers, schedule, work, pictures), work.batch, 4)
 
 
 def test_vision_tower_and_projector_of_llava() -> None:

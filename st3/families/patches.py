@@ -1,0 +1,199 @@
+"""From the patches of a vision tower to visual tokens: which patches a token stands for.
+
+Towers hand patches on in few ways: a token each; some neighbours, in a row or in a square, merged
+into one; or tiles packed into one picture, which the model's own code then does with the numbers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import nn
+
+_CLASS = ("class_embedding", "cls_token", "class_token")
+
+
+def tower_of(merger: Any) -> nn.Module | None:
+    """The vision tower, by transformers' own names for it; None where there is none."""
+    found = merger.get_encoder(modality="image") if hasattr(merger, "get_encoder") else None
+    return None if found is merger else found
+
+
+def blocks_of(tower: nn.Module) -> list[nn.Module]:
+    """Its blocks, first to last: the longest list of modules that hold attention; else none."""
+    lists = [
+        list(module)
+        for module in tower.modules()
+        if isinstance(module, nn.ModuleList) and any(map(attention_of, module))
+    ]
+    return max(lists, key=len, default=[])
+
+
+def attention_of(block: nn.Module) -> Any:
+    """The module of a block that calls attention through `AttentionInterface`, None if none."""
+    for module in block.modules():
+        known = hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
+        named = "attention" in type(module).__name__.lower()
+        if known and named and hasattr(module, "config"):
+            return module
+    return None
+
+
+def has_class_token(tower: nn.Module) -> bool:
+    """Whether a class token stands before the patches."""
+    names = {name.rpartition(".")[2] for name, _ in tower.named_parameters()}
+    return bool(names & {*_CLASS})
+
+
+def feature_block(merger: Any, blocks: int) -> int:
+    """Which block's output the projector gets, from 0; of several the last."""
+    layer = getattr(merger.config, "vision_feature_layer", -1)
+    layer = layer[-1] if isinstance(layer, list | tuple) else layer
+    layer = -1 if layer is None else layer
+    return max(0, blocks + layer if layer < 0 else layer - 1)
+
+
+def whole_block(tower: Any, block: int) -> int:
+    """The nearest block from there on whose attention sees a whole picture, or else the last."""
+    whole = getattr(tower, "fullatt_block_indexes", None)
+    if not whole or block in whole:
+        return block
+    found: int = min((n for n in whole if n >= block), default=max(whole))
+    return found
+
+
+def grids_of(merger: Any, given: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Lines and columns of tokens of each picture, where the model is told grids of patches."""
+    side = getattr(merger.config.vision_config, "spatial_merge_size", 1) or 1
+    found = [value for name, value in given.items() if name.endswith("grid_thw")]
+    if not found or found[0] is None:
+        return []
+    return [(t * h // side, w // side) for t, h, w in found[0].tolist()]
+
+
+def to_tokens(
+    merger: Any, given: Mapping[str, Any], values: torch.Tensor, lengths: Sequence[int]
+) -> torch.Tensor:
+    """Means over the patches that each visual token stands for, float [tokens, c].
+
+    Infinite where it stands for none, as at the end of a line.
+
+    Args:
+        merger: the module that merges pictures into text.
+        given: what its `get_image_features` or `get_video_features` was given, by name.
+        values: float [crops, patches, c], of a tower's patches in its order, without class tokens.
+        lengths: visual tokens of each picture or video.
+
+    Raises:
+        ValueError: it cannot be told which patches a token stands for.
+    """
+    crops, patches, width = values.shape
+    tokens, total = sum(lengths), crops * patches
+    window = _window(merger, given)
+    if window is not None:  # the tower went through its groups of patches in another order
+        inverse = window.to(values.device).argsort()
+        values = values.reshape(len(window), -1, width)[inverse].view(crops, patches, width)
+    sizes, pack = given.get("image_sizes"), getattr(merger, "pack_image_features", None)
+    if pack is not None and sizes is not None:
+        found = _packed(merger, pack, values, sizes)
+        if found is not None and len(found) == tokens:
+            return found
+    if total == tokens:
+        return values.reshape(tokens, width)
+    if tokens == total + crops:  # class tokens stay in the prompt
+        rows = values.new_full((crops, 1, width), float("inf"))
+        return torch.cat((rows, values), dim=1).flatten(0, 1)
+    if total % tokens == 0:
+        many = total // tokens
+        if any(name.endswith("grid_thw") for name in given):
+            return values.reshape(tokens, many, width).mean(1)
+        step, shapes = isqrt(many), _shapes(merger, given, crops, patches)
+        if step * step == many and all(h % step == w % step == 0 for h, w in shapes):
+            return _squares(values.reshape(total, width), shapes, step)
+    raise ValueError(
+        f"{total} patches of {crops} crops become {tokens} visual tokens in this family, and which "
+        "patches a token stands for cannot be told"
+    )
+
+
+def _shapes(merger: Any, given: Mapping[str, Any], crops: int, patches: int) -> list[Any]:
+    """Lines and columns of patches: of each crop, or of pictures of several sizes end to end."""
+    sizes, side = given.get("image_sizes"), isqrt(patches)
+    if sizes is not None:
+        one = merger.config.vision_config.patch_size
+        found = [(int(h) // one, int(w) // one) for h, w in sizes]
+        if sum(h * w for h, w in found) == crops * patches:
+            return found
+    return [(side, side)] * crops if side * side == patches else [(1, 1)]
+
+
+def _squares(values: torch.Tensor, shapes: Sequence[Any], step: int) -> torch.Tensor:
+    """Means over squares of `step` x `step` patches, line by line: [patches, c] -> [tokens, c]."""
+    width = values.shape[1]
+    pictures = torch.split(values, [h * w for h, w in shapes])
+    return torch.cat([
+        picture.view(h // step, step, w // step, step, width).mean((1, 3)).flatten(0, 1)
+        for picture, (h, w) in zip(pictures, shapes, strict=True)
+    ])  # fmt: skip
+
+
+def _window(merger: Any, given: Mapping[str, Any]) -> torch.Tensor | None:
+    """int64 [groups]: in which order a tower with windows goes through groups of patches."""
+    tower: Any = tower_of(merger)
+    grid = next((value for name, value in given.items() if name.endswith("grid_thw")), None)
+    if grid is None or getattr(tower, "window_size", None) is None:
+        return None
+    if hasattr(tower, "get_window_index"):
+        found = tower.get_window_index(grid)[0]
+    else:
+        make = getattr(sys.modules[type(tower).__module__], "get_vision_window_index", None)
+        if make is None:
+            return None
+        names = ("spatial_merge_size", "window_size", "patch_size")
+        found = make(grid, **{name: getattr(tower, name) for name in names})[0]
+    return torch.as_tensor(found)
+
+
+def _packed(merger: Any, pack: Any, values: torch.Tensor, sizes: Any) -> torch.Tensor | None:
+    """Tiles as the model packs them, its marks at the ends of lines infinite."""
+    count = getattr(sys.modules[type(merger).__module__], "image_size_to_num_patches", None)
+    if count is None:
+        return None
+    config = merger.config
+    crops = [
+        count(
+            image_size=size,
+            grid_pinpoints=config.image_grid_pinpoints,
+            patch_size=config.vision_config.image_size,
+        )
+        for size in sizes
+    ]
+    if sum(crops) != len(values):
+        return None
+    marks = values.new_full((values.shape[2],), float("inf"))
+    known = inspect.signature(pack).parameters
+    more = {"image_newline": marks, "vision_feature_select_strategy": "full"}
+    more["vision_aspect_ratio"] = getattr(config, "vision_aspect_ratio", None)
+    chosen = {name: value for name, value in more.items() if name in known}
+    packed, _ = pack(list(torch.split(values, crops)), sizes, **chosen)
+    return torch.cat(list(packed))
+
+
+def lengths_of(features: Any) -> list[int]:
+    """Visual tokens of each picture, of features [n, d] or [pictures, n, d], or several of them."""
+    return list(_lengths(features))
+
+
+def _lengths(features: Any) -> Iterator[int]:
+    if isinstance(features, list | tuple):
+        for part in features:
+            yield from _lengths(part)
+    elif features.dim() == 3:
+        yield from [features.shape[1]] * features.shape[0]
+    else:
+        yield features.shape[0]

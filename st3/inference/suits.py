@@ -1,0 +1,39 @@
+"""Does a method fit a model: told from its configuration, without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from st3.families.meta import meta_model
+from st3.families.parts import find_parts
+from st3.families.patches import blocks_of, has_class_token, tower_of
+
+_MADE_FROM_FEATURES = ("features", "text", "frames", "grid")
+
+
+def suits(method: Any, config: Any) -> tuple[bool, str]:
+    """Whether a method fits a model of this configuration, and what it does otherwise there.
+
+    Args:
+        method: of the registry, with its default parameters.
+        config: of a model that fits st3.
+
+    Raises:
+        ValueError: the model does not fit st3 at all.
+    """
+    parts = find_parts(meta_model(config))
+    try:
+        made = method()
+        made.schedule(len(parts.layers))
+    except ValueError as error:
+        return False, str(error)
+    selector = made.selector
+    needs = () if selector is None else selector.asks()
+    if all(need in _MADE_FROM_FEATURES for need in needs):
+        return True, ""
+    tower = tower_of(parts.merger)
+    if tower is None or not blocks_of(tower):
+        return False, "its vision tower has no blocks of attention to look into"
+    if any(need.startswith("attention") for need in needs) and not has_class_token(tower):
+        return True, "no class token: attention from all patches instead"
+    return True, ""

@@ -1,0 +1,67 @@
+"""CDPruner: a determinantal point process conditioned on the question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from st3.methods.selecting import Chosen, Selecting
+
+if TYPE_CHECKING:
+    from st3.methods.view import View
+
+
+@dataclass(frozen=True)
+class CDPruner(Selecting):
+    """Diverse tokens that have to do with the question: greedy MAP of a DPP, weighted.
+
+    Zhang et al., *CDPruner*, NeurIPS 2025; an order, given the text. Kernel: relevance x cosine x
+    relevance.
+
+    Attributes:
+        theta: how much relevance counts: 0 not at all, 1 as it is; between, by
+            exp(theta / (2 (1 - theta)) relevance).
+    """
+
+    name: ClassVar[str] = "cdpruner"
+    source: ClassVar[str] = "CDPruner, arXiv 2506.10967"
+    needs: ClassVar[tuple[str, ...]] = ("features", "text")
+    differs: ClassVar[str] = (
+        "relevance is the cosine to the mean embedding of the prompt's text, as where there is no "
+        "CLIP text encoder; with LLaVA the authors ask CLIP's, which checkpoints of LLaVA lack"
+    )
+    published: ClassVar[Mapping[str, str]] = {
+        "128": "keep=128,theta=1,positions=compact",
+        "64": "keep=64,theta=1,positions=compact",
+        "32": "keep=32,theta=1,positions=compact",
+        "next-640": "keep=640,theta=1,positions=compact",
+        "next-320": "keep=320,theta=1,positions=compact",
+        "next-160": "keep=160,theta=1,positions=compact",
+    }
+
+    keep: float | int | str = "11.1%"
+    theta: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.theta <= 1:
+            raise ValueError(f"cdpruner: theta must lie between 0 and 1, got {self.theta:g}")
+
+    def choose(self, view: View) -> Chosen:
+        import torch
+
+        from st3.methods.greedy import greedy_map, similarities, spread_to_one
+
+        units = view.units()
+        question = torch.nn.functional.normalize(view.question(), dim=-1)
+        view.note("relevance by the prompt's text embeddings, for want of CLIP's text encoder")
+        with torch.autocast(units.device.type, enabled=False):
+            cosine = (units @ question[..., None])[..., 0]
+        relevance = spread_to_one(cosine, view.valid)
+        if self.theta < 1:
+            relevance = (self.theta / (2 * (1 - self.theta)) * relevance).exp()
+        return Chosen(greedy_map(similarities(units), relevance, view.valid, view.most))
+
+
+METHOD = CDPruner

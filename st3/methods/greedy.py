@@ -1,0 +1,235 @@
+"""Greedy choices of a diverse subset, as orders: every budget is a prefix.
+
+All work on G pools at once, in float32, and no number goes back to the host. A choice of T among n
+costs a matrix of similarities and T updates of n numbers (DPP: of n x T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+_NOTHING = float("-inf")
+_BEYOND = 4.0  # further than any two directions
+_EXHAUSTED = 1e-6
+"""Of the largest kernel entry: what is left of a determinant below it is rounding."""
+
+
+def ranked(score: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` best by a score [G, n], the earlier of two alike first: int64 [G, count]."""
+    wide = score.double() if score.dtype == torch.float64 else score.float()
+    order = wide.masked_fill(~valid, _NOTHING).argsort(dim=1, descending=True, stable=True)
+    return _sound(order[:, :count], wide, valid)
+
+
+def similarities(units: torch.Tensor) -> torch.Tensor:
+    """Cosines of all pairs, float32 [G, n, n], of rows of length 1 [G, n, d].
+
+    A token's with itself is 1 to the bit, so that rounding is no reason to prefer one.
+    """
+    with torch.autocast(units.device.type, enabled=False):
+        found = units @ units.transpose(1, 2)
+    own = found.diagonal(dim1=1, dim2=2)
+    own.copy_(torch.where(own > 0.5, 1.0, own))
+    return found
+
+
+def _greedy(
+    gain: torch.Tensor,
+    valid: torch.Tensor,
+    count: int,
+    update: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """int64 [G, count]: again and again the greatest gain [G, n], which `update` makes anew.
+
+    `update` gets the number of the pick, which it is, int64 [G, 1], and the gains before it, and
+    may change these in place; what it says of tokens that were picked does not matter. Few
+    operations a pick: on a GPU launching them is what takes time.
+    """
+    count = min(count, valid.shape[1])
+    picks = torch.empty(len(valid), count, dtype=torch.long, device=valid.device)
+    first = gain
+    closed = torch.zeros_like(gain).masked_fill_(~valid, _NOTHING)  # is added to gains
+    for number in range(count):
+        best = picks[:, number : number + 1]
+        torch.argmax(gain + closed, 1, keepdim=True, out=best)
+        closed.scatter_(1, best, _NOTHING)
+        gain = update(number, best, gain)
+    return _sound(picks, gain + first, valid)
+
+
+def _sound(picks: torch.Tensor, score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The picks; -1 in a pool whose scores [G, n] are no numbers, which the engine refuses."""
+    return picks.masked_fill((score.isnan() & valid).any(1, keepdim=True), -1)
+
+
+def _row(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """Row `best` [G, 1] of each matrix [G, n, n]: [G, n]."""
+    index = best[..., None].expand(-1, 1, matrix.shape[2])
+    return matrix.gather(1, index)[:, 0]
+
+
+def farthest_first(similar: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
+    """Max-min: each next one is the farthest from all that were chosen, by 1 - similarity.
+
+    The first is the one whose nearest neighbour is farthest away.
+
+    Args:
+        similar: float32 [G, n, n]. `valid`: bool [G, n].
+        count: how many.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    far = (1 - similar).masked_fill(~valid[:, None], _BEYOND)
+    own = torch.eye(far.shape[1], dtype=torch.bool, device=far.device)
+    alone = far.masked_fill(own, _BEYOND).amin(2)
+
+    def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        row = _row(far, best)
+        return row if number == 0 else torch.minimum(gain, row)
+
+    return _greedy(alone, valid, count, update)
+
+
+def greedy_map(
+    similar: torch.Tensor, quality: torch.Tensor, valid: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Greedy MAP of a determinantal point process with kernel diag(q) S diag(q).
+
+    Each next one makes the determinant of the chosen part of the kernel largest. By Chen et al.,
+    *Fast Greedy MAP Inference for Determinantal Point Process*, NeurIPS 2018: a Cholesky factor
+    grows by a row with each pick. Where the kernel's rank is used up, what is left follows in
+    prompt order.
+
+    Args:
+        similar: float32 [G, n, n], positive semidefinite.
+        quality: float32 [G, n], not negative. `valid`: bool [G, n].
+        count: how many.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    count = min(count, valid.shape[1])
+    kernel = quality[:, :, None] * similar * quality[:, None]
+    gain = kernel.diagonal(dim1=1, dim2=2).clone()
+    floor = _EXHAUSTED * gain.masked_fill(~valid, 0).amax(1, keepdim=True)
+    # Rows of Cholesky's factor, each times the root of its pivot, and these pivots.
+    rows = gain.new_zeros(len(gain), count, gain.shape[1])
+    pivots = gain.new_empty(len(gain), count)
+
+    def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        pivot = pivots[:, number : number + 1]
+        torch.maximum(gain.gather(1, best), floor, out=pivot)
+        row = _row(kernel, best)
+        if number:
+            known = rows[:, :number]
+            at = _column(known, best) / pivots[:, :number]
+            with torch.autocast(row.device.type, enabled=False):
+                row = torch.baddbmm(row[:, None], at[:, None], known, alpha=-1)[:, 0]
+        rows[:, number] = row
+        return gain.addcdiv_(row.square(), pivot, value=-1)
+
+    first = gain.clone()
+    picks = _greedy(gain, valid, count, update)
+    return _in_prompt_order(picks, pivots > floor, _sound(picks, first, valid), valid)
+
+
+def _column(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """Column `best` [G, 1] of each matrix [G, m, n]: [G, m]."""
+    return matrix.gather(2, best[:, None].expand(-1, matrix.shape[1], 1))[..., 0]
+
+
+def _in_prompt_order(
+    picks: torch.Tensor, sure: torch.Tensor, told: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """The picks up to the first that is not `sure` [G, count], and then what is left, in order."""
+    sure = sure.long().cummin(1).values.bool()
+    count, size = picks.shape[1], valid.shape[1]
+    place = torch.arange(size, device=picks.device)
+    key = (-1.0 - place).expand(valid.shape).masked_fill(~valid, _NOTHING)
+    behind = torch.arange(count, 0, -1, device=picks.device, dtype=key.dtype).expand(picks.shape)
+    safe = picks.clamp_min(0)
+    key = key.scatter(1, safe, torch.where(sure, behind, key.gather(1, safe)))
+    found = key.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.where(told < 0, told, found)
+
+
+def facility(
+    similar: torch.Tensor, weight: torch.Tensor, valid: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Facility location: each next one adds most to how well all are covered, times its weight.
+
+    A token is covered as well as the chosen one most similar to it covers it, and by none at
+    first: similarities below 0 never help.
+
+    Args:
+        similar: float32 [G, n, n]. `valid`: bool [G, n].
+        weight: float32 [G, n], not negative.
+        count: how many.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    similar = similar.masked_fill(~(valid[:, None] & valid[:, :, None]), 0)
+    covered = similar.new_zeros(weight.shape)
+
+    def gains() -> torch.Tensor:
+        return (similar - covered[:, :, None]).clamp_min(0).sum(1) * weight
+
+    def update(_: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        nonlocal covered
+        covered = torch.maximum(covered, _row(similar, best))
+        return gains()
+
+    return _greedy(gains(), valid, count, update)
+
+
+def marginal_relevance(
+    similar: torch.Tensor,
+    importance: torch.Tensor,
+    valid: torch.Tensor,
+    count: int,
+    trade: float,
+) -> torch.Tensor:
+    """Maximal marginal relevance: `trade` x importance - (1 - `trade`) x likeness to the chosen.
+
+    Carbonell and Goldstein, SIGIR 1998. The first is the most important.
+
+    Args:
+        similar: float32 [G, n, n]. `valid`: bool [G, n].
+        importance: float32 [G, n].
+        count: how many. `trade`: 1 is importance alone.
+
+    Returns:
+        int64 [G, count], as chosen.
+    """
+    likeness = similar.new_full(importance.shape, _NOTHING)
+
+    def update(_: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        nonlocal likeness
+        likeness = torch.maximum(likeness, _row(similar, best))
+        return trade * importance - (1 - trade) * likeness
+
+    return _greedy(importance, valid, count, update)
+
+
+def rows_of(chosen: Sequence[torch.Tensor], most: int) -> torch.Tensor:
+    """Orders of several lengths as int64 [G, most]; behind a row's end stands its first again."""
+    filled = [torch.cat((row, row[:1].expand(max(0, most - len(row))))) for row in chosen]
+    return torch.stack([row[:most] for row in filled])
+
+
+def finite(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """A score [G, n] with the largest finite one where it is infinite, and 0 where not `valid`."""
+    score = score.masked_fill(~valid, 0)
+    return score.minimum(score.masked_fill(score.isinf(), 0).amax(1, keepdim=True))
+
+
+def spread_to_one(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """A score [G, n] brought to 0..1 in each pool; 1 everywhere where all are alike."""
+    least = score.masked_fill(~valid, float("inf")).amin(1, keepdim=True)
+    most = score.masked_fill(~valid, _NOTHING).amax(1, keepdim=True)
+    wide = most - least
+    return torch.where(wide > 1e-6, (score - least) / wide.clamp_min(1e-6), 1.0).clamp(0, 1)
