@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -36,8 +37,13 @@ class Prompt:
 
     def of_rows(self, rows: Sequence[int]) -> Prompt:
         """Some rows alone, in this order; the lengths of all remain."""
-        visual, text = ([kind[row] for row in rows] for kind in (self.visual, self.text))
-        return replace(self, visual=tuple(visual), text=tuple(text))
+
+        def some(of_each: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(of_each[row] for row in rows) if of_each else ()
+
+        return replace(
+            self, visual=some(self.visual), text=some(self.text), pictures=some(self.pictures)
+        )
 
 
 def layout(visual: torch.Tensor, mask: torch.Tensor | None, brought: Sequence[int] = ()) -> Prompt:

@@ -234,6 +234,7 @@ class Record:
         self.prompt = self.turns[0].prompt
         visual, text = self._places
         self._places = visual[rows], text[rows]
+        self.shift = [self.shift[row] for row in rows]
         if self.padding is not None:
             self.padding = self.padding[rows]
 

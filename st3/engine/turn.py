@@ -76,6 +76,9 @@ class Turn:
             self,
             prompt=self.prompt.of_rows(rows),
             first=tuple(self.first[row] for row in rows) if self.first else (),
+            entering=tuple(self.entering[row] for row in rows),
+            merges=[merged[rows] for merged in self.merges],
+            _standing=[standing[rows] for standing in self._standing],
             _kept={group: some(pair) for group, pair in self._kept.items()},
             _order={group: some(pair) for group, pair in self._order.items()},
         )

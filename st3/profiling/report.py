@@ -26,16 +26,16 @@ class Row:
     `weights_measured_bytes` counted in the model that was timed, as loaded, on all devices;
     `*_by_device` are predicted where a device map spreads the model, KV after prefill.
 
-    `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it;
-    `selection_ms` is what choosing and dropping tokens takes of these, None where it was not
-    measured; `tpot_ms` is the median over all steps; `recording_ms` is what recording CUDA graphs
-    takes, once in a `with st3.trim`, `compiling_s` what comes before the first answer in a process: compiling,
-    recording, an export; `e2e_ms` is without either. Speed-ups are of `e2e_ms`, over `stock` and
-    over `none`. `*_ideal_ms` is the roofline, `*_bound` what makes it, `*_roofline_share` ideal
-    over measured. `ideal_saving` is the share of the untrimmed roofline time of prefill that the
-    method does not need, `achieved_saving` the share of stock's measured `prefill_ms`,
-    `saving_share` the second over the first. `*_launches` counts operations, views left out,
-    `*_launch_ms` is the time to start them.
+    `prefill_ms` is the decoder alone, `vision_ms` the tower, `ttft_ms` all of it; `selection_ms` is
+    what choosing and dropping tokens takes of these, None where it was not measured; `tpot_ms` is
+    the median over all steps; `recording_ms` is what recording CUDA graphs takes, once in a `with
+    st3.trim`, `compiling_s` what comes before the first answer in a process: compiling, recording,
+    an export; `e2e_ms` is without either. Speed-ups are of `e2e_ms`, over `stock` and over `none`.
+    `*_ideal_ms` is the roofline, `*_bound` what makes it, `*_roofline_share` ideal over measured.
+    `ideal_saving` is the share of the untrimmed roofline time of prefill that the method does not
+    need, `achieved_saving` the share of stock's measured `prefill_ms`, `saving_share` the second
+    over the first. `*_launches` counts operations, views left out, `*_launch_ms` is the time to
+    start them.
     """
 
     method: str

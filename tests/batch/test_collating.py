@@ -109,7 +109,7 @@ def _model(name: str) -> Any:
 
 
 @pytest.mark.parametrize("compile", ["off", "inductor"])
-@pytest.mark.parametrize("method", [None, "none", "st3"])
+@pytest.mark.parametrize("method", [None, "none", "st3", "divprune"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_rows_leave_and_the_others_go_on(
     traced: None, name: str, method: str | None, compile: str
@@ -128,7 +128,10 @@ def test_rows_leave_and_the_others_go_on(
     kind = signature(rows[0])
     rows = [row for row in rows if signature(row) == kind]
     assert len(rows) > 2
-    parameters: dict[str, Any] = {"stride": 1, "ratio": 0.15, "tau": 9} if method == "st3" else {}
+    parameters: dict[str, Any] = {
+        "st3": {"stride": 1, "ratio": 0.15, "tau": 9},
+        "divprune": {"keep": "50%", **({"positions": "compact"} if name == "llava" else {})},
+    }.get(str(method), {})
 
     def ask(some: list[Any]) -> Any:
         if method is None:
