@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import isqrt
+from typing import Any
 
 import torch
 
@@ -99,6 +100,11 @@ class Entrance:
             )
         self._chosen = chosen
         self._standing, self.doubt = _standing(picks, table.valid, self.counts, self.sizes)
+
+    def tables(self) -> tuple[Any, ...]:
+        """What it looks up on the device; caches may let go of it while a recording reads it."""
+        device = self._standing.device
+        return _Table.of(self.rows, device), fixed(self.counts, device), fixed(self.sizes, device)
 
     @property
     def merges(self) -> bool:

@@ -186,6 +186,7 @@ class Prefill:
             self.turn.merges[:] = [hidden]
         self.recent = {0: self.entrance.importance(self.ordinal)}
         self.turn.record_standing(self.entrance.standing)
+        self.turn.held[:] = [self.entrance.tables()]
         self.record.doubts.append(self.entrance.doubt)
         if hidden.device.type == "cpu":  # elsewhere the host would wait: the next step asks
             self.record.check_choices()

@@ -31,7 +31,7 @@ class Turn:
         begun: tokens generated before it. `base`: all tokens before it, padding included.
         first: visual tokens of each row before it.
         entering: visual tokens of each row that enter layer 1, of those that the prompt brought.
-        merges: see `merged`.
+        merges: see `merged`. `held`: what a recording of its prefill reads at its address.
     """
 
     schedule: Schedule
@@ -43,6 +43,7 @@ class Turn:
     first: tuple[int, ...] = ()
     entering: tuple[int, ...] = ()
     merges: list[torch.Tensor] = field(default_factory=list)
+    held: list[Any] = field(default_factory=list)
     _standing: list[torch.Tensor] = field(default_factory=list)
     _kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _order: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)

@@ -151,7 +151,9 @@ def _in_prompt_order(
     key = (-1.0 - place).expand(valid.shape).masked_fill(~valid, _NOTHING)
     behind = torch.arange(count, 0, -1, device=picks.device, dtype=key.dtype).expand(picks.shape)
     safe = picks.clamp_min(0)
-    key = key.scatter(1, safe, torch.where(sure, behind, key.gather(1, safe)))
+    # Behind the end of a small pool stands a token of it once more: its first place counts.
+    known = torch.where(sure, behind, key.gather(1, safe))
+    key = key.scatter_reduce(1, safe, known, "amax")
     found = key.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.where(told < 0, told, found)
 

@@ -29,6 +29,7 @@ FAMILIES = [
     "gemma4, shared keys", "qwen3_5", "mistral3",
 ]  # fmt: skip
 """A class token or none, tiles, windows, DeepStack, borrowed keys, recurrent states, three axes."""
+ROWS = {"one": ("ttItItttt",), "padded": ("ttItIttttt", "tItt")}
 Reference = Callable[[torch.Tensor, torch.Tensor, int], list[int]]
 SPECS: dict[str, Reference] = {
     "divprune:keep=40%": lambda V, words, count: farthest(V, count),
@@ -96,7 +97,7 @@ def expected(
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("kind", ["one", "padded"])
+@pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_enters_is_the_reference_and_the_rest_the_oracle(
     name: str, kind: str, spec: str
@@ -104,7 +105,7 @@ def test_what_enters_is_the_reference_and_the_rest_the_oracle(
     if not ZOO[name].known:
         pytest.skip(f"this transformers has no {ZOO[name].config}")
     model = _model(name)
-    inputs = ZOO[name].inputs(model, getattr(ZOO[name], kind))
+    inputs = ZOO[name].inputs(model, ROWS[kind])
     mask = inputs["attention_mask"]
     visual = visual_mask(find_parts(model).visual_ids, inputs["input_ids"]) & mask.bool()
     entered = expected(embeddings(model, inputs), visual, mask, spec)
@@ -173,6 +174,17 @@ def test_every_method_in_several_families(name: str, kind: str, method: str) -> 
             for step in (0, 4):
                 alive = sorted(numbers[row].index(place) for place in said.alive(layer, row, step))
                 assert session.kept(layer, row, step) == alive
+
+
+def test_pictures_that_lie_end_to_end_are_told_apart() -> None:
+    """By what they were encoded to: tiles of one are as many tokens, of the other more."""
+    model = _model("llava_next")
+    inputs = ZOO["llava_next"].inputs(model, ("ttIItttt", "tItt"))
+    with st3.trim(model, "divprune", keep=20) as session:
+        greedy(model, inputs, 1)
+        assert session.record.prompt.pictures == ((52, 72), (88,))
+        kept = session.kept(1)
+    assert [sum(n < 52 for n in kept), sum(n >= 52 for n in kept)] == [20, 20]
 
 
 def test_pooled_tokens_are_means_of_their_cells() -> None:

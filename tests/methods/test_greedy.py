@@ -157,6 +157,18 @@ def test_pools_do_not_meet_and_budgets_nest(which: str) -> None:
         assert choose(similar, valid, 3)[0].tolist() == together[row, :3].tolist()
 
 
+def test_a_pool_smaller_than_the_count_keeps_its_order() -> None:
+    """What is picked behind its end changes nothing."""
+    sets = [tokens(n, d=16, seed=n) for n in (12, 2, 3)]
+    similar, valid = pooled(*sets)
+    quality = torch.tensor([1.0, 2.0]).repeat(3, 6)
+    for row, size in ((1, 2), (2, 3)):
+        alone = greedy_map(similar[row : row + 1], quality[:1], valid[row : row + 1], size)
+        together = greedy_map(similar, quality, valid, 7)
+        assert together[row, :size].tolist() == alone[0].tolist()
+        assert together[row, 0] == 1
+
+
 def test_ranked_takes_the_earlier_of_two_alike() -> None:
     score = torch.tensor([[1.0, 3.0, 3.0, 2.0, 9.0]])
     valid = torch.tensor([[True, True, True, True, False]])
