@@ -118,7 +118,10 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
     """Trace it, and compile what comes out unless something else has become the same."""
     threads, sizes = torch.get_num_threads(), ShapeEnv()
     mode = FakeTensorMode(shape_env=sizes)
-    stand_ins: list[Any] = [_stand_in(mode, *each) for each in zip(tensors, opened, strict=True)]
+    with torch.inference_mode(False):
+        stand_ins: list[Any] = [
+            _stand_in(mode, *each) for each in zip(tensors, opened, strict=True)
+        ]
     alone: list[bool] = []
 
     def flat(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -159,6 +162,10 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
 def _stand_in(mode: FakeTensorMode, tensor: torch.Tensor, opened: frozenset[int]) -> torch.Tensor:
     """A tensor without numbers, and without sizes where these are open."""
     kinds = [DimDynamic.DYNAMIC if d in opened else DimDynamic.STATIC for d in range(tensor.ndim)]
+    if tensor.is_inference():  # such a one is not written outside of inference_mode, even in a trace
+        tensor = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+        )
     return mode.from_tensor(
         tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds)
     )
