@@ -115,8 +115,8 @@ class Hooks:
     def _logits(
         self, forward: Any, module: nn.Module, hidden: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """In the place of the head's forward."""
-        trim = whose_call(self.trims)
+        """In the place of the head's forward; a copy of the model takes it along."""
+        trim = whose_call(self.trims) if module in self._compiled else None
         graph = None if trim is None else trim.graph
         found = None if graph is None or kwargs else graph.head(module, hidden)
         logits: torch.Tensor = forward(hidden, **kwargs) if found is None else found
