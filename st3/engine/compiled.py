@@ -90,8 +90,10 @@ def piece(module: nn.Module, call: Call, tensors: Tensors, opened: Open, kind: A
         kind: tells calls apart that differ in other things than the tensors' shapes; hashable.
 
     Raises:
+        NotImplementedError: hooks of others on modules below it.
         Exception: whatever tracing and compiling raise.
     """
+    _refuse_hooks(module)
     named = dict(module.named_parameters()) | dict(module.named_buffers())
     parts = {id(tensor): _taken_apart(tensor) for tensor in named.values()}
     weights = [plain for inside, _ in parts.values() for plain in inside]
@@ -130,15 +132,16 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
         return (found,) if alone[-1] else found
 
     with torch.inference_mode(False), torch.no_grad():
+        ways = products()
         with mode:
-            graph = make_fx(flat, products())(*stand_ins)
+            graph = make_fx(flat, ways)(*stand_ins)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         constants = [(name, tensor.tolist()) for name, tensor in graph.named_buffers()]
-        text = graph.code, repr(constants), alone[-1], key, threads
+        given = [x for x, dims in zip(stand_ins, opened, strict=True) if dims]
+        condition = sizes.produce_guards_expression(given, ignore_static=False)
+        text = graph.code, condition, repr(constants), alone[-1], key, threads
         if text not in _CODES:
-            given = [x for x, dims in zip(stand_ins, opened, strict=True) if dims]
-            condition = sizes.produce_guards_expression(given, ignore_static=False)
 
             def fits(real: Tensors) -> bool:
                 asked = [x for x, dims in zip(real, opened, strict=False) if dims]
@@ -162,7 +165,9 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
 def _stand_in(mode: FakeTensorMode, tensor: torch.Tensor, opened: frozenset[int]) -> torch.Tensor:
     """A tensor without numbers, and without sizes where these are open."""
     kinds = [DimDynamic.DYNAMIC if d in opened else DimDynamic.STATIC for d in range(tensor.ndim)]
-    if tensor.is_inference():  # such a one is not written outside of inference_mode, even in a trace
+    if (
+        tensor.is_inference()
+    ):  # such a one is not written outside of inference_mode, even in a trace
         tensor = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
         )
@@ -211,11 +216,36 @@ def _form(tensor: torch.Tensor, opened: frozenset[int]) -> tuple[Any, ...]:
 
 
 def _state_of(module: nn.Module) -> tuple[Any, ...]:
-    """What modules have in plain Python, which a trace may have read."""
+    """What modules have in plain Python, which a trace may have read.
+
+    Hooks are not in it: their numbers are others in every `with`.
+    """
     return tuple(
-        (type(each), *((name, repr(x)) for name, x in vars(each).items() if _is_plain(x)))
+        (
+            type(each),
+            *(
+                (name, repr(x))
+                for name, x in vars(each).items()
+                if _is_plain(x) and "_hooks" not in name
+            ),
+        )
         for each in module.modules()
     )
+
+
+def _refuse_hooks(module: nn.Module) -> None:
+    """Code would run none of them, and a trace would give them tensors without numbers.
+
+    The module's own are no part of its code. Those of transformers, which collect what is asked
+    for, are for steps that are not compiled.
+
+    Raises:
+        NotImplementedError: somebody's hook on a module below this one.
+    """
+    for name, each in module.named_modules():
+        for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):
+            if name and not getattr(hook, "__module__", "").startswith("transformers."):
+                raise NotImplementedError(f"{name} of {type(module).__name__} has a hook")
 
 
 def _is_plain(value: Any) -> bool:
