@@ -31,7 +31,7 @@ Open = Sequence[frozenset[int]]
 """Of each tensor of a call, the dimensions whose size is left open."""
 
 _LOCK = threading.RLock()
-_SCALARS = (bool, int, float, str, type(None))
+_SCALARS = (bool, int, float, str, type(None), torch.dtype)
 
 
 @dataclass(frozen=True)
@@ -216,21 +216,32 @@ def _form(tensor: torch.Tensor, opened: frozenset[int]) -> tuple[Any, ...]:
 
 
 def _state_of(module: nn.Module) -> tuple[Any, ...]:
-    """What modules have in plain Python, which a trace may have read.
+    """What modules, and objects that they have, hold in plain Python: a trace may have read it.
 
     Hooks are not in it: their numbers are others in every `with`.
     """
+    known: dict[int, Any] = {}
+
+    def described(value: Any) -> Any:
+        if _is_plain(value):
+            return repr(value)
+        if isinstance(value, nn.Module | torch.Tensor | type) or not hasattr(value, "__dict__"):
+            return type(value)
+        if id(value) not in known:  # a configuration, which many modules share
+            known[id(value)] = type(value), _plain_of(value)
+        return known[id(value)]
+
     return tuple(
         (
             type(each),
-            *(
-                (name, repr(x))
-                for name, x in vars(each).items()
-                if _is_plain(x) and "_hooks" not in name
-            ),
+            *((name, described(x)) for name, x in vars(each).items() if "_hooks" not in name),
         )
         for each in module.modules()
     )
+
+
+def _plain_of(value: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((name, repr(x)) for name, x in vars(value).items() if _is_plain(x))
 
 
 def _refuse_hooks(module: nn.Module) -> None:

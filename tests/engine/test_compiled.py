@@ -10,6 +10,7 @@ import copy
 import random
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,6 +114,25 @@ def test_a_model_that_changes_between_answers(traced: None) -> None:
             found.append(greedy(model, inputs, 12))
             found[-1].kv_bytes = session.kv_bytes
     _assert_same(found)
+
+
+class Configured(nn.Module):
+    """A factor in a configuration."""
+
+    def __init__(self, inner: nn.Module, config: Any) -> None:
+        super().__init__()
+        self.inner, self.config = inner, config
+
+    def forward(self, states: torch.Tensor) -> Any:
+        return self.inner(states) * self.config.factor
+
+
+def test_a_configuration_that_changes(traced: None) -> None:
+    model, config = tiny_llava(layers=2), SimpleNamespace(factor=0.0, module=nn.Linear)
+    for layer in model.model.language_model.layers:
+        layer.mlp = Configured(layer.mlp, config)
+    for config.factor in (2.0, -3.0):
+        _assert_same(_both(model, prompts("tttItttt"), tau=15))
 
 
 def test_hooks_below_a_layer_run(traced: None) -> None:
