@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -225,6 +226,8 @@ def _state_of(module: nn.Module) -> tuple[Any, ...]:
     def described(value: Any) -> Any:
         if _is_plain(value):
             return repr(value)
+        if isinstance(value, FunctionType | BuiltinFunctionType):
+            return value
         if isinstance(value, nn.Module | torch.Tensor | type) or not hasattr(value, "__dict__"):
             return type(value)
         if id(value) not in known:  # a configuration, which many modules share

@@ -50,7 +50,7 @@ class Hooks:
         self._numbers = {layer: number for number, layer in enumerate(parts.layers, 1)}
         self._here = threading.local()
         self._own_forward = vars(self.decoder).get("forward")
-        self._compiled: list[nn.Module] = []
+        self._compiled: dict[nn.Module, Any] = {}
         self._handles: list[Any] = []
         self._configured: list[tuple[nn.Module, Any]] = []
 
@@ -83,8 +83,9 @@ class Hooks:
             del self.decoder.forward
             if self._own_forward is not None:
                 self.decoder.forward = self._own_forward
-        for module in self._compiled:
-            del module.forward
+        for module, ours in self._compiled.items():
+            if vars(module).get("forward") is ours:  # and not somebody's who came later
+                del module.forward
 
     def replay(self, trim: Trim, cuda_graphs: bool, compiler: str, head: nn.Module | None) -> None:
         """Let the decode steps of a `trim` be recorded, compiled, or both.
@@ -110,7 +111,7 @@ class Hooks:
                         if number is None
                         else in_place_of(forward, module, number)
                     )
-                    self._compiled.append(module)
+                    self._compiled[module] = module.forward
 
     def _logits(
         self, forward: Any, module: nn.Module, hidden: torch.Tensor, **kwargs: Any

@@ -135,6 +135,29 @@ def test_a_configuration_that_changes(traced: None) -> None:
         _assert_same(_both(model, prompts("tttItttt"), tau=15))
 
 
+def test_a_function_that_changes(traced: None) -> None:
+    model = tiny_llava(layers=2)
+    for function in (nn.functional.silu, torch.relu):
+        for layer in model.model.language_model.layers:
+            layer.mlp._modules.pop("act_fn", None)
+            layer.mlp.act_fn = function
+        _assert_same(_both(model, prompts("tttItttt"), tau=15))
+
+
+def test_a_forward_that_somebody_puts_in_place_stays(model: Any) -> None:
+    def forward(*args: Any) -> Any:
+        return type(head).forward(head, *args)
+
+    head = model.lm_head
+    try:
+        with st3.trim(model, "st3", compile="inductor"):
+            head.forward = forward
+            del model.model.language_model.layers[0].forward
+        assert head.forward is forward
+    finally:
+        del head.forward
+
+
 def test_hooks_below_a_layer_run(traced: None) -> None:
     model, inputs = tiny_llava(layers=3), prompts("tttItttt")
     seen: list[type] = []
