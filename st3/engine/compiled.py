@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ Open = Sequence[frozenset[int]]
 """Of each tensor of a call, the dimensions whose size is left open."""
 
 _LOCK = threading.RLock()
-_SCALARS = (bool, int, float, str, type(None))
+_SCALARS = (bool, int, float, str, type(None), torch.dtype)
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def piece(module: nn.Module, call: Call, tensors: Tensors, opened: Open, kind: A
         kind: tells calls apart that differ in other things than the tensors' shapes; hashable.
 
     Raises:
+        NotImplementedError: hooks of others on modules below it.
         Exception: whatever tracing and compiling raise.
     """
+    _refuse_hooks(module)
     named = dict(module.named_parameters()) | dict(module.named_buffers())
     parts = {id(tensor): _taken_apart(tensor) for tensor in named.values()}
     weights = [plain for inside, _ in parts.values() for plain in inside]
@@ -118,7 +121,10 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
     """Trace it, and compile what comes out unless something else has become the same."""
     threads, sizes = torch.get_num_threads(), ShapeEnv()
     mode = FakeTensorMode(shape_env=sizes)
-    stand_ins: list[Any] = [_stand_in(mode, *each) for each in zip(tensors, opened, strict=True)]
+    with torch.inference_mode(False):
+        stand_ins: list[Any] = [
+            _stand_in(mode, *each) for each in zip(tensors, opened, strict=True)
+        ]
     alone: list[bool] = []
 
     def flat(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -127,15 +133,16 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
         return (found,) if alone[-1] else found
 
     with torch.inference_mode(False), torch.no_grad():
+        ways = products()
         with mode:
-            graph = make_fx(flat, products())(*stand_ins)
+            graph = make_fx(flat, ways)(*stand_ins)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         constants = [(name, tensor.tolist()) for name, tensor in graph.named_buffers()]
-        text = graph.code, repr(constants), alone[-1], key, threads
+        given = [x for x, dims in zip(stand_ins, opened, strict=True) if dims]
+        condition = sizes.produce_guards_expression(given, ignore_static=False)
+        text = graph.code, condition, repr(constants), alone[-1], key, threads
         if text not in _CODES:
-            given = [x for x, dims in zip(stand_ins, opened, strict=True) if dims]
-            condition = sizes.produce_guards_expression(given, ignore_static=False)
 
             def fits(real: Tensors) -> bool:
                 asked = [x for x, dims in zip(real, opened, strict=False) if dims]
@@ -159,6 +166,12 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
 def _stand_in(mode: FakeTensorMode, tensor: torch.Tensor, opened: frozenset[int]) -> torch.Tensor:
     """A tensor without numbers, and without sizes where these are open."""
     kinds = [DimDynamic.DYNAMIC if d in opened else DimDynamic.STATIC for d in range(tensor.ndim)]
+    if (
+        tensor.is_inference()
+    ):  # such a one is not written outside of inference_mode, even in a trace
+        tensor = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+        )
     return mode.from_tensor(
         tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds)
     )
@@ -204,11 +217,49 @@ def _form(tensor: torch.Tensor, opened: frozenset[int]) -> tuple[Any, ...]:
 
 
 def _state_of(module: nn.Module) -> tuple[Any, ...]:
-    """What modules have in plain Python, which a trace may have read."""
+    """What modules, and objects that they have, hold in plain Python: a trace may have read it.
+
+    Hooks are not in it: their numbers are others in every `with`.
+    """
+    known: dict[int, Any] = {}
+
+    def described(value: Any) -> Any:
+        if _is_plain(value):
+            return repr(value)
+        if isinstance(value, FunctionType | BuiltinFunctionType):
+            return value
+        if isinstance(value, nn.Module | torch.Tensor | type) or not hasattr(value, "__dict__"):
+            return type(value)
+        if id(value) not in known:  # a configuration, which many modules share
+            known[id(value)] = type(value), _plain_of(value)
+        return known[id(value)]
+
     return tuple(
-        (type(each), *((name, repr(x)) for name, x in vars(each).items() if _is_plain(x)))
+        (
+            type(each),
+            *((name, described(x)) for name, x in vars(each).items() if "_hooks" not in name),
+        )
         for each in module.modules()
     )
+
+
+def _plain_of(value: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((name, repr(x)) for name, x in vars(value).items() if _is_plain(x))
+
+
+def _refuse_hooks(module: nn.Module) -> None:
+    """Code would run none of them, and a trace would give them tensors without numbers.
+
+    The module's own are no part of its code. Those of transformers, which collect what is asked
+    for, are for steps that are not compiled.
+
+    Raises:
+        NotImplementedError: somebody's hook on a module below this one.
+    """
+    for name, each in module.named_modules():
+        for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):
+            if name and not getattr(hook, "__module__", "").startswith("transformers."):
+                raise NotImplementedError(f"{name} of {type(module).__name__} has a hook")
 
 
 def _is_plain(value: Any) -> bool:

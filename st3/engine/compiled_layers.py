@@ -52,6 +52,10 @@ class CompiledLayers:
         finally:
             step.code = None
 
+    def look_again(self) -> None:
+        """Modules may have become others: weights, adapters or hooks that somebody put in place."""
+        self.pieces.clear()
+
     def layer(self, module: nn.Module, number: int, args: Any, kwargs: dict[str, Any]) -> Any:
         """What layer `number` (from 1) returns for these arguments."""
         named = dict(zip(argument_names(type(module).forward), args, strict=False)) | kwargs
@@ -83,17 +87,17 @@ class CompiledLayers:
         number: int,
         module: nn.Module,
         tensors: Tensors,
-        describe: Callable[[], tuple[Any, list[list[int]], Any]],
+        describe: Callable[[], tuple[Any, list[list[int]] | None, Any]],
     ) -> Any:
         shapes = number, torch.get_num_threads(), *[tensor.shape for tensor in tensors]
         found = self.pieces.get(shapes)
         if found is None:
-            call, slots, kind = describe()
-            rows = tensors[0].shape[0]
+            call, dims, kind = describe()
+            rows = tensors[0].shape[0] if dims is not None else 1
             # Code for one prompt is code of its own: its products are other loops.
             opened = [
-                frozenset(dims) | ({0} if rows > 1 and tensor.shape[:1] == (rows,) else _ALWAYS)
-                for tensor, dims in zip(tensors, slots, strict=True)
+                frozenset(some) | ({0} if rows > 1 and tensor.shape[:1] == (rows,) else _ALWAYS)
+                for tensor, some in zip(tensors, dims or [[]] * len(tensors), strict=True)
             ]
             found = self.pieces[shapes] = piece(module, call, tensors, opened, kind)
         return found(tensors)
@@ -105,8 +109,8 @@ def _head_call(module: nn.Module, tensors: Tensors) -> Any:
 
 def _layer_call(
     step: Any, number: int, named: dict[str, Any], cached: StaticLayer, tensors: Tensors
-) -> tuple[Any, list[list[int]], Any]:
-    """The call of a layer like it with other tensors, their sizes left open, and its kind."""
+) -> tuple[Any, list[list[int]] | None, Any]:
+    """The call of a layer like it with other tensors, their open sizes if any may be, its kind."""
     given = len(tensors) - 4
     others = {
         name: value if _plain(value) else type(value).__qualname__
@@ -132,8 +136,7 @@ def _layer_call(
 
     # torch cannot read bytes as numbers where a size is open.
     plain = all(isinstance(form, Plain) for form in (cached.key_form, cached.value_form))
-    slots = [[2], [2], [], [3]] if plain else [[]] * 4
-    return call, [*[[]] * given, *slots], kind
+    return call, [*[[]] * given, [2], [2], [], [3]] if plain else None, kind
 
 
 def _collect(value: Any, found: Tensors) -> None:

@@ -84,8 +84,7 @@ class StepCompiler:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers fail in many ways
-            self.run = None
-            warn(f"{_WITHOUT}: {first_line(error)}")
+            self.give_up(error)
             return
         if self._asked and recall(self._asked) is None:
             eager, compiled = (_seconds(step, way) for way in (self.forward, self.run))
@@ -94,26 +93,39 @@ class StepCompiler:
             if found == "off":
                 self.run = None
 
+    def give_up(self, error: Exception) -> None:
+        """Go on without; says why."""
+        self.run = None
+        warn(f"{_WITHOUT}: {first_line(error)}")
+
 
 def recall(what: str) -> str | None:
     """What was found for these circumstances, None if nothing was."""
-    with suppress(OSError, ValueError):
-        found = json.loads(_store().read_text(encoding="utf-8")).get(what)
-        return found if isinstance(found, str) else None
-    return None
+    found = _notes().get(what)
+    return found if isinstance(found, str) else None
 
 
 def remember(what: str, found: str) -> None:
     """Note it down for later processes; where nothing can be written, they measure again."""
-    known: Any = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(_store().read_text(encoding="utf-8"))
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):
         make_folder(_store().parent)
-        write_text(_store(), json.dumps(known | {what: found}, indent=1))
+        write_text(_store(), json.dumps(_notes() | {what: found}, indent=1))
+
+
+def _notes() -> dict[str, Any]:
+    """All that was noted down; what is no such file is as good as none."""
+    with suppress(OSError, ValueError, RuntimeError):
+        found = json.loads(_store().read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _store() -> Path:
+    """Where it is noted down.
+
+    Raises:
+        RuntimeError: this user has no home.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "st3" / "compilers.json"
 

@@ -123,6 +123,8 @@ class DecodeGraph:
     def rest(self) -> None:
         """A prefill begins: whatever was to come is off."""
         self.active = self.prefill.active = False
+        if self.by_layers:
+            self.compiled.look_again()
 
     def reuse(self, fresh: Sequence[TrimmedLayer], old: Sequence[TrimmedLayer]) -> None:
         """A prefill begins, into `fresh` layers: let it fill the buffers of old ones, if they fit.
@@ -224,6 +226,8 @@ class DecodeGraph:
                 if self.compiled is None:
                     self.hindrance = self.cannot_record
             step = partial(self._step, recording, self.compiled or self.forward)
+            if self.by_layers:
+                step = partial(self._step_by_layers, recording)
             if self.cannot_record is None:
                 return recorder.record(step, self.device)
         except torch.OutOfMemoryError:
@@ -234,6 +238,18 @@ class DecodeGraph:
         finally:
             self.session.recording_seconds += time.perf_counter() - began
         return step
+
+    def _step_by_layers(self, recording: RecordedStep) -> None:
+        """A step in which layers may be compiled anew; where that fails, it runs once more."""
+        if self.by_layers:
+            try:
+                return self._step(recording, self.compiled)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self.compiler.give_up(error)
+                self.hindrance = self.cannot_record
+        return self._step(recording, self.forward)
 
     def _step(self, recording: RecordedStep, forward: Callable[..., Any]) -> None:
         for slots in recording.slots:

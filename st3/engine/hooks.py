@@ -53,7 +53,7 @@ class Hooks:
         self._numbers = {layer: number for number, layer in enumerate(parts.layers, 1)}
         self._here = threading.local()
         self._own_forward = vars(self.decoder).get("forward")
-        self._compiled: list[nn.Module] = []
+        self._compiled: dict[nn.Module, Any] = {}
         self._handles: list[Any] = []
         self._configured: list[tuple[nn.Module, Any]] = []
 
@@ -95,8 +95,9 @@ class Hooks:
             del self.decoder.forward
             if self._own_forward is not None:
                 self.decoder.forward = self._own_forward
-        for module in self._compiled:
-            del module.forward
+        for module, ours in self._compiled.items():
+            if vars(module).get("forward") is ours:  # and not somebody's who came later
+                del module.forward
 
     def replay(self, trim: Trim, cuda_graphs: bool, compiler: str, head: nn.Module | None) -> None:
         """Let the decode steps of a `trim` be recorded, compiled, or both.
@@ -122,13 +123,13 @@ class Hooks:
                         if number is None
                         else in_place_of(forward, module, number)
                     )
-                    self._compiled.append(module)
+                    self._compiled[module] = module.forward
 
     def _logits(
         self, forward: Any, module: nn.Module, hidden: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """In the place of the head's forward."""
-        trim = whose_call(self.trims)
+        """In the place of the head's forward; a copy of the model takes it along."""
+        trim = whose_call(self.trims) if module in self._compiled else None
         graph = None if trim is None else trim.graph
         found = None if graph is None or kwargs else graph.head(module, hidden)
         logits: torch.Tensor = forward(hidden, **kwargs) if found is None else found

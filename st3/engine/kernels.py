@@ -85,6 +85,8 @@ def attend_by_sums(
     """
     if kwargs.get("position_bias") is not None or kwargs.get("softcap") is not None:
         raise NotImplementedError("attention with a bias or a cap of its own")
+    if kwargs.get("dropout"):
+        raise NotImplementedError("attention that drops weights by chance")
     batch, heads, _, size = query.shape
     shared = key.shape[1]
     factor = size**-0.5 if scaling is None else scaling
