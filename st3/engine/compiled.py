@@ -156,6 +156,7 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
                     "config_patches": {
                         "cpp.threads": threads,  # is part of the code
                         "compile_threads": 1,  # a pool of processes is of no use for so little
+                        "size_asserts": False,  # `fits` has seen the sizes
                     }
                 },
             )

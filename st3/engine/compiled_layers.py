@@ -72,6 +72,7 @@ class CompiledLayers:
         """What the head makes of [B, 1, d]; None if it is not compiled."""
         if not self.heads:
             return None
+        hidden = hidden.contiguous()  # a prompt's last token lies apart from that of other rows
         try:
             found: torch.Tensor = self._run(0, module, [hidden], lambda: (_head_call, [[]], "head"))
         except torch.OutOfMemoryError:

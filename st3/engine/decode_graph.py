@@ -213,8 +213,8 @@ class DecodeGraph:
         return recording.kind(last_hidden_state=recording.output.clone(), past_key_values=cache)
 
     def head(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor | None:
-        """The logits of a step that has been compiled, by compiled code; None for any other."""
-        one = self.active and self.by_layers and hidden.shape[1:2] == (1,)
+        """Logits of one token of each row by compiled code, where steps have some; else None."""
+        one = self.by_layers and hidden.shape[1:2] == (1,)
         return self.compiled.head(module, hidden) if one and recorder.bare(self.device) else None
 
     def _make_replay(self, recording: RecordedStep) -> Callable[[], None]:
