@@ -76,7 +76,7 @@ def check_parquet() -> None:
     _pyarrow()
 
 
-def parquet_rows(path: Path, prompt: str | None) -> list[Row]:
+def parquet_rows(path: Path, prompt: str | None, first: int = 0) -> list[Row]:
     """Rows of a Parquet file: columns as in JSONL, or pictures' bytes themselves.
 
     Raises:
@@ -96,7 +96,7 @@ def parquet_rows(path: Path, prompt: str | None) -> list[Row]:
         if isinstance(error.__cause__, OSError):  # in words already
             raise
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
-    return table_rows(rows, schema.names, str(path), path.parent, prompt)
+    return table_rows(rows, schema.names, str(path), path.parent, prompt, first)
 
 
 def _group(

@@ -113,7 +113,10 @@ def _rows_of(name: str, found: Sequence[Path], prompt: str | None) -> list[Row]:
     if kinds == {".tar"}:
         return shard_rows(found, prompt)
     if len(kinds) == 1 and kinds <= _LINES | _TABLES:
-        return _numbered(row for path in found for row in _file_rows(path, prompt))
+        rows: list[Row] = []
+        for path in found:
+            rows += _file_rows(path, prompt, len(rows))
+        return rows
     if kinds <= PICTURES:
         return _numbered(_picture(str(path), path, prompt) for path in found)
     other = sorted(kinds - PICTURES)[0]
@@ -123,14 +126,14 @@ def _rows_of(name: str, found: Sequence[Path], prompt: str | None) -> list[Row]:
     )
 
 
-def _file_rows(path: Path, prompt: str | None) -> list[Row]:
+def _file_rows(path: Path, prompt: str | None, first: int) -> list[Row]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return parquet_rows(path, prompt)
+        return parquet_rows(path, prompt, first)
     with plainly("read", path):
         data = path.read_bytes()
     read = csv_rows if suffix == ".csv" else lines_rows
-    return read(data, str(path), path.parent, prompt)
+    return read(data, str(path), path.parent, prompt, first)
 
 
 def folder_rows(folder: Path, prompt: str | None) -> list[Row]:
@@ -160,11 +163,7 @@ def _picture(name: str, path: Path, prompt: str | None) -> Row:
 
 
 def _numbered(rows: Iterable[Row]) -> list[Row]:
-    """All of several files in one count; a row that is called by its number, too."""
-    return [
-        replace(row, number=number, id=number if row.id == row.number else row.id)
-        for number, row in enumerate(rows)
-    ]
+    return [replace(row, number=number) for number, row in enumerate(rows)]
 
 
 def _standard_input() -> bytes:

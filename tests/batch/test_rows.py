@@ -62,6 +62,19 @@ def test_lines_keep_ids_and_resolve_paths(tmp_path: Path) -> None:
     assert all(row.problem is None for row in rows)
 
 
+def test_ids_of_several_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
+    one = lines(tmp_path / "1.jsonl", {"id": 10, "image": "a.png"}, {"id": "x", "image": "a.png"})
+    two = lines(tmp_path / "2.jsonl", {"id": 0, "image": "a.png"}, {"image": "a.png"})
+    rows = open_source(one, two, prompt="q").rows
+    assert [(row.number, row.id) for row in rows] == [(0, 10), (1, "x"), (2, 0), (3, 3)]
+
+
+def test_a_cell_of_a_csv_may_be_a_long_data_url(tmp_path: Path) -> None:
+    url = "data:image/png;base64," + 200_000 * "A"
+    (tmp_path / "rows.csv").write_text(f'image,prompt\n"{url}",q\n', encoding="utf-8")
+    assert open_source(str(tmp_path / "rows.csv")).rows[0].images == (url,)
+
+
 def test_what_is_wrong_with_one_row_is_its_problem(tmp_path: Path) -> None:
     name = lines(
         tmp_path / "rows.jsonl",
