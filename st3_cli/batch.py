@@ -145,7 +145,8 @@ def batch(
     from st3.batch.asking import Course
     from st3.batch.ranks import device_of, find_ranks
     from st3.batch.results import ResultsError
-    from st3.batch.run import answer_file, settings_of
+    from st3.batch.run import answer_file
+    from st3.batch.settings import settings_of
     from st3.inference import checkpoints, configs
 
     quiet_transformers()
@@ -175,9 +176,8 @@ def batch(
         "dtype": dtype.value, "quantization": _value(quantization),
         "attn_implementation": _value(attn_implementation),
     }  # fmt: skip
-    decides = settings_of(
-        asked, model, chosen.settings(layers), max_new_tokens, **how, frames=frames, fps=fps
-    )
+    named = {"name": chosen.name, **chosen.settings(layers)}
+    decides = settings_of(asked, model, named, max_new_tokens, **how, frames=frames, fps=fps)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "frames": frames, "fps": fps,
         "workers": _workers(ranks.world) if workers is None else workers,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from st3.batch.parquet import check_parquet, write_parquet
+from st3.batch.settings import differences
 from st3.files import append_rows, drop_half_row, plainly, replacing
 
 try:
@@ -198,12 +199,10 @@ def _check_settings(lock: int, path: Path, settings: dict[str, Any], again: bool
             f"{path} is there and no results of st3 batch that could be gone on with: give another "
             "--output, or --force to overwrite it"
         ) from None
-    other = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if other:
-        shown = "; ".join(f"{key}: there {before.get(key)}, here {now.get(key)}" for key in other)
+    if other := differences(before, now):
         raise ResultsError(
-            f"{path} holds results with other settings ({shown}): give another --output, or "
-            "--force to overwrite it"
+            f"{path} holds results with other settings ({'; '.join(other)}): give another "
+            "--output, or --force to overwrite it"
         )
 
 

@@ -38,19 +38,6 @@ class Run:
     interrupted: bool
 
 
-def settings_of(
-    source: Source, model: str, method: dict[str, Any], max_new_tokens: int, **more: Any
-) -> dict[str, Any]:
-    """All that decides the results: what may not change while a file is gone on with.
-
-    How fast they come does not: batches, workers, processes, devices and engines may be others.
-    """
-    return {
-        "rows": len(source.rows), "asked": source.fingerprint, "model": model, "method": method,
-        "max_new_tokens": max_new_tokens, **more,
-    }  # fmt: skip
-
-
 def answer_file(
     source: Source,
     output: Path,

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from st3.batch.parquet import parquet_rows
 from st3.batch.row import Row, make_row
@@ -37,13 +38,15 @@ class Source:
     rows: Sequence[Row]
 
     @property
-    def fingerprint(self) -> str:
-        """Of ids, prompts and what is shown, not of the pictures' contents."""
-        found = hashlib.sha256()
-        for row in self.rows:
-            shown = [str(image) for image in row.images]
-            found.update(repr((row.id, row.prompt, shown, row.video, row.problem)).encode())
-        return found.hexdigest()[:16]
+    def fingerprints(self) -> dict[str, str]:
+        """Of `ids`, `prompts` and `pictures`: what is shown, not the pictures' contents."""
+        return {
+            "ids": _fingerprint(row.id for row in self.rows),
+            "prompts": _fingerprint(row.prompt for row in self.rows),
+            "pictures": _fingerprint(
+                ([str(image) for image in row.images], row.video) for row in self.rows
+            ),
+        }
 
 
 def open_source(*names: str, prompt: str | None = None, relative: Path | None = None) -> Source:
@@ -184,6 +187,13 @@ def _check_ids(rows: Sequence[Row], name: str) -> None:
                 f"{name}: rows {before + 1} and {row.number + 1} have the same id {row.id!r}: ids "
                 "must differ"
             )
+
+
+def _fingerprint(values: Iterable[Any]) -> str:
+    found = hashlib.sha256()
+    for value in values:
+        found.update(repr(value).encode() + b"\n")
+    return found.hexdigest()[:16]
 
 
 def _braced(name: str) -> Iterator[str]:

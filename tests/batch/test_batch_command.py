@@ -18,7 +18,8 @@ from st3 import demo
 from st3.batch import answering
 from st3.batch.ranks import Ranks
 from st3.batch.row import Result, Row
-from st3.batch.run import answer_file, settings_of
+from st3.batch.run import answer_file
+from st3.batch.settings import settings_of
 from st3.batch.sources import Source
 
 
@@ -64,7 +65,11 @@ def test_answers_in_a_file_and_again(folder: Path, tmp_path: Path, st3_: Any) ->
     assert "8 of 8 rows are there already" in again.err
     other = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT, "--tau", 9)
     assert other.code == 2
-    assert "other settings (method" in other.err
+    assert "other settings (method tau: there 128, here 9):" in other.err
+    other = st3_(
+        "batch", folder / "rows.jsonl", "--output", output, *SHORT, "--method", "pvtp"
+    )  # fmt: skip
+    assert "other settings (method: there st3, here pvtp):" in other.err
     assert output.read_bytes() == before
     anew = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT, "--tau", 9, "--force")
     assert anew.code == 0

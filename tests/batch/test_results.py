@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 
 from st3.batch.results import ResultsError, complete, open_results
+from st3.batch.row import Row
+from st3.batch.settings import differences, settings_of
+from st3.batch.sources import Source
 
 SETTINGS = {"model": "demo", "tau": 128}
 
@@ -192,3 +195,28 @@ def test_killed_often_with_several_writers(path: Path) -> None:
                 writer.send_signal(signal.SIGKILL)
             writer.communicate()
     assert read(path) == [{"row": n, "id": n, "answer": "x" * (n % 50)} for n in range(total)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([Row(1, "r", ("a",)), Row(2, "q", ("a",))], ["other prompts"]),
+        ([Row(1, "q", ("a",)), Row("x", "q", ("b",))], ["other ids", "other pictures"]),
+        ([Row(1, "q", ("a",))], ["rows: there 2, here 1"]),
+        ([Row(1, "q", ("a",)), Row(2, "q", ("a",))], []),
+    ],
+)
+def test_what_is_asked_differs_by_name(rows: list[Row], words: list[str]) -> None:
+    before = settings_of(Source("x", [Row(1, "q", ("a",)), Row(2, "q", ("a",))]), "demo", {}, 3)
+    assert differences(before, settings_of(Source("x", rows), "demo", {}, 3)) == words
+
+
+def test_of_a_method_what_differs_alone() -> None:
+    one = {"method": {"name": "st3", "tau": 64, "stride": 4}, "dtype": "auto"}
+    assert differences(one, one | {"method": {"name": "st3", "tau": None, "stride": 4}}) == [
+        "method tau: there 64, here none"
+    ]
+    assert differences(one, {"method": {"name": "fastv", "k": 2}, "dtype": "float32"}) == [
+        "method: there st3, here fastv",
+        "dtype: there auto, here float32",
+    ]

@@ -211,10 +211,15 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def test_the_fingerprint_is_of_what_is_asked(tmp_path: Path) -> None:
-    one = Source("x", [Row(1, "q", ("a.png",))])
-    assert one.fingerprint == Source("y", [Row(1, "q", ("a.png",))]).fingerprint
-    for other in (Row(2, "q", ("a.png",)), Row(1, "r", ("a.png",)), Row(1, "q", ("b.png",))):
-        assert one.fingerprint != Source("x", [other]).fingerprint
+    one = Source("x", [Row(1, "q", ("a.png",))]).fingerprints
+    assert one == Source("y", [Row(1, "q", ("a.png",))]).fingerprints
+    for what, other in {
+        "ids": Row(2, "q", ("a.png",)),
+        "prompts": Row(1, "r", ("a.png",)),
+        "pictures": Row(1, "q", ("b.png",)),
+    }.items():
+        now = Source("x", [other]).fingerprints
+        assert {key for key in one if one[key] != now[key]} == {what}
 
 
 def test_rows_without_any_prompt() -> None:
