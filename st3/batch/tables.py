@@ -43,15 +43,18 @@ def csv_rows(data: bytes, name: str, folder: Path, prompt: str | None, first: in
     Raises:
         ValueError: no text, or columns missing.
     """
+    longest = csv.field_size_limit()  # of the whole process
     try:
         text = data.decode("utf-8-sig")
-        csv.field_size_limit(max(csv.field_size_limit(), len(data)))  # a `data:` URL is long
+        csv.field_size_limit(max(longest, len(data)))  # a `data:` URL is long
         reader = csv.DictReader(io.StringIO(text, newline=""))
         found: list[dict[str, Any]] = [
             {key: value or None for key, value in row.items() if key} for row in reader
         ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{name} is no CSV in UTF-8 ({error})") from None
+    finally:
+        csv.field_size_limit(longest)
     for row in found:
         if images := row.get("images"):
             row["images"] = _listed(images)

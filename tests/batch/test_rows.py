@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import pickle
@@ -72,7 +73,9 @@ def test_ids_of_several_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
 def test_a_cell_of_a_csv_may_be_a_long_data_url(tmp_path: Path) -> None:
     url = "data:image/png;base64," + 200_000 * "A"
     (tmp_path / "rows.csv").write_text(f'image,prompt\n"{url}",q\n', encoding="utf-8")
+    before = csv.field_size_limit()
     assert open_source(str(tmp_path / "rows.csv")).rows[0].images == (url,)
+    assert csv.field_size_limit() == before  # it is the whole process's
 
 
 def test_what_is_wrong_with_one_row_is_its_problem(tmp_path: Path) -> None:
