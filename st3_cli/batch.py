@@ -144,7 +144,7 @@ def batch(
     from st3.batch import sources
     from st3.batch.asking import Course
     from st3.batch.ranks import device_of, find_ranks
-    from st3.batch.results import ResultsError
+    from st3.batch.results import ResultsError, written
     from st3.batch.run import answer_file
     from st3.batch.settings import settings_of
     from st3.inference import checkpoints, configs
@@ -165,6 +165,8 @@ def batch(
         what = "--engine ray" if engine is Engine.ray else "standard input"
         raise UsageError(f"{what} does not go with torchrun: start one process")
     note_hub(model)
+    if clash := sources.shared(source, written(output)):
+        raise UsageError(f"--output: {clash} is a file of the source: give another name")
     asked = sources.open_source(*source, prompt=prompt)
     try:
         sources.check_prompts(asked)

@@ -155,6 +155,11 @@ def open_results(
         results.close()
 
 
+def written(path: Path) -> tuple[Path, ...]:
+    """Where results of an output lie, in the end and until then."""
+    return tuple({path, _journal(path)})
+
+
 def complete(path: Path) -> bool:
     """Whether a table was written, whose rows are all there."""
     return path.exists() and not _journal(path).exists()
@@ -177,15 +182,14 @@ def _take(lock: int, how: int, path: Path) -> None:
 
 def _check_settings(lock: int, path: Path, settings: dict[str, Any], again: bool) -> None:
     """See that what is there is of the same settings, or nothing; then there are settings."""
-    journal = _journal(path)
     if again:
-        for old in {path, journal}:
+        for old in written(path):
             with suppress(FileNotFoundError):
                 old.unlink()
         os.ftruncate(lock, 0)
     text = os.pread(lock, os.fstat(lock).st_size, 0)
     now = json.loads(json.dumps(settings))
-    begun = any(old.exists() and old.stat().st_size for old in {path, journal})
+    begun = any(old.exists() and old.stat().st_size for old in written(path))
     if not begun:  # nothing was finished with whatever settings
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(now, indent=2, ensure_ascii=False).encode() + b"\n", 0)

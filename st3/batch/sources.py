@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def open_source(*names: str, prompt: str | None = None, relative: Path | None = 
         raise ValueError(f"{name} has no rows: there is nothing to ask")
     _check_ids(rows, name)
     return Source(name, rows)
+
+
+def shared(names: Sequence[str], written: Iterable[Path]) -> Path | None:
+    """What of `written` is a file of the source, under whatever name or link; None of nothing.
+
+    Raises:
+        ValueError: a name's braces are none.
+    """
+    alone = list(names) == ["-"]
+    files = [Path("/dev/stdin")] if alone else [path for each in names for path in _files(each)]
+    for out in written:
+        for path in files:
+            with suppress(OSError):  # one of them is not there
+                if path.samefile(out):
+                    return out
+    return None
 
 
 def check_prompts(source: Source) -> None:

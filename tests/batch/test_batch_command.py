@@ -115,6 +115,26 @@ def test_bad_input(
     assert st3_("batch", *arguments, "--output", tmp_path / "answers.txt").code == 2
 
 
+def test_the_source_is_never_the_output(folder: Path, tmp_path: Path, st3_: Any) -> None:
+    """Under none of its names, and whatever is asked for."""
+    source = tmp_path / "rows.parquet.jsonl"
+    source.write_bytes((folder / "rows.jsonl").read_bytes())
+    (tmp_path / "link.jsonl").symlink_to(source)
+    os.link(source, tmp_path / "hard.jsonl")
+    before = source.read_bytes()
+    for asked, output in (
+        (source, source.name), (source, "link.jsonl"), (source, "hard.jsonl"),
+        (tmp_path / "link.jsonl", source.name), (tmp_path / "*.jsonl", "hard.jsonl"),
+        (source, "rows.parquet"),  # whose rows lie in the source's place until all are there
+    ):  # fmt: skip
+        for more in ((), ("--force",)):
+            result = st3_("batch", asked, "--output", tmp_path / output, *SHORT, *more)
+            assert result.code == 2
+            assert "is a file of the source: give another name" in result.err
+            assert source.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_every_row_with_an_error_is_no_success(tmp_path: Path, st3_: Any) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     output = tmp_path / "answers.jsonl"
