@@ -131,6 +131,20 @@ def _holds_bytes(pa: Any, kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def count_errors(path: Path) -> int:
+    """Rows with an error in a table of results.
+
+    Raises:
+        ValueError: no PyArrow, or unreadable.
+    """
+    parquet = _pyarrow()
+    try:
+        parts = parquet.ParquetFile(path).iter_batches(columns=["error"])
+        return sum(len(part) - part.column(0).null_count for part in parts)
+    except Exception as error:  # a damaged page raises whatever its codec does
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+
+
 def write_parquet(path: Path, rows: Iterable[dict[str, Any]], whole_ids: bool) -> None:
     """Results as a table, whole or not at all.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st3.batch.parquet import count_errors
 from st3.batch.ranks import Ranks
 from st3.batch.results import complete, open_results
 from st3.batch.row import Result, Row
@@ -72,7 +73,7 @@ def answer_file(
         total = len(source.rows)
         if complete(output) and results.journal != output:
             on_begin(total, 0)
-            return Run(total, total, total, 0, whole=True, interrupted=False)
+            return Run(total, total, total, count_errors(output), whole=True, interrupted=False)
         before = len(results.done)
         left = [row for row in source.rows if row.number not in results.done]
         ranks.wait()  # until all have read what is done, and nobody writes before

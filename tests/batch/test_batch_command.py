@@ -87,6 +87,7 @@ def test_a_table(folder: Path, tmp_path: Path, st3_: Any) -> None:
         result = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT)
         assert result.code == 0, result.err
         assert said in result.err
+        assert "1 row has an error" in result.err
         assert len(parquet.read_table(output)) == 8
     assert {file.name for file in tmp_path.iterdir()} == {
         "answers.parquet", "answers.parquet.settings.json",
