@@ -11,7 +11,7 @@ from typing import Any
 
 from st3.batch.row import KEYS, Row
 from st3.batch.tables import table_rows
-from st3.files import plainly, replacing
+from st3.files import plainly, replacing, valid
 from st3.inference.sources import MAX_BYTES, PictureError
 
 _CHUNK = 10_000  # rows held at a time on the way out
@@ -151,7 +151,7 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], whole_ids: bool) -
     Args:
         path: of the table.
         rows: results' documents.
-        whole_ids: all ids are whole numbers; they are texts otherwise.
+        whole_ids: all ids are whole numbers of 64 bits; they are texts otherwise.
 
     Raises:
         ValueError: no PyArrow. OSError: the disk does not let us.
@@ -171,4 +171,8 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], whole_ids: bool) -
         while chunk := list(islice(waiting, _CHUNK)):
             if not whole_ids:
                 chunk = [row | {"id": str(row["id"])} for row in chunk]
+            chunk = [
+                {key: valid(x) if isinstance(x, str) else x for key, x in row.items()}
+                for row in chunk
+            ]
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))

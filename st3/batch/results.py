@@ -17,7 +17,7 @@ from typing import Any
 
 from st3.batch.parquet import check_parquet, write_parquet
 from st3.batch.settings import differences
-from st3.files import append_rows, drop_half_row, plainly, replacing
+from st3.files import append_rows, drop_half_row, plainly, replacing, valid
 
 try:
     import fcntl
@@ -83,7 +83,8 @@ class Results:
             if len(places) < total:
                 return False
             if self.journal != self.path:
-                whole = all(isinstance(row["id"], int) for row in self._in_order(places))
+                ids = (row["id"] for row in self._in_order(places))
+                whole = all(isinstance(x, int) and -(2**63) <= x < 2**63 for x in ids)
                 write_parquet(self.path, self._in_order(places), whole)
                 self.journal.unlink()
             elif list(places) != sorted(places):
@@ -192,7 +193,7 @@ def _check_settings(lock: int, path: Path, settings: dict[str, Any], again: bool
     begun = any(old.exists() and old.stat().st_size for old in written(path))
     if not begun:  # nothing was finished with whatever settings
         os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(now, indent=2, ensure_ascii=False).encode() + b"\n", 0)
+        os.pwrite(lock, valid(json.dumps(now, indent=2, ensure_ascii=False) + "\n").encode(), 0)
         os.fsync(lock)
         return
     try:

@@ -20,7 +20,7 @@ from st3.batch.parquet import parquet_rows
 from st3.batch.row import Row, make_row
 from st3.batch.shards import shard_rows
 from st3.batch.tables import csv_rows, lines_rows
-from st3.files import plainly
+from st3.files import plainly, valid
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _LINES, _TABLES = {".jsonl", ".ndjson"}, {".csv", ".parquet"}
@@ -196,13 +196,16 @@ def _standard_input() -> bytes:
 
 
 def _check_ids(rows: Sequence[Row], name: str) -> None:
-    known: dict[str | int, int] = {}
+    known: dict[str, Row] = {}
     for row in rows:
-        before = known.setdefault(row.id, row.number)
-        if before != row.number:
+        before = known.setdefault(valid(str(row.id)), row)
+        if before is not row:
+            what = f"the same id {row.id!r}"
+            if before.id != row.id:
+                what = f"ids {before.id!r} and {row.id!r}, which are the same in a table"
             raise ValueError(
-                f"{name}: rows {before + 1} and {row.number + 1} have the same id {row.id!r}: ids "
-                "must differ"
+                f"{name}: rows {before.number + 1} and {row.number + 1} have {what}: ids must "
+                "differ"
             )
 
 

@@ -163,6 +163,20 @@ def test_a_table(tmp_path: Path) -> None:
         pass
 
 
+def test_a_table_of_what_no_utf8_and_no_64_bits_can_write(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "answers.parquet"
+    settings = SETTINGS | {"model": "\udc80"}
+    with open_results(path, settings) as results:
+        results.append([{"row": 0, "id": 2**63, "error": "\ud800!"}, row(1, id="\udfff")])
+        assert results.finish(2)
+    table = parquet.read_table(path).to_pylist()
+    assert [x["id"] for x in table] == ["9223372036854775808", "\\udfff"]
+    assert table[0]["error"] == "\\ud800!"
+    with open_results(path, settings):
+        pass
+
+
 WRITER = """
 import sys, time
 from pathlib import Path

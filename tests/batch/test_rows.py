@@ -171,6 +171,8 @@ def test_parquet_with_paths_and_with_bytes(tmp_path: Path) -> None:
         ([{"image": "a.png", "question": "q"}], "no column prompt.*it has: image, question"),
         ([{"image": "a", "id": 1, "prompt": "q"}, {"image": "b", "id": 1, "prompt": "q"}],
          "rows 1 and 2 have the same id 1"),
+        ([{"image": "a", "id": 1, "prompt": "q"}, {"image": "b", "id": "1", "prompt": "q"}],
+         "rows 1 and 2 have ids 1 and '1', which are the same in a table"),
         ([3], "line 1: no JSON object"),
     ],
 )  # fmt: skip
