@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 KEYS = ("id", "image", "images", "video", "prompt")
 """What a row may be made of; other columns are left alone."""
+NOTHING = "shows nothing: it needs an image, images or a video"
 
 
 @runtime_checkable
@@ -111,7 +112,7 @@ def _shown(columns: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any, str | None
     """Pictures, a video, or why there are none."""
     given = [key for key in ("image", "images", "video") if columns.get(key) is not None]
     if not given:
-        return (), None, "it shows nothing: it needs an image, images or a video"
+        return (), None, f"it {NOTHING}"
     if len(given) > 1:
         return (), None, f"it has both {given[0]} and {given[1]}: give one of them"
     value = columns[given[0]]

@@ -95,18 +95,21 @@ def table_rows(
     ]
 
 
+def resolved(source: str, folder: Path) -> str:
+    """A path, relative to `folder`; URLs are as they are."""
+    path = local_path(source)
+    if path is None or source.lower().startswith("file:"):
+        return source
+    return str(folder.absolute() / path)
+
+
 def _resolved(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What a row shows, paths resolved."""
 
     def place(value: Any) -> Any:
         if not isinstance(value, str) or not value or value == "-":
             return None if value == "-" else value  # standard input is the source's
-        path = local_path(value)
-        return (
-            value
-            if path is None or value.lower().startswith("file:")
-            else str(folder.absolute() / path)
-        )
+        return resolved(value, folder)
 
     found = {}
     for key in _SHOWN:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from st3.batch.row import Row, Stored
 from st3.batch.sources import Source, check_prompts, open_source
+from st3.inference.sources import PictureError
 
 
 def draw(path: Path, colour: str = "red", size: tuple[int, int] = (40, 30)) -> Path:
@@ -158,6 +159,30 @@ def test_parquet_with_paths_and_with_bytes(tmp_path: Path) -> None:
     )  # fmt: skip
     rows = open_source(str(tmp_path / "stored.parquet"), prompt="q").rows
     assert [row.images[0].read()[0] for row in pickle.loads(pickle.dumps(rows))] == [red, blue]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [
+        {"bytes": red, "path": "x"}, {"bytes": None, "path": "photos/p01.png"}, None,
+        {"bytes": None, "path": None}, {"bytes": b"", "path": "x"},
+        {"bytes": None, "path": "gone.png"},
+    ]  # fmt: skip
+    draw(tmp_path / "photos" / "p01.png")
+    columns = {
+        "image": pa.array(cells, kind),
+        "images": pa.array([None, None, [cells[1]], None, None, None], pa.list_(kind)),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "mixed.parquet")
+    rows = open_source(str(tmp_path / "mixed.parquet"), prompt="q").rows
+    assert [row.problem for row in rows] == [None] * 6
+    assert rows[0].images[0].read()[0] == red
+    photo = (tmp_path / "photos" / "p01.png").read_bytes()
+    assert rows[1].images[0].read()[0] == rows[2].images[0].read()[0] == photo
+    for row, said in zip(rows[3:], ("shows nothing", "is empty", "no file .*gone"), strict=True):
+        with pytest.raises(PictureError, match=said):
+            row.images[0].read()
+    plain = {"image": pa.array([red, None], pa.binary()), "video": [None, "clip.mp4"]}
+    parquet.write_table(pa.table(plain), tmp_path / "plain.parquet")
+    rows = open_source(str(tmp_path / "plain.parquet"), prompt="q").rows
+    assert (rows[0].images[0].read()[0], rows[1].video) == (red, str(tmp_path / "clip.mp4"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match=r"broken\.parquet"):
         open_source(str(tmp_path / "broken.parquet"), prompt="q")
