@@ -209,7 +209,7 @@ def batch(
     began = time.perf_counter()
     told = False
     try:
-        with batch_bar() as bar:
+        with batch_bar("" if ranks.world == 1 else f"process 1 of {ranks.world}") as bar:
 
             def begin(before: int, mine: int) -> None:
                 nonlocal began
@@ -223,7 +223,7 @@ def batch(
                 if course.fit is not None and not told:
                     told = True
                     aside(str(course.fit))
-                rate = course.shown / (time.perf_counter() - began)
+                rate = course.shown / (time.perf_counter() - began) if course.shown else None
                 bar(len(results), rate, course.shares())
 
             run = answer_file(
@@ -232,9 +232,12 @@ def batch(
             )  # fmt: skip
     except ResultsError as error:
         raise UsageError(str(error)) from None
+    seconds, whole = time.perf_counter() - began, Course()
+    for each in ranks.gather(course):
+        whole.add(each)
     if ranks.rank:
         return
-    _report(run, course, time.perf_counter() - began, output, decides, json)
+    _report(run, whole, seconds, output, decides, json)
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
     if run.errors == run.rows:

@@ -95,6 +95,11 @@ class Results:
                     os.fsync(out.fileno())
         return True
 
+    def wait(self) -> None:
+        """Until all processes of the run have finished, however long that takes."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
     def _look(self) -> dict[int, tuple[int, int]]:
         """What is there, whoever wrote it."""
         places, self.errors = _places(self.journal)

@@ -91,6 +91,7 @@ def answer_file(
                 raise
             interrupted = True
         if ranks.rank:
+            results.wait()  # what follows may be gathered, and that is not waited for as long
             return Run(total, before, len(results.done), results.errors, False, interrupted)
         whole = not interrupted and results.finish(total, wait=True)
         return Run(total, before, len(results.done), results.errors, whole, interrupted)

@@ -200,12 +200,19 @@ def test_killed_and_gone_on_with_by_two_processes(tmp_path: Path) -> None:
     assert not alive
     with output.open("ab") as file:
         file.write(b'{"row": 22, "id": "to')  # as a crash of the machine may leave it
-    assert finished(output) < 23
-    code, _, err = torchrun(
-        "-m", "st3_cli", "batch", str(rows), "--output", str(output), *options, "--workers", "0"
-    )
+    before = finished(output)
+    assert before < 23
+    there = {json.loads(x)["row"] for x in output.read_bytes().splitlines()[:before]}
+    code, out, err = torchrun(
+        "-m", "st3_cli", "batch", str(rows), "--output", str(output), *options, "--workers", "0",
+        "--json",
+    )  # fmt: skip
     assert code == 0, err
     found = read(output)
+    told = json.loads(out)
+    now = [row for row in found if row["row"] not in there and "answer" in row]
+    assert told["new_tokens"] == sum(row["new_tokens"] for row in now)  # of both
+    assert told["pictures_per_second"] * told["seconds"] == pytest.approx(len(now))
     assert [row["id"] for row in found] == [f"r{n}" for n in range(23)]
     assert [row["row"] for row in found if "error" in row] == [3]
     same: dict[str, set[str]] = {}  # the same question twenty rows later
