@@ -129,9 +129,9 @@ def batch(
 ) -> None:  # fmt: skip
     """Answer one question about each of many pictures, in batches; stopped, it goes on.
 
-    Answers are written as they are finished, and lie in the order of rows in the end. A row that
-    cannot be answered gets an error and stops nothing. The same command goes on after any end,
-    and on any number of processes.
+    Answers are written as they come, and lie in the order of rows in the end.
+    A row that cannot be answered gets an error, and stops nothing.
+    The same command goes on after any end, on any number of processes.
     """
     check_output("--output", output, True, ".jsonl", ".parquet")
     check_device_map(device, device_map)
@@ -148,6 +148,7 @@ def batch(
     from st3.batch.run import answer_file
     from st3.batch.settings import settings_of
     from st3.inference import checkpoints, configs
+    from st3.units import count
 
     quiet_transformers()
     if engine is Engine.ray:
@@ -168,10 +169,7 @@ def batch(
     if clash := sources.shared(source, written(output)):
         raise UsageError(f"--output: {clash} is a file of the source: give another name")
     asked = sources.open_source(*source, prompt=prompt)
-    try:
-        sources.check_prompts(asked)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    sources.check_prompts(asked)
     _note_foreign(model, asked.rows)
     where = "auto" if device_map else str(device_of(device.value, ranks))
     how: dict[str, Any] = {
@@ -216,7 +214,7 @@ def batch(
                 began = time.perf_counter()
                 bar.begin(mine)
                 if before:
-                    aside(f"{before} of {len(asked.rows)} rows are there already, and stay")
+                    aside(f"there already: {before} of {count(len(asked.rows), 'row')}")
 
             def note(results: Sequence[Result]) -> None:
                 nonlocal told
@@ -270,6 +268,8 @@ def _note_foreign(model: str, rows: Sequence[Row]) -> None:
 def _report(
     run: Run, course: Course, seconds: float, output: Path, settings: dict[str, Any], json: bool
 ) -> None:
+    from st3.units import count
+
     done_now = run.done - run.before
     rate = course.shown / seconds if course.shown else None
     if json:
@@ -288,20 +288,20 @@ def _report(
         )  # fmt: skip
     if run.interrupted:
         err.print(
-            f"interrupted: {run.done} of {run.rows} rows are done; the same command goes on in "
-            f"{output}",
+            f"interrupted: {run.done} of {count(run.rows, 'row')} done; the same command goes on "
+            f"in {output}",
             soft_wrap=True,
         )
         return
     shares = ", ".join(f"{name} {share:.0%}" for name, share in course.shares().items())
     speed = "" if rate is None else f", {rate:.3g} pictures/s ({shares})"
-    aside(f"{done_now} rows in {seconds:.1f} s{speed}; wrote {output}")
+    aside(f"{count(done_now, 'row')} in {seconds:.1f} s{speed}; wrote {output}")
     if run.errors:
-        some = "1 row has" if run.errors == 1 else f"{run.errors} rows have"
-        err.print(f'note: {some} an error: see "error" in {output}', style="yellow", soft_wrap=True)
+        some = f"{count(run.errors, 'row')} with an error"
+        err.print(f'note: {some}: see "error" in {output}', style="yellow", soft_wrap=True)
     if not run.whole:
         err.print(
-            f"note: {run.rows - run.done} rows are missing: the same command goes on",
+            f"note: {count(run.rows - run.done, 'row')} missing: the same command goes on",
             style="yellow",
             soft_wrap=True,
         )

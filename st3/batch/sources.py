@@ -66,7 +66,8 @@ def open_source(*names: str, prompt: str | None = None, relative: Path | None = 
     """
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     if names == ("-",):
-        rows = lines_rows(_standard_input(), "standard input", relative or Path(), prompt)
+        name = "standard input"
+        rows = lines_rows(_standard_input(), name, relative or Path(), prompt)
     elif len(names) == 1 and Path(names[0]).expanduser().is_dir():
         rows = folder_rows(Path(names[0]).expanduser(), prompt)
     else:
@@ -128,7 +129,7 @@ def _rows_of(name: str, found: Sequence[Path], prompt: str | None) -> list[Row]:
         raise ValueError(f"{name}: nothing has such a name")
     folder = next((path for path in found if path.is_dir()), None)
     if folder is not None:
-        raise ValueError(f"{folder} is a folder: give it alone, or a glob such as '{folder}/**'")
+        raise ValueError(f"{folder} is a folder: give it alone, or a glob: '{folder}/**/*.jpg'")
     kinds = {path.suffix.lower() for path in found}
     if kinds == {".tar"}:
         return shard_rows(found, prompt)

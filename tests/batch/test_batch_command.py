@@ -46,7 +46,7 @@ def test_answers_in_a_file_and_again(folder: Path, tmp_path: Path, st3_: Any) ->
     assert told["untrimmed_kv_bytes_per_row"] > told["kv_bytes_per_row"]
     assert sum(told["shares"].values()) == pytest.approx(1)
     assert "times as many rows" in result.err
-    assert "1 row has an error" in result.err
+    assert "1 row with an error" in result.err
     rows = read(output)
     assert [row["id"] for row in rows] == [f"r{n}" for n in range(8)]
     assert "damaged" in rows[3]["error"]
@@ -62,7 +62,7 @@ def test_answers_in_a_file_and_again(folder: Path, tmp_path: Path, st3_: Any) ->
     before = output.read_bytes()
     again = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT)
     assert again.code == 0
-    assert "8 of 8 rows are there already" in again.err
+    assert "there already: 8 of 8 rows" in again.err
     other = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT, "--tau", 9)
     assert other.code == 2
     assert "other settings (method tau: there 128, here 9):" in other.err
@@ -83,11 +83,11 @@ def _prompt(folder: Path, row: int) -> str:
 def test_a_table(folder: Path, tmp_path: Path, st3_: Any) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     output = tmp_path / "answers.parquet"
-    for said in ("wrote", "8 of 8 rows are there already"):
+    for said in ("wrote", "there already: 8 of 8 rows"):
         result = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT)
         assert result.code == 0, result.err
         assert said in result.err
-        assert "1 row has an error" in result.err
+        assert "1 row with an error" in result.err
         assert len(parquet.read_table(output)) == 8
     assert {file.name for file in tmp_path.iterdir()} == {
         "answers.parquet", "answers.parquet.settings.json",
@@ -98,7 +98,7 @@ def test_a_table(folder: Path, tmp_path: Path, st3_: Any) -> None:
     ("arguments", "code", "said"),
     [
         (("nowhere", "--prompt", "q"), 1, "there is no nowhere"),
-        ((str(demo.PICTURE),), 2, "give --prompt"),
+        ((str(demo.PICTURE),), 1, "give --prompt"),
         ((str(demo.PICTURE), "--prompt", "q", "--ray-address", "x"), 2, "--engine ray"),
         ((str(demo.PICTURE), "--prompt", "q", "--frames", "2", "--fps", "1"), 2, "give one"),
         ((str(demo.PICTURE), "--prompt", "q", "--method", "nonsense"), 2, "unknown method"),

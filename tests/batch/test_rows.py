@@ -89,9 +89,13 @@ def test_what_is_wrong_with_one_row_is_its_problem(tmp_path: Path) -> None:
         {"image": "a.png", "video": "b.mp4", "prompt": "q"},
         {"image": 3, "prompt": "q"},
         {"images": ["a.png", ""], "prompt": "q"},
+        {"image": "a.png", "prompt": "\ud800"},
     )
     problems = [row.problem or "" for row in open_source(name).rows]
-    wanted = ("", "shows nothing", "is empty", "no prompt", "both image and video", "int", "empty")
+    wanted = (
+        "", "shows nothing", "is empty", "no prompt", "both image and video", "no path, but int",
+        "empty", "no valid text",
+    )  # fmt: skip
     for problem, words in zip(problems, wanted, strict=True):
         assert words in problem
         assert bool(problem) == bool(words)
@@ -235,7 +239,9 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         buffer = io.BytesIO(b'{"image": "a.png", "prompt": "q"}\n\n{"image": "-", "prompt": "q"}\n')
 
     monkeypatch.setattr("sys.stdin", Piped())
-    rows = open_source("-", relative=tmp_path).rows
+    source = open_source("-", relative=tmp_path)
+    rows = source.rows
+    assert source.name == "standard input"
     assert rows[0].images == (str(tmp_path / "a.png"),)
     assert rows[1].problem is not None
 
