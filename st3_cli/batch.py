@@ -124,6 +124,9 @@ def batch(
     force: Annotated[
         bool, o.flag(o.OUTPUT, "--force", help="Begin anew, whatever FILE holds.")
     ] = False,
+    retry_errors: Annotated[
+        bool, o.flag(o.OUTPUT, "--retry-errors", help="Ask rows of FILE with an error again.")
+    ] = False,
     json: o.JsonOption = False,
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
@@ -136,6 +139,8 @@ def batch(
     check_output("--output", output, True, ".jsonl", ".parquet")
     check_device_map(device, device_map)
     q.check_frames(frames, fps)
+    if force and retry_errors:
+        raise UsageError("--force begins anew, --retry-errors goes on: give one of them")
     if engine is Engine.local and (ray_address is not None or ray_actors is not None):
         raise UsageError("--ray-address and --ray-actors go with --engine ray")
     if engine is Engine.ray and device_map is not None:
@@ -143,8 +148,9 @@ def batch(
 
     from st3.batch import sources
     from st3.batch.asking import Course
+    from st3.batch.journal import written
     from st3.batch.ranks import device_of, find_ranks
-    from st3.batch.results import ResultsError, written
+    from st3.batch.results import ResultsError
     from st3.batch.run import answer_file
     from st3.batch.settings import settings_of
     from st3.inference import checkpoints, configs
@@ -226,7 +232,7 @@ def batch(
 
             run = answer_file(
                 asked, output, decides, local if engine is Engine.local else on_ray, ranks,
-                again=force, on_begin=begin, on_results=note,
+                again=force, retry=retry_errors, on_begin=begin, on_results=note,
             )  # fmt: skip
     except ResultsError as error:
         raise UsageError(str(error)) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -154,6 +154,21 @@ def _holds_bytes(pa: Any, kind: Any) -> bool:
     if pa.types.is_struct(kind):
         return any(kind.field(n).name == "bytes" for n in range(kind.num_fields))
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def stored_results(path: Path) -> Iterator[dict[str, Any]]:
+    """Results' documents of a table.
+
+    Raises:
+        ValueError: no PyArrow, or unreadable.
+    """
+    parquet = _pyarrow()
+    try:
+        for part in parquet.ParquetFile(path).iter_batches(_CHUNK):
+            for row in part.to_pylist():
+                yield {key: value for key, value in row.items() if value is not None}
+    except Exception as error:  # a damaged page raises whatever its codec does
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def count_errors(path: Path) -> int:

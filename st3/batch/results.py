@@ -8,13 +8,13 @@ ask the same. Its lock tells that somebody is writing; the system frees that whe
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from st3.batch.journal import forget_errors, journal_of, lines_of, places_of, written
 from st3.batch.parquet import check_parquet, write_parquet
 from st3.batch.settings import differences
 from st3.files import append_rows, drop_half_row, plainly, replacing, valid
@@ -46,7 +46,7 @@ class Results:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
-        self.journal = _journal(path)
+        self.journal = journal_of(path)
         self.done: set[int] = set()
         self.errors = 0
 
@@ -89,7 +89,7 @@ class Results:
                 self.journal.unlink()
             elif list(places) != sorted(places):
                 with replacing(self.path) as temporary, temporary.open("wb") as out:
-                    for line in _lines(self.journal, places):
+                    for line in lines_of(self.journal, places):
                         out.write(line)
                     out.flush()
                     os.fsync(out.fileno())
@@ -102,12 +102,12 @@ class Results:
 
     def _look(self) -> dict[int, tuple[int, int]]:
         """What is there, whoever wrote it."""
-        places, self.errors = _places(self.journal)
+        places, self.errors = places_of(self.journal)
         self.done = set(places)
         return places
 
     def _in_order(self, places: dict[int, tuple[int, int]]) -> Iterator[dict[str, Any]]:
-        for line in _lines(self.journal, places):
+        for line in lines_of(self.journal, places):
             yield json.loads(line)
 
     def close(self) -> None:
@@ -119,7 +119,12 @@ class Results:
 
 @contextmanager
 def open_results(
-    path: Path, settings: dict[str, Any], *, first: bool = True, again: bool = False
+    path: Path,
+    settings: dict[str, Any],
+    *,
+    first: bool = True,
+    again: bool = False,
+    retry: bool = False,
 ) -> Iterator[Results]:
     """Begin results, or go on with some; a line that a kill cut short is dropped.
 
@@ -129,6 +134,7 @@ def open_results(
         first: of the processes of a run the first, which looks whether the output is free; the
             others come after it.
         again: throw away what is there.
+        retry: forget rows with errors, so that they are asked again.
 
     Raises:
         ResultsError: results with other settings, another file, or another run writes here.
@@ -153,28 +159,14 @@ def open_results(
                         beside.unlink(missing_ok=True)
                     raise
                 drop_half_row(results.journal)
+                if retry:
+                    forget_errors(path)
         _take(lock, fcntl.LOCK_SH, path)
         with plainly("read", results.journal):
             results._look()
         yield results
     finally:
         results.close()
-
-
-def written(path: Path) -> tuple[Path, ...]:
-    """Where results of an output lie, in the end and until then."""
-    return tuple({path, _journal(path)})
-
-
-def complete(path: Path) -> bool:
-    """Whether a table was written, whose rows are all there."""
-    return path.exists() and not _journal(path).exists()
-
-
-def _journal(path: Path) -> Path:
-    if path.suffix.lower() == ".parquet":
-        return path.with_name(f"{path.name}.jsonl")
-    return path
 
 
 def _take(lock: int, how: int, path: Path) -> None:
@@ -214,41 +206,3 @@ def _check_settings(lock: int, path: Path, settings: dict[str, Any], again: bool
             f"{path} holds results with other settings ({'; '.join(other)}): give another "
             "--output, or --force to overwrite it"
         )
-
-
-def _places(journal: Path) -> tuple[dict[int, tuple[int, int]], int]:
-    """Row -> where its line begins, and how long it is; and how many are errors.
-
-    Raises:
-        ValueError: a line that is no result, with its number.
-    """
-    found: dict[int, tuple[int, int]] = {}
-    begin = errors = 0
-    if not journal.exists():
-        return found, 0
-    with journal.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                read = json.loads(line)
-                row = operator.index(read["row"])
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f'{journal}, line {number}, is no result with a "row": take that line out, and '
-                    "its row is asked again"
-                ) from None
-            if row not in found:
-                found[row] = begin, len(line)
-                errors += "error" in read
-            begin += len(line)
-    return found, errors
-
-
-def _lines(journal: Path, places: dict[int, tuple[int, int]]) -> Iterator[bytes]:
-    """In the order of rows."""
-    with journal.open("rb") as file:
-        for row in sorted(places):
-            begin, length = places[row]
-            file.seek(begin)
-            yield file.read(length)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st3.batch.journal import complete
 from st3.batch.parquet import count_errors
 from st3.batch.ranks import Ranks
-from st3.batch.results import complete, open_results
+from st3.batch.results import open_results
 from st3.batch.row import Result, Row
 from st3.batch.sources import Source
 from st3.interrupts import noticed
@@ -47,6 +48,7 @@ def answer_file(
     ranks: Ranks,
     *,
     again: bool = False,
+    retry: bool = False,
     on_begin: Callable[[int, int], None] = lambda before, mine: None,
     on_results: Callable[[Sequence[Result]], None] = lambda results: None,
 ) -> Run:
@@ -59,6 +61,7 @@ def answer_file(
         answering: answers rows; called only if some are left.
         ranks: which process this is.
         again: throw away what is there.
+        retry: ask rows with errors again.
         on_begin: told how many rows were finished before, and how many this process will answer.
         on_results: told what was just written.
 
@@ -67,7 +70,7 @@ def answer_file(
     """
     if ranks.rank:
         ranks.wait()  # until the first has looked
-    with open_results(output, settings, first=ranks.rank == 0, again=again) as results:
+    with open_results(output, settings, first=ranks.rank == 0, again=again, retry=retry) as results:
         if not ranks.rank:
             ranks.wait()
         total = len(source.rows)

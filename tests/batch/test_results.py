@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from st3.batch.results import ResultsError, complete, open_results
+from st3.batch.journal import complete
+from st3.batch.parquet import stored_results
+from st3.batch.results import ResultsError, open_results
 from st3.batch.row import Row
 from st3.batch.settings import differences, settings_of
 from st3.batch.sources import Source
@@ -175,6 +177,32 @@ def test_a_table_of_what_no_utf8_and_no_64_bits_can_write(tmp_path: Path) -> Non
     assert table[0]["error"] == "\\ud800!"
     with open_results(path, settings):
         pass
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_errors_are_forgotten_on_request(kind: str, whole: bool, tmp_path: Path) -> None:
+    if kind == ".parquet":
+        pytest.importorskip("pyarrow")
+    path, broken = tmp_path / f"answers{kind}", {"row": 1, "id": "n1", "error": "broken"}
+    with open_results(path, SETTINGS) as results:
+        results.append([row(2), broken, *([row(0)] if whole else [])])
+        assert results.finish(3) == whole
+    with open_results(path, SETTINGS, retry=True) as results:
+        assert results.done == ({0, 2} if whole else {2})
+        assert results.errors == 0
+        results.append([row(n) for n in range(3) if n not in results.done])
+        assert results.finish(3)
+    if kind == ".jsonl":
+        assert read(path) == [row(n) for n in range(3)]
+    else:
+        assert [(x["id"], x["answer"]) for x in stored_results(path)] == [
+            (f"n{n}", "é" * n) for n in range(3)
+        ]
+    before = path.read_bytes()
+    with open_results(path, SETTINGS, retry=True):  # no errors, nothing to do
+        assert path.read_bytes() == before
+        assert complete(path) or kind == ".jsonl"
 
 
 WRITER = """
