@@ -189,17 +189,19 @@ def batch(
         "workers": _workers(ranks.world) if workers is None else workers,
         "cuda_graphs": cuda_graphs, "compile": compile.value,
     }  # fmt: skip
-    course = Course()
+    course, began, told = Course(), time.perf_counter(), False
 
     def local(rows: Sequence[Row]) -> Generator[list[Result], None, None]:
         from st3.batch.ahead import warm_up
         from st3.batch.answering import batches
 
+        nonlocal began
         warm_up(options["workers"])
         live, processor = load_model(
             model, where, dtype, attn_implementation, quantization, device_map,
             quiet=ranks.rank > 0,
         )  # fmt: skip
+        began = time.perf_counter()  # of pictures a second, and of the shares
         yield from batches(live, processor, rows, chosen, course=course, **options)
 
     def on_ray(rows: Sequence[Row]) -> Generator[list[Result], None, None]:
@@ -210,14 +212,10 @@ def batch(
             rows, load, chosen, options, course, address=ray_address, actors=ray_actors
         )
 
-    began = time.perf_counter()
-    told = False
     try:
         with batch_bar("" if ranks.world == 1 else f"process 1 of {ranks.world}") as bar:
 
             def begin(before: int, mine: int) -> None:
-                nonlocal began
-                began = time.perf_counter()
                 bar.begin(mine)
                 if before:
                     aside(f"there already: {before} of {count(len(asked.rows), 'row')}")

@@ -136,12 +136,25 @@ def test_the_source_is_never_the_output(folder: Path, tmp_path: Path, st3_: Any)
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_every_row_with_an_error_is_no_success(tmp_path: Path, st3_: Any) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    output = tmp_path / "answers.jsonl"
-    result = st3_("batch", tmp_path / "a.png", "--prompt", "q", "--output", output, *SHORT)
+def test_every_row_with_an_error_is_no_success_until_it_is_mended(
+    tmp_path: Path, st3_: Any
+) -> None:
+    picture, output = tmp_path / "a.png", tmp_path / "answers.jsonl"
+    picture.write_bytes(b"no picture")
+    command = ("batch", picture, "--prompt", "q", "--output", output, *SHORT)
+    result = st3_(*command)
     assert result.code == 1
     assert "every row has an error" in result.err
+    picture.write_bytes(demo.PICTURE.read_bytes())
+    assert st3_(*command).code == 1  # it is done
+    assert st3_(*command, "--retry-errors", "--force").code == 2
+    result = st3_(*command, "--retry-errors", "--method", "none")
+    assert "method: there st3, here none" in result.err
+    assert "error" in read(output)[0]
+    result = st3_(*command, "--retry-errors")
+    assert result.code == 0, result.err
+    assert "1 row in" in result.err
+    assert read(output)[0]["answer"]
 
 
 def test_ctrl_c_keeps_what_is_finished(
