@@ -86,10 +86,11 @@ def shared(names: Sequence[str], written: Iterable[Path]) -> Path | None:
     """
     alone = list(names) == ["-"]
     files = [Path("/dev/stdin")] if alone else [path for each in names for path in _files(each)]
-    for out in written:
+    for out in filter(Path.exists, written):
+        there = out.stat()
         for path in files:
-            with suppress(OSError):  # one of them is not there
-                if path.samefile(out):
+            with suppress(OSError):  # it is not there
+                if os.path.samestat(path.stat(), there):
                     return out
     return None
 
