@@ -15,7 +15,7 @@ from rich.progress import (
 
 from st3_cli.console import err
 
-_BAR, _LEAST = 40, 6  # characters of a bar, at most and at least
+_BAR, _LEAST = 40, 5  # characters of a bar, at most and at least
 
 
 def run_bar(total: int, live: Any) -> Any:
@@ -133,7 +133,7 @@ class _BatchBar:
         speed = "" if rate is None else f"{rate:{'.3g' if rate < 1000 else '.0f'}} pictures/s"
         text = "" if rate is None else " ".join(f"{name} {x:.0%}" for name, x in shares.items())
         said = len(self.who) + 2 * len(str(self.total)) + 1 + len(speed) + len("0:00:00")
-        left = err.width - said - (5 if self.who else 4)  # between columns
+        left = err.width - said - (6 if self.who else 5)  # between columns, and at the end
         if left < _LEAST + len(text):
             text = ""
         self.column.bar_width = min(_BAR, max(_LEAST, left - len(text)))
