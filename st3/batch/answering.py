@@ -93,6 +93,7 @@ class _Order:
         self.numbers: deque[int] = deque()
 
     def __iter__(self) -> Iterator[Row]:
+        row: Any  # whatever came instead
         for number, row in enumerate(self.rows):
             self.numbers.append(number)
             if isinstance(row, Row):
