@@ -66,6 +66,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def valid(text: str) -> str:
+    """The same in UTF-8: halves of letters, which it cannot write, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add results, one JSON line each, in one write that is on the disk before this returns.
 

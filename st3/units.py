@@ -14,6 +14,11 @@ def si(value: float, unit: str = "") -> str:
     return f"{text} {prefix}{unit}".rstrip()
 
 
+def count(number: int, thing: str) -> str:
+    """So many of something: 1 row, 2 rows."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def duration(seconds: float) -> str:
     """Roughly, in the unit that suits: 40 s, 4 min, 1.5 h."""
     if seconds < 99.5:

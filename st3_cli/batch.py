@@ -124,18 +124,23 @@ def batch(
     force: Annotated[
         bool, o.flag(o.OUTPUT, "--force", help="Begin anew, whatever FILE holds.")
     ] = False,
+    retry_errors: Annotated[
+        bool, o.flag(o.OUTPUT, "--retry-errors", help="Ask rows of FILE with an error again.")
+    ] = False,
     json: o.JsonOption = False,
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """Answer one question about each of many pictures, in batches; stopped, it goes on.
 
-    Answers are written as they are finished, and lie in the order of rows in the end. A row that
-    cannot be answered gets an error and stops nothing. The same command goes on after any end,
-    and on any number of processes.
+    Answers are written as they come, and lie in the order of rows in the end.
+    A row that cannot be answered gets an error, and stops nothing.
+    The same command goes on after any end, on any number of processes.
     """
     check_output("--output", output, True, ".jsonl", ".parquet")
     check_device_map(device, device_map)
     q.check_frames(frames, fps)
+    if force and retry_errors:
+        raise UsageError("--force begins anew, --retry-errors goes on: give one of them")
     if engine is Engine.local and (ray_address is not None or ray_actors is not None):
         raise UsageError("--ray-address and --ray-actors go with --engine ray")
     if engine is Engine.ray and device_map is not None:
@@ -143,10 +148,13 @@ def batch(
 
     from st3.batch import sources
     from st3.batch.asking import Course
+    from st3.batch.journal import written
     from st3.batch.ranks import device_of, find_ranks
     from st3.batch.results import ResultsError
-    from st3.batch.run import answer_file, settings_of
+    from st3.batch.run import answer_file
+    from st3.batch.settings import settings_of
     from st3.inference import checkpoints, configs
+    from st3.units import count
 
     quiet_transformers()
     if engine is Engine.ray:
@@ -164,36 +172,36 @@ def batch(
         what = "--engine ray" if engine is Engine.ray else "standard input"
         raise UsageError(f"{what} does not go with torchrun: start one process")
     note_hub(model)
+    if clash := sources.shared(source, written(output)):
+        raise UsageError(f"--output: {clash} is a file of the source: give another name")
     asked = sources.open_source(*source, prompt=prompt)
-    try:
-        sources.check_prompts(asked)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    sources.check_prompts(asked)
     _note_foreign(model, asked.rows)
     where = "auto" if device_map else str(device_of(device.value, ranks))
     how: dict[str, Any] = {
         "dtype": dtype.value, "quantization": _value(quantization),
         "attn_implementation": _value(attn_implementation),
     }  # fmt: skip
-    decides = settings_of(
-        asked, model, chosen.settings(layers), max_new_tokens, **how, frames=frames, fps=fps
-    )
+    named = {"name": chosen.name, **chosen.settings(layers)}
+    decides = settings_of(asked, model, named, max_new_tokens, **how, frames=frames, fps=fps)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "frames": frames, "fps": fps,
         "workers": _workers(ranks.world) if workers is None else workers,
         "cuda_graphs": cuda_graphs, "compile": compile.value,
     }  # fmt: skip
-    course = Course()
+    course, began, told = Course(), time.perf_counter(), False
 
     def local(rows: Sequence[Row]) -> Generator[list[Result], None, None]:
         from st3.batch.ahead import warm_up
         from st3.batch.answering import batches
 
+        nonlocal began
         warm_up(options["workers"])
         live, processor = load_model(
             model, where, dtype, attn_implementation, quantization, device_map,
             quiet=ranks.rank > 0,
         )  # fmt: skip
+        began = time.perf_counter()  # of pictures a second, and of the shares
         yield from batches(live, processor, rows, chosen, course=course, **options)
 
     def on_ray(rows: Sequence[Row]) -> Generator[list[Result], None, None]:
@@ -204,35 +212,34 @@ def batch(
             rows, load, chosen, options, course, address=ray_address, actors=ray_actors
         )
 
-    began = time.perf_counter()
-    told = False
     try:
-        with batch_bar() as bar:
+        with batch_bar("" if ranks.world == 1 else f"process 1 of {ranks.world}") as bar:
 
             def begin(before: int, mine: int) -> None:
-                nonlocal began
-                began = time.perf_counter()
                 bar.begin(mine)
                 if before:
-                    aside(f"{before} of {len(asked.rows)} rows are there already, and stay")
+                    aside(f"there already: {before} of {count(len(asked.rows), 'row')}")
 
             def note(results: Sequence[Result]) -> None:
                 nonlocal told
                 if course.fit is not None and not told:
                     told = True
                     aside(str(course.fit))
-                rate = course.shown / (time.perf_counter() - began)
+                rate = course.shown / (time.perf_counter() - began) if course.shown else None
                 bar(len(results), rate, course.shares())
 
             run = answer_file(
                 asked, output, decides, local if engine is Engine.local else on_ray, ranks,
-                again=force, on_begin=begin, on_results=note,
+                again=force, retry=retry_errors, on_begin=begin, on_results=note,
             )  # fmt: skip
     except ResultsError as error:
         raise UsageError(str(error)) from None
+    seconds, whole = time.perf_counter() - began, Course()
+    for each in ranks.gather(course):
+        whole.add(each)
     if ranks.rank:
         return
-    _report(run, course, time.perf_counter() - began, output, decides, json)
+    _report(run, whole, seconds, output, decides, json)
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
     if run.errors == run.rows:
@@ -265,6 +272,8 @@ def _note_foreign(model: str, rows: Sequence[Row]) -> None:
 def _report(
     run: Run, course: Course, seconds: float, output: Path, settings: dict[str, Any], json: bool
 ) -> None:
+    from st3.units import count
+
     done_now = run.done - run.before
     rate = course.shown / seconds if course.shown else None
     if json:
@@ -283,20 +292,20 @@ def _report(
         )  # fmt: skip
     if run.interrupted:
         err.print(
-            f"interrupted: {run.done} of {run.rows} rows are done; the same command goes on in "
-            f"{output}",
+            f"interrupted: {run.done} of {count(run.rows, 'row')} done; the same command goes on "
+            f"in {output}",
             soft_wrap=True,
         )
         return
     shares = ", ".join(f"{name} {share:.0%}" for name, share in course.shares().items())
     speed = "" if rate is None else f", {rate:.3g} pictures/s ({shares})"
-    aside(f"{done_now} rows in {seconds:.1f} s{speed}; wrote {output}")
+    aside(f"{count(done_now, 'row')} in {seconds:.1f} s{speed}; wrote {output}")
     if run.errors:
-        some = "1 row has" if run.errors == 1 else f"{run.errors} rows have"
-        err.print(f'note: {some} an error: see "error" in {output}', style="yellow", soft_wrap=True)
+        some = f"{count(run.errors, 'row')} with an error"
+        err.print(f'note: {some}: see "error" in {output}', style="yellow", soft_wrap=True)
     if not run.whole:
         err.print(
-            f"note: {run.rows - run.done} rows are missing: the same command goes on",
+            f"note: {count(run.rows - run.done, 'row')} missing: the same command goes on",
             style="yellow",
             soft_wrap=True,
         )

@@ -15,6 +15,8 @@ from rich.progress import (
 
 from st3_cli.console import err
 
+_BAR, _LEAST = 40, 5  # characters of a bar, at most and at least
+
 
 def run_bar(total: int, live: Any) -> Any:
     """A bar on stderr while something is timed, if that is a terminal; yields `on_run`."""
@@ -54,9 +56,9 @@ def cell_bar() -> Any:
     return _CellBar()
 
 
-def batch_bar() -> Any:
-    """Rows answered, pictures a second, time left, and where the time goes."""
-    return _BatchBar()
+def batch_bar(who: str = "") -> Any:
+    """Rows answered, pictures a second, time left, and where the time goes; whose, of several."""
+    return _BatchBar(who)
 
 
 def frame_bar() -> Any:
@@ -104,13 +106,18 @@ class _CellBar:
 
 
 class _BatchBar:
-    def __init__(self) -> None:
+    """A narrow terminal leaves the shares out first: rows, rate and time left are what counts."""
+
+    def __init__(self, who: str) -> None:
+        self.who, self.column = who, BarColumn(_BAR)
+        name = [TextColumn("{task.description}")] if who else []
         self.bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            *name, self.column, MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(), TextColumn("{task.fields[shares]}"), console=err,
             transient=True, disable=not err.is_terminal,
         )  # fmt: skip
-        self.task = self.bar.add_task("rows", total=None, rate="", shares="")
+        self.task = self.bar.add_task(who, total=None, rate="", shares="")
+        self.total = 0
 
     def __enter__(self) -> Any:
         self.bar.__enter__()
@@ -118,12 +125,19 @@ class _BatchBar:
 
     def begin(self, rows: int) -> None:
         """So many are to be answered."""
+        self.total = rows
         self.bar.update(self.task, total=rows)
 
-    def __call__(self, rows: int, rate: float, shares: dict[str, float]) -> None:
-        """So many more are, so many pictures a second."""
-        text = " ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        self.bar.update(self.task, advance=rows, rate=f"{rate:.3g} pictures/s", shares=text)
+    def __call__(self, rows: int, rate: float | None, shares: dict[str, float]) -> None:
+        """So many more are, so many pictures a second; None while nothing was answered."""
+        speed = "" if rate is None else f"{rate:{'.3g' if rate < 1000 else '.0f'}} pictures/s"
+        text = "" if rate is None else " ".join(f"{name} {x:.0%}" for name, x in shares.items())
+        said = len(self.who) + 2 * len(str(self.total)) + 1 + len(speed) + len("0:00:00")
+        left = err.width - said - (6 if self.who else 5)  # between columns, and at the end
+        if left < _LEAST + len(text):
+            text = ""
+        self.column.bar_width = min(_BAR, max(_LEAST, left - len(text)))
+        self.bar.update(self.task, advance=rows, rate=speed, shares=text)
 
     def __exit__(self, *error: Any) -> None:
         self.bar.__exit__(*error)

@@ -69,8 +69,8 @@ def answer_all(
         parameters: of the method, see `st3.trim`.
 
     Raises:
-        ValueError: a method that does not fit the model; or the model refuses every row of the
-            first batch.
+        ValueError: a method that does not fit the model, or a number that is too small; or the
+            model refuses every row of the first batch.
     """
     waiting: dict[int, Result] = {}
     order = _Order(rows, prompt)
@@ -93,12 +93,16 @@ class _Order:
         self.numbers: deque[int] = deque()
 
     def __iter__(self) -> Iterator[Row]:
+        row: Any  # whatever came instead
         for number, row in enumerate(self.rows):
             self.numbers.append(number)
             if isinstance(row, Row):
                 yield replace(row, number=number)
-            else:
+            elif isinstance(row, Mapping):
                 yield make_row(row, number, self.prompt)
+            else:
+                what = f"a row is a mapping or a Row, and this is of type {type(row).__name__}"
+                yield Row(number, "", number=number, problem=what)
 
 
 def batches(
@@ -121,6 +125,13 @@ def batches(
 
     Numbers of rows must differ.
     """
+    for name, given, least in (
+        ("max_new_tokens", max_new_tokens, 1),
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+    ):
+        if given is not None and given < least:
+            raise ValueError(f"{name}={given}: give at least {least}")
     most = Sizes(model, batch_size if pads(processor) else 1).most
     preparer = Preparer(processor, room_of(model), frames, fps)
     with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:

@@ -44,6 +44,8 @@ class Fit:
     untrimmed_rows: int | None
 
     def __str__(self) -> str:
+        if self.kv_bytes >= self.untrimmed_kv_bytes:
+            return f"batches of {self.rows}"
         ratio = self.untrimmed_kv_bytes / max(1, self.kv_bytes)
         text = (
             f"batches of {self.rows}; KV cache {si(self.kv_bytes, 'B')} a row, untrimmed "

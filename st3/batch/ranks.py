@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,12 +14,18 @@ from st3.inference.loading import find_device
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process this is, of how many, and its number on this machine."""
+    """Which process this is, of how many, and its number on this machine.
+
+    Attributes:
+        wait: for all of them.
+        gather: what all of them have, to each of them; all must call it within minutes.
+    """
 
     rank: int = 0
     world: int = 1
     local: int = 0
     wait: Callable[[], None] = lambda: None
+    gather: Callable[[Any], list[Any]] = lambda own: [own]
 
 
 def find_ranks(device: str) -> Ranks:
@@ -26,6 +33,7 @@ def find_ranks(device: str) -> Ranks:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Ranks()
     from accelerate import PartialState
+    from accelerate.utils import gather_object
 
     # Without a GPU and unasked, accelerate takes each process for the only one.
     state = PartialState(cpu=find_device(device).type == "cpu")
@@ -34,6 +42,7 @@ def find_ranks(device: str) -> Ranks:
         state.num_processes,
         state.local_process_index,
         state.wait_for_everyone,
+        lambda own: list(gather_object([own])),
     )
 
 

@@ -8,15 +8,16 @@ ask the same. Its lock tells that somebody is writing; the system frees that whe
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from st3.batch.journal import forget_errors, journal_of, lines_of, places_of, written
 from st3.batch.parquet import check_parquet, write_parquet
-from st3.files import append_rows, drop_half_row, plainly, replacing
+from st3.batch.settings import differences
+from st3.files import append_rows, drop_half_row, plainly, replacing, valid
 
 try:
     import fcntl
@@ -45,7 +46,7 @@ class Results:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
-        self.journal = _journal(path)
+        self.journal = journal_of(path)
         self.done: set[int] = set()
         self.errors = 0
 
@@ -82,25 +83,31 @@ class Results:
             if len(places) < total:
                 return False
             if self.journal != self.path:
-                whole = all(isinstance(row["id"], int) for row in self._in_order(places))
+                ids = (row["id"] for row in self._in_order(places))
+                whole = all(isinstance(x, int) and -(2**63) <= x < 2**63 for x in ids)
                 write_parquet(self.path, self._in_order(places), whole)
                 self.journal.unlink()
             elif list(places) != sorted(places):
                 with replacing(self.path) as temporary, temporary.open("wb") as out:
-                    for line in _lines(self.journal, places):
+                    for line in lines_of(self.journal, places):
                         out.write(line)
                     out.flush()
                     os.fsync(out.fileno())
         return True
 
+    def wait(self) -> None:
+        """Until all processes of the run have finished, however long that takes."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
     def _look(self) -> dict[int, tuple[int, int]]:
         """What is there, whoever wrote it."""
-        places, self.errors = _places(self.journal)
+        places, self.errors = places_of(self.journal)
         self.done = set(places)
         return places
 
     def _in_order(self, places: dict[int, tuple[int, int]]) -> Iterator[dict[str, Any]]:
-        for line in _lines(self.journal, places):
+        for line in lines_of(self.journal, places):
             yield json.loads(line)
 
     def close(self) -> None:
@@ -112,7 +119,12 @@ class Results:
 
 @contextmanager
 def open_results(
-    path: Path, settings: dict[str, Any], *, first: bool = True, again: bool = False
+    path: Path,
+    settings: dict[str, Any],
+    *,
+    first: bool = True,
+    again: bool = False,
+    retry: bool = False,
 ) -> Iterator[Results]:
     """Begin results, or go on with some; a line that a kill cut short is dropped.
 
@@ -122,6 +134,7 @@ def open_results(
         first: of the processes of a run the first, which looks whether the output is free; the
             others come after it.
         again: throw away what is there.
+        retry: forget rows with errors, so that they are asked again.
 
     Raises:
         ResultsError: results with other settings, another file, or another run writes here.
@@ -146,23 +159,14 @@ def open_results(
                         beside.unlink(missing_ok=True)
                     raise
                 drop_half_row(results.journal)
+                if retry:
+                    forget_errors(path)
         _take(lock, fcntl.LOCK_SH, path)
         with plainly("read", results.journal):
             results._look()
         yield results
     finally:
         results.close()
-
-
-def complete(path: Path) -> bool:
-    """Whether a table was written, whose rows are all there."""
-    return path.exists() and not _journal(path).exists()
-
-
-def _journal(path: Path) -> Path:
-    if path.suffix.lower() == ".parquet":
-        return path.with_name(f"{path.name}.jsonl")
-    return path
 
 
 def _take(lock: int, how: int, path: Path) -> None:
@@ -176,18 +180,17 @@ def _take(lock: int, how: int, path: Path) -> None:
 
 def _check_settings(lock: int, path: Path, settings: dict[str, Any], again: bool) -> None:
     """See that what is there is of the same settings, or nothing; then there are settings."""
-    journal = _journal(path)
     if again:
-        for old in {path, journal}:
+        for old in written(path):
             with suppress(FileNotFoundError):
                 old.unlink()
         os.ftruncate(lock, 0)
     text = os.pread(lock, os.fstat(lock).st_size, 0)
     now = json.loads(json.dumps(settings))
-    begun = any(old.exists() and old.stat().st_size for old in {path, journal})
+    begun = any(old.exists() and old.stat().st_size for old in written(path))
     if not begun:  # nothing was finished with whatever settings
         os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(now, indent=2, ensure_ascii=False).encode() + b"\n", 0)
+        os.pwrite(lock, valid(json.dumps(now, indent=2, ensure_ascii=False) + "\n").encode(), 0)
         os.fsync(lock)
         return
     try:
@@ -198,48 +201,8 @@ def _check_settings(lock: int, path: Path, settings: dict[str, Any], again: bool
             f"{path} is there and no results of st3 batch that could be gone on with: give another "
             "--output, or --force to overwrite it"
         ) from None
-    other = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if other:
-        shown = "; ".join(f"{key}: there {before.get(key)}, here {now.get(key)}" for key in other)
+    if other := differences(before, now):
         raise ResultsError(
-            f"{path} holds results with other settings ({shown}): give another --output, or "
-            "--force to overwrite it"
+            f"{path} holds results with other settings ({'; '.join(other)}): give another "
+            "--output, or --force to overwrite it"
         )
-
-
-def _places(journal: Path) -> tuple[dict[int, tuple[int, int]], int]:
-    """Row -> where its line begins, and how long it is; and how many are errors.
-
-    Raises:
-        ValueError: a line that is no result, with its number.
-    """
-    found: dict[int, tuple[int, int]] = {}
-    begin = errors = 0
-    if not journal.exists():
-        return found, 0
-    with journal.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                read = json.loads(line)
-                row = operator.index(read["row"])
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f'{journal}, line {number}, is no result with a "row": take that line out, and '
-                    "its row is asked again"
-                ) from None
-            if row not in found:
-                found[row] = begin, len(line)
-                errors += "error" in read
-            begin += len(line)
-    return found, errors
-
-
-def _lines(journal: Path, places: dict[int, tuple[int, int]]) -> Iterator[bytes]:
-    """In the order of rows."""
-    with journal.open("rb") as file:
-        for row in sorted(places):
-            begin, length = places[row]
-            file.seek(begin)
-            yield file.read(length)

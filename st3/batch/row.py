@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from st3.files import valid
+
 KEYS = ("id", "image", "images", "video", "prompt")
 """What a row may be made of; other columns are left alone."""
+NOTHING = "shows nothing: it needs an image, images or a video"
 
 
 @runtime_checkable
@@ -102,16 +105,27 @@ def make_row(columns: Mapping[str, Any], number: int, prompt: str | None = None)
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         name = str(name)
     images, video, problem = _shown(columns)
-    if problem is None and (not isinstance(asked, str) or not asked.strip()):
-        problem = "its prompt is empty" if isinstance(asked, str) else "it has no prompt"
+    if problem is None:
+        problem = _unasked(asked)
     return Row(name, asked if isinstance(asked, str) else "", images, video, number, problem)
+
+
+def _unasked(prompt: Any) -> str | None:
+    """Why a prompt cannot be asked; None if it can."""
+    if not isinstance(prompt, str):
+        return "it has no prompt"
+    if not prompt.strip():
+        return "its prompt is empty"
+    if valid(prompt) != prompt:
+        return "its prompt is no valid text: it has halves of letters (lone surrogates)"
+    return None
 
 
 def _shown(columns: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any, str | None]:
     """Pictures, a video, or why there are none."""
     given = [key for key in ("image", "images", "video") if columns.get(key) is not None]
     if not given:
-        return (), None, "it shows nothing: it needs an image, images or a video"
+        return (), None, f"it {NOTHING}"
     if len(given) > 1:
         return (), None, f"it has both {given[0]} and {given[1]}: give one of them"
     value = columns[given[0]]
@@ -124,4 +138,4 @@ def _shown(columns: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any, str | None
     if not images or any(image is None or image == "" for image in images):
         return (), None, f"its {given[0]} is empty"
     wrong = next((type(x).__name__ for x in images if isinstance(x, (int, float, dict))), None)
-    return images, None, None if wrong is None else f"its {given[0]} is no path but a {wrong}"
+    return images, None, None if wrong is None else f"its {given[0]} is no path, but {wrong}"

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st3.batch.journal import complete
+from st3.batch.parquet import count_errors
 from st3.batch.ranks import Ranks
-from st3.batch.results import complete, open_results
+from st3.batch.results import open_results
 from st3.batch.row import Result, Row
 from st3.batch.sources import Source
 from st3.interrupts import noticed
@@ -38,19 +40,6 @@ class Run:
     interrupted: bool
 
 
-def settings_of(
-    source: Source, model: str, method: dict[str, Any], max_new_tokens: int, **more: Any
-) -> dict[str, Any]:
-    """All that decides the results: what may not change while a file is gone on with.
-
-    How fast they come does not: batches, workers, processes, devices and engines may be others.
-    """
-    return {
-        "rows": len(source.rows), "asked": source.fingerprint, "model": model, "method": method,
-        "max_new_tokens": max_new_tokens, **more,
-    }  # fmt: skip
-
-
 def answer_file(
     source: Source,
     output: Path,
@@ -59,6 +48,7 @@ def answer_file(
     ranks: Ranks,
     *,
     again: bool = False,
+    retry: bool = False,
     on_begin: Callable[[int, int], None] = lambda before, mine: None,
     on_results: Callable[[Sequence[Result]], None] = lambda results: None,
 ) -> Run:
@@ -71,6 +61,7 @@ def answer_file(
         answering: answers rows; called only if some are left.
         ranks: which process this is.
         again: throw away what is there.
+        retry: ask rows with errors again.
         on_begin: told how many rows were finished before, and how many this process will answer.
         on_results: told what was just written.
 
@@ -79,13 +70,13 @@ def answer_file(
     """
     if ranks.rank:
         ranks.wait()  # until the first has looked
-    with open_results(output, settings, first=ranks.rank == 0, again=again) as results:
+    with open_results(output, settings, first=ranks.rank == 0, again=again, retry=retry) as results:
         if not ranks.rank:
             ranks.wait()
         total = len(source.rows)
         if complete(output) and results.journal != output:
             on_begin(total, 0)
-            return Run(total, total, total, 0, whole=True, interrupted=False)
+            return Run(total, total, total, count_errors(output), whole=True, interrupted=False)
         before = len(results.done)
         left = [row for row in source.rows if row.number not in results.done]
         ranks.wait()  # until all have read what is done, and nobody writes before
@@ -103,6 +94,7 @@ def answer_file(
                 raise
             interrupted = True
         if ranks.rank:
+            results.wait()  # what follows may be gathered, and that is not waited for as long
             return Run(total, before, len(results.done), results.errors, False, interrupted)
         whole = not interrupted and results.finish(total, wait=True)
         return Run(total, before, len(results.done), results.errors, whole, interrupted)

@@ -11,14 +11,16 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from st3.batch.parquet import parquet_rows
 from st3.batch.row import Row, make_row
 from st3.batch.shards import shard_rows
 from st3.batch.tables import csv_rows, lines_rows
-from st3.files import plainly
+from st3.files import plainly, valid
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _LINES, _TABLES = {".jsonl", ".ndjson"}, {".csv", ".parquet"}
@@ -37,13 +39,15 @@ class Source:
     rows: Sequence[Row]
 
     @property
-    def fingerprint(self) -> str:
-        """Of ids, prompts and what is shown, not of the pictures' contents."""
-        found = hashlib.sha256()
-        for row in self.rows:
-            shown = [str(image) for image in row.images]
-            found.update(repr((row.id, row.prompt, shown, row.video, row.problem)).encode())
-        return found.hexdigest()[:16]
+    def fingerprints(self) -> dict[str, str]:
+        """Of `ids`, `prompts` and `pictures`: what is shown, not the pictures' contents."""
+        return {
+            "ids": _fingerprint(row.id for row in self.rows),
+            "prompts": _fingerprint(row.prompt for row in self.rows),
+            "pictures": _fingerprint(
+                ([str(image) for image in row.images], row.video) for row in self.rows
+            ),
+        }
 
 
 def open_source(*names: str, prompt: str | None = None, relative: Path | None = None) -> Source:
@@ -62,7 +66,8 @@ def open_source(*names: str, prompt: str | None = None, relative: Path | None = 
     """
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     if names == ("-",):
-        rows = lines_rows(_standard_input(), "standard input", relative or Path(), prompt)
+        name = "standard input"
+        rows = lines_rows(_standard_input(), name, relative or Path(), prompt)
     elif len(names) == 1 and Path(names[0]).expanduser().is_dir():
         rows = folder_rows(Path(names[0]).expanduser(), prompt)
     else:
@@ -71,6 +76,23 @@ def open_source(*names: str, prompt: str | None = None, relative: Path | None = 
         raise ValueError(f"{name} has no rows: there is nothing to ask")
     _check_ids(rows, name)
     return Source(name, rows)
+
+
+def shared(names: Sequence[str], written: Iterable[Path]) -> Path | None:
+    """What of `written` is a file of the source, under whatever name or link; None of nothing.
+
+    Raises:
+        ValueError: a name's braces are none.
+    """
+    alone = list(names) == ["-"]
+    files = [Path("/dev/stdin")] if alone else [path for each in names for path in _files(each)]
+    for out in filter(Path.exists, written):
+        there = out.stat()
+        for path in files:
+            with suppress(OSError):  # it is not there
+                if os.path.samestat(path.stat(), there):
+                    return out
+    return None
 
 
 def check_prompts(source: Source) -> None:
@@ -108,12 +130,15 @@ def _rows_of(name: str, found: Sequence[Path], prompt: str | None) -> list[Row]:
         raise ValueError(f"{name}: nothing has such a name")
     folder = next((path for path in found if path.is_dir()), None)
     if folder is not None:
-        raise ValueError(f"{folder} is a folder: give it alone, or a glob such as '{folder}/**'")
+        raise ValueError(f"{folder} is a folder: give it alone, or a glob: '{folder}/**/*.jpg'")
     kinds = {path.suffix.lower() for path in found}
     if kinds == {".tar"}:
         return shard_rows(found, prompt)
     if len(kinds) == 1 and kinds <= _LINES | _TABLES:
-        return _numbered(row for path in found for row in _file_rows(path, prompt))
+        rows: list[Row] = []
+        for path in found:
+            rows += _file_rows(path, prompt, len(rows))
+        return rows
     if kinds <= PICTURES:
         return _numbered(_picture(str(path), path, prompt) for path in found)
     other = sorted(kinds - PICTURES)[0]
@@ -123,14 +148,14 @@ def _rows_of(name: str, found: Sequence[Path], prompt: str | None) -> list[Row]:
     )
 
 
-def _file_rows(path: Path, prompt: str | None) -> list[Row]:
+def _file_rows(path: Path, prompt: str | None, first: int) -> list[Row]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return parquet_rows(path, prompt)
+        return parquet_rows(path, prompt, first)
     with plainly("read", path):
         data = path.read_bytes()
     read = csv_rows if suffix == ".csv" else lines_rows
-    return read(data, str(path), path.parent, prompt)
+    return read(data, str(path), path.parent, prompt, first)
 
 
 def folder_rows(folder: Path, prompt: str | None) -> list[Row]:
@@ -160,11 +185,7 @@ def _picture(name: str, path: Path, prompt: str | None) -> Row:
 
 
 def _numbered(rows: Iterable[Row]) -> list[Row]:
-    """All of several files in one count; a row that is called by its number, too."""
-    return [
-        replace(row, number=number, id=number if row.id == row.number else row.id)
-        for number, row in enumerate(rows)
-    ]
+    return [replace(row, number=number) for number, row in enumerate(rows)]
 
 
 def _standard_input() -> bytes:
@@ -177,14 +198,24 @@ def _standard_input() -> bytes:
 
 
 def _check_ids(rows: Sequence[Row], name: str) -> None:
-    known: dict[str | int, int] = {}
+    known: dict[str, Row] = {}
     for row in rows:
-        before = known.setdefault(row.id, row.number)
-        if before != row.number:
+        before = known.setdefault(valid(str(row.id)), row)
+        if before is not row:
+            what = f"the same id {row.id!r}"
+            if before.id != row.id:
+                what = f"ids {before.id!r} and {row.id!r}, which are the same in a table"
             raise ValueError(
-                f"{name}: rows {before + 1} and {row.number + 1} have the same id {row.id!r}: ids "
-                "must differ"
+                f"{name}: rows {before.number + 1} and {row.number + 1} have {what}: ids must "
+                "differ"
             )
+
+
+def _fingerprint(values: Iterable[Any]) -> str:
+    found = hashlib.sha256()
+    for value in values:
+        found.update(repr(value).encode() + b"\n")
+    return found.hexdigest()[:16]
 
 
 def _braced(name: str) -> Iterator[str]:

@@ -15,8 +15,10 @@ from st3.inference.sources import local_path
 _SHOWN = ("image", "images", "video")
 
 
-def lines_rows(data: bytes, name: str, folder: Path, prompt: str | None) -> list[Row]:
-    """Lines of JSON objects; paths of pictures are relative to `folder`.
+def lines_rows(
+    data: bytes, name: str, folder: Path, prompt: str | None, first: int = 0
+) -> list[Row]:
+    """Lines of JSON objects; paths of pictures are relative to `folder`, numbers are from `first`.
 
     Raises:
         ValueError: a line that is none, with its number; or columns missing.
@@ -32,27 +34,31 @@ def lines_rows(data: bytes, name: str, folder: Path, prompt: str | None) -> list
         if not isinstance(read, dict):
             raise ValueError(f"{name}, line {number}: no JSON object, but {type(read).__name__}")  # noqa: TRY004
         found.append(read)
-    return table_rows(found, {key for row in found for key in row}, name, folder, prompt)
+    return table_rows(found, {key for row in found for key in row}, name, folder, prompt, first)
 
 
-def csv_rows(data: bytes, name: str, folder: Path, prompt: str | None) -> list[Row]:
+def csv_rows(data: bytes, name: str, folder: Path, prompt: str | None, first: int = 0) -> list[Row]:
     """A table with a head; an empty cell is none, and `images` is a JSON list.
 
     Raises:
         ValueError: no text, or columns missing.
     """
+    longest = csv.field_size_limit()  # of the whole process
     try:
         text = data.decode("utf-8-sig")
+        csv.field_size_limit(max(longest, len(data)))  # a `data:` URL is long
         reader = csv.DictReader(io.StringIO(text, newline=""))
         found: list[dict[str, Any]] = [
             {key: value or None for key, value in row.items() if key} for row in reader
         ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{name} is no CSV in UTF-8 ({error})") from None
+    finally:
+        csv.field_size_limit(longest)
     for row in found:
         if images := row.get("images"):
             row["images"] = _listed(images)
-    return table_rows(found, reader.fieldnames or (), name, folder, prompt)
+    return table_rows(found, reader.fieldnames or (), name, folder, prompt, first)
 
 
 def _listed(text: str) -> Any:
@@ -68,8 +74,9 @@ def table_rows(
     name: str,
     folder: Path,
     prompt: str | None,
+    first: int = 0,
 ) -> list[Row]:
-    """Rows of a table; paths are relative to `folder`.
+    """Rows of a table; paths are relative to `folder`, numbers are from `first`.
 
     Raises:
         ValueError: no column of pictures or videos, or none of prompts where none is given.
@@ -84,8 +91,16 @@ def table_rows(
         raise ValueError(f"{name} has no column prompt, so give --prompt; it has: {there}")
     return [
         make_row(dict(row) | _resolved(row, folder), number, prompt)
-        for number, row in enumerate(found)
+        for number, row in enumerate(found, start=first)
     ]
+
+
+def resolved(source: str, folder: Path) -> str:
+    """A path, relative to `folder`; URLs are as they are."""
+    path = local_path(source)
+    if path is None or source.lower().startswith("file:"):
+        return source
+    return str(folder.absolute() / path)
 
 
 def _resolved(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -94,12 +109,7 @@ def _resolved(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     def place(value: Any) -> Any:
         if not isinstance(value, str) or not value or value == "-":
             return None if value == "-" else value  # standard input is the source's
-        path = local_path(value)
-        return (
-            value
-            if path is None or value.lower().startswith("file:")
-            else str(folder.absolute() / path)
-        )
+        return resolved(value, folder)
 
     found = {}
     for key in _SHOWN:

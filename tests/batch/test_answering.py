@@ -89,6 +89,17 @@ def test_broken_rows_are_errors_of_theirs_alone(tiny: Any, rows: Any, tmp_path: 
     assert found[-1].error is None
 
 
+def test_a_row_that_is_none_and_numbers_that_are_too_small(tiny: Any, rows: Any) -> None:
+    found = list(st3.answer_all(*tiny, ["a.png", rows[0], None], max_new_tokens=1))
+    assert [result.error is None for result in found] == [False, True, False]
+    assert [result.id for result in found] == [0, "q0", 2]
+    assert "a mapping or a Row, and this is of type str" in str(found[0].error)
+    for wrong in ({"batch_size": 0}, {"workers": -1}, {"max_new_tokens": 0}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ValueError, match=f"^{name}={value}: give at least"):
+            list(st3.answer_all(*tiny, rows, **wrong))
+
+
 def test_it_reads_no_further_than_it_must(tiny: Any, rows: Any) -> None:
     read = 0
 

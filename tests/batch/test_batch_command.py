@@ -18,7 +18,8 @@ from st3 import demo
 from st3.batch import answering
 from st3.batch.ranks import Ranks
 from st3.batch.row import Result, Row
-from st3.batch.run import answer_file, settings_of
+from st3.batch.run import answer_file
+from st3.batch.settings import settings_of
 from st3.batch.sources import Source
 
 
@@ -45,7 +46,7 @@ def test_answers_in_a_file_and_again(folder: Path, tmp_path: Path, st3_: Any) ->
     assert told["untrimmed_kv_bytes_per_row"] > told["kv_bytes_per_row"]
     assert sum(told["shares"].values()) == pytest.approx(1)
     assert "times as many rows" in result.err
-    assert "1 row has an error" in result.err
+    assert "1 row with an error" in result.err
     rows = read(output)
     assert [row["id"] for row in rows] == [f"r{n}" for n in range(8)]
     assert "damaged" in rows[3]["error"]
@@ -61,10 +62,14 @@ def test_answers_in_a_file_and_again(folder: Path, tmp_path: Path, st3_: Any) ->
     before = output.read_bytes()
     again = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT)
     assert again.code == 0
-    assert "8 of 8 rows are there already" in again.err
+    assert "there already: 8 of 8 rows" in again.err
     other = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT, "--tau", 9)
     assert other.code == 2
-    assert "other settings (method" in other.err
+    assert "other settings (method tau: there 128, here 9):" in other.err
+    other = st3_(
+        "batch", folder / "rows.jsonl", "--output", output, *SHORT, "--method", "pvtp"
+    )  # fmt: skip
+    assert "other settings (method: there st3, here pvtp):" in other.err
     assert output.read_bytes() == before
     anew = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT, "--tau", 9, "--force")
     assert anew.code == 0
@@ -78,10 +83,11 @@ def _prompt(folder: Path, row: int) -> str:
 def test_a_table(folder: Path, tmp_path: Path, st3_: Any) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     output = tmp_path / "answers.parquet"
-    for said in ("wrote", "8 of 8 rows are there already"):
+    for said in ("wrote", "there already: 8 of 8 rows"):
         result = st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT)
         assert result.code == 0, result.err
         assert said in result.err
+        assert "1 row with an error" in result.err
         assert len(parquet.read_table(output)) == 8
     assert {file.name for file in tmp_path.iterdir()} == {
         "answers.parquet", "answers.parquet.settings.json",
@@ -92,7 +98,7 @@ def test_a_table(folder: Path, tmp_path: Path, st3_: Any) -> None:
     ("arguments", "code", "said"),
     [
         (("nowhere", "--prompt", "q"), 1, "there is no nowhere"),
-        ((str(demo.PICTURE),), 2, "give --prompt"),
+        ((str(demo.PICTURE),), 1, "give --prompt"),
         ((str(demo.PICTURE), "--prompt", "q", "--ray-address", "x"), 2, "--engine ray"),
         ((str(demo.PICTURE), "--prompt", "q", "--frames", "2", "--fps", "1"), 2, "give one"),
         ((str(demo.PICTURE), "--prompt", "q", "--method", "nonsense"), 2, "unknown method"),
@@ -110,12 +116,45 @@ def test_bad_input(
     assert st3_("batch", *arguments, "--output", tmp_path / "answers.txt").code == 2
 
 
-def test_every_row_with_an_error_is_no_success(tmp_path: Path, st3_: Any) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    output = tmp_path / "answers.jsonl"
-    result = st3_("batch", tmp_path / "a.png", "--prompt", "q", "--output", output, *SHORT)
+def test_the_source_is_never_the_output(folder: Path, tmp_path: Path, st3_: Any) -> None:
+    """Under none of its names, and whatever is asked for."""
+    source = tmp_path / "rows.parquet.jsonl"
+    source.write_bytes((folder / "rows.jsonl").read_bytes())
+    (tmp_path / "link.jsonl").symlink_to(source)
+    os.link(source, tmp_path / "hard.jsonl")
+    before = source.read_bytes()
+    for asked, output in (
+        (source, source.name), (source, "link.jsonl"), (source, "hard.jsonl"),
+        (tmp_path / "link.jsonl", source.name), (tmp_path / "*.jsonl", "hard.jsonl"),
+        (source, "rows.parquet"),  # whose rows lie in the source's place until all are there
+    ):  # fmt: skip
+        for more in ((), ("--force",)):
+            result = st3_("batch", asked, "--output", tmp_path / output, *SHORT, *more)
+            assert result.code == 2
+            assert "is a file of the source: give another name" in result.err
+            assert source.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_every_row_with_an_error_is_no_success_until_it_is_mended(
+    tmp_path: Path, st3_: Any
+) -> None:
+    picture, output = tmp_path / "a.png", tmp_path / "answers.jsonl"
+    picture.write_bytes(b"no picture")
+    command = ("batch", picture, "--prompt", "q", "--output", output, *SHORT)
+    result = st3_(*command)
     assert result.code == 1
     assert "every row has an error" in result.err
+    picture.write_bytes(demo.PICTURE.read_bytes())
+    assert st3_(*command).code == 1  # it is done
+    assert st3_(*command, "--retry-errors", "--force").code == 2
+    result = st3_(*command, "--retry-errors", "--method", "none")
+    assert "method: there st3, here none" in result.err
+    assert "error" in read(output)[0]
+    result = st3_(*command, "--retry-errors")
+    assert result.code == 0, result.err
+    assert "1 row in" in result.err
+    assert read(output)[0]["answer"]
 
 
 def test_ctrl_c_keeps_what_is_finished(
@@ -174,12 +213,19 @@ def test_killed_and_gone_on_with_by_two_processes(tmp_path: Path) -> None:
     assert not alive
     with output.open("ab") as file:
         file.write(b'{"row": 22, "id": "to')  # as a crash of the machine may leave it
-    assert finished(output) < 23
-    code, _, err = torchrun(
-        "-m", "st3_cli", "batch", str(rows), "--output", str(output), *options, "--workers", "0"
-    )
+    before = finished(output)
+    assert before < 23
+    there = {json.loads(x)["row"] for x in output.read_bytes().splitlines()[:before]}
+    code, out, err = torchrun(
+        "-m", "st3_cli", "batch", str(rows), "--output", str(output), *options, "--workers", "0",
+        "--json",
+    )  # fmt: skip
     assert code == 0, err
     found = read(output)
+    told = json.loads(out)
+    now = [row for row in found if row["row"] not in there and "answer" in row]
+    assert told["new_tokens"] == sum(row["new_tokens"] for row in now)  # of both
+    assert told["pictures_per_second"] * told["seconds"] == pytest.approx(len(now))
     assert [row["id"] for row in found] == [f"r{n}" for n in range(23)]
     assert [row["row"] for row in found if "error" in row] == [3]
     same: dict[str, set[str]] = {}  # the same question twenty rows later

@@ -15,7 +15,12 @@ from typing import Any
 
 import pytest
 
-from st3.batch.results import ResultsError, complete, open_results
+from st3.batch.journal import complete
+from st3.batch.parquet import stored_results
+from st3.batch.results import ResultsError, open_results
+from st3.batch.row import Row
+from st3.batch.settings import differences, settings_of
+from st3.batch.sources import Source
 
 SETTINGS = {"model": "demo", "tau": 128}
 
@@ -160,6 +165,46 @@ def test_a_table(tmp_path: Path) -> None:
         pass
 
 
+def test_a_table_of_what_no_utf8_and_no_64_bits_can_write(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "answers.parquet"
+    settings = SETTINGS | {"model": "\udc80"}
+    with open_results(path, settings) as results:
+        results.append([{"row": 0, "id": 2**63, "error": "\ud800!"}, row(1, id="\udfff")])
+        assert results.finish(2)
+    table = parquet.read_table(path).to_pylist()
+    assert [x["id"] for x in table] == ["9223372036854775808", "\\udfff"]
+    assert table[0]["error"] == "\\ud800!"
+    with open_results(path, settings):
+        pass
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_errors_are_forgotten_on_request(kind: str, whole: bool, tmp_path: Path) -> None:
+    if kind == ".parquet":
+        pytest.importorskip("pyarrow")
+    path, broken = tmp_path / f"answers{kind}", {"row": 1, "id": "n1", "error": "broken"}
+    with open_results(path, SETTINGS) as results:
+        results.append([row(2), broken, *([row(0)] if whole else [])])
+        assert results.finish(3) == whole
+    with open_results(path, SETTINGS, retry=True) as results:
+        assert results.done == ({0, 2} if whole else {2})
+        assert results.errors == 0
+        results.append([row(n) for n in range(3) if n not in results.done])
+        assert results.finish(3)
+    if kind == ".jsonl":
+        assert read(path) == [row(n) for n in range(3)]
+    else:
+        assert [(x["id"], x["answer"]) for x in stored_results(path)] == [
+            (f"n{n}", "é" * n) for n in range(3)
+        ]
+    before = path.read_bytes()
+    with open_results(path, SETTINGS, retry=True):  # no errors, nothing to do
+        assert path.read_bytes() == before
+        assert complete(path) or kind == ".jsonl"
+
+
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -192,3 +237,28 @@ def test_killed_often_with_several_writers(path: Path) -> None:
                 writer.send_signal(signal.SIGKILL)
             writer.communicate()
     assert read(path) == [{"row": n, "id": n, "answer": "x" * (n % 50)} for n in range(total)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([Row(1, "r", ("a",)), Row(2, "q", ("a",))], ["other prompts"]),
+        ([Row(1, "q", ("a",)), Row("x", "q", ("b",))], ["other ids", "other pictures"]),
+        ([Row(1, "q", ("a",))], ["rows: there 2, here 1"]),
+        ([Row(1, "q", ("a",)), Row(2, "q", ("a",))], []),
+    ],
+)
+def test_what_is_asked_differs_by_name(rows: list[Row], words: list[str]) -> None:
+    before = settings_of(Source("x", [Row(1, "q", ("a",)), Row(2, "q", ("a",))]), "demo", {}, 3)
+    assert differences(before, settings_of(Source("x", rows), "demo", {}, 3)) == words
+
+
+def test_of_a_method_what_differs_alone() -> None:
+    one = {"method": {"name": "st3", "tau": 64, "stride": 4}, "dtype": "auto"}
+    assert differences(one, one | {"method": {"name": "st3", "tau": None, "stride": 4}}) == [
+        "method tau: there 64, here none"
+    ]
+    assert differences(one, {"method": {"name": "fastv", "k": 2}, "dtype": "float32"}) == [
+        "method: there st3, here fastv",
+        "dtype: there auto, here float32",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import pickle
@@ -14,6 +15,7 @@ from PIL import Image
 
 from st3.batch.row import Row, Stored
 from st3.batch.sources import Source, check_prompts, open_source
+from st3.inference.sources import PictureError
 
 
 def draw(path: Path, colour: str = "red", size: tuple[int, int] = (40, 30)) -> Path:
@@ -62,6 +64,21 @@ def test_lines_keep_ids_and_resolve_paths(tmp_path: Path) -> None:
     assert all(row.problem is None for row in rows)
 
 
+def test_ids_of_several_files_stay_and_numbers_go_on(tmp_path: Path) -> None:
+    one = lines(tmp_path / "1.jsonl", {"id": 10, "image": "a.png"}, {"id": "x", "image": "a.png"})
+    two = lines(tmp_path / "2.jsonl", {"id": 0, "image": "a.png"}, {"image": "a.png"})
+    rows = open_source(one, two, prompt="q").rows
+    assert [(row.number, row.id) for row in rows] == [(0, 10), (1, "x"), (2, 0), (3, 3)]
+
+
+def test_a_cell_of_a_csv_may_be_a_long_data_url(tmp_path: Path) -> None:
+    url = "data:image/png;base64," + 200_000 * "A"
+    (tmp_path / "rows.csv").write_text(f'image,prompt\n"{url}",q\n', encoding="utf-8")
+    before = csv.field_size_limit()
+    assert open_source(str(tmp_path / "rows.csv")).rows[0].images == (url,)
+    assert csv.field_size_limit() == before  # it is the whole process's
+
+
 def test_what_is_wrong_with_one_row_is_its_problem(tmp_path: Path) -> None:
     name = lines(
         tmp_path / "rows.jsonl",
@@ -72,9 +89,13 @@ def test_what_is_wrong_with_one_row_is_its_problem(tmp_path: Path) -> None:
         {"image": "a.png", "video": "b.mp4", "prompt": "q"},
         {"image": 3, "prompt": "q"},
         {"images": ["a.png", ""], "prompt": "q"},
+        {"image": "a.png", "prompt": "\ud800"},
     )
     problems = [row.problem or "" for row in open_source(name).rows]
-    wanted = ("", "shows nothing", "is empty", "no prompt", "both image and video", "int", "empty")
+    wanted = (
+        "", "shows nothing", "is empty", "no prompt", "both image and video", "no path, but int",
+        "empty", "no valid text",
+    )  # fmt: skip
     for problem, words in zip(problems, wanted, strict=True):
         assert words in problem
         assert bool(problem) == bool(words)
@@ -142,6 +163,30 @@ def test_parquet_with_paths_and_with_bytes(tmp_path: Path) -> None:
     )  # fmt: skip
     rows = open_source(str(tmp_path / "stored.parquet"), prompt="q").rows
     assert [row.images[0].read()[0] for row in pickle.loads(pickle.dumps(rows))] == [red, blue]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [
+        {"bytes": red, "path": "x"}, {"bytes": None, "path": "photos/p01.png"}, None,
+        {"bytes": None, "path": None}, {"bytes": b"", "path": "x"},
+        {"bytes": None, "path": "gone.png"},
+    ]  # fmt: skip
+    draw(tmp_path / "photos" / "p01.png")
+    columns = {
+        "image": pa.array(cells, kind),
+        "images": pa.array([None, None, [cells[1]], None, None, None], pa.list_(kind)),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "mixed.parquet")
+    rows = open_source(str(tmp_path / "mixed.parquet"), prompt="q").rows
+    assert [row.problem for row in rows] == [None] * 6
+    assert rows[0].images[0].read()[0] == red
+    photo = (tmp_path / "photos" / "p01.png").read_bytes()
+    assert rows[1].images[0].read()[0] == rows[2].images[0].read()[0] == photo
+    for row, said in zip(rows[3:], ("shows nothing", "is empty", "no file .*gone"), strict=True):
+        with pytest.raises(PictureError, match=said):
+            row.images[0].read()
+    plain = {"image": pa.array([red, None], pa.binary()), "video": [None, "clip.mp4"]}
+    parquet.write_table(pa.table(plain), tmp_path / "plain.parquet")
+    rows = open_source(str(tmp_path / "plain.parquet"), prompt="q").rows
+    assert (rows[0].images[0].read()[0], rows[1].video) == (red, str(tmp_path / "clip.mp4"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match=r"broken\.parquet"):
         open_source(str(tmp_path / "broken.parquet"), prompt="q")
@@ -155,6 +200,8 @@ def test_parquet_with_paths_and_with_bytes(tmp_path: Path) -> None:
         ([{"image": "a.png", "question": "q"}], "no column prompt.*it has: image, question"),
         ([{"image": "a", "id": 1, "prompt": "q"}, {"image": "b", "id": 1, "prompt": "q"}],
          "rows 1 and 2 have the same id 1"),
+        ([{"image": "a", "id": 1, "prompt": "q"}, {"image": "b", "id": "1", "prompt": "q"}],
+         "rows 1 and 2 have ids 1 and '1', which are the same in a table"),
         ([3], "line 1: no JSON object"),
     ],
 )  # fmt: skip
@@ -192,16 +239,23 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         buffer = io.BytesIO(b'{"image": "a.png", "prompt": "q"}\n\n{"image": "-", "prompt": "q"}\n')
 
     monkeypatch.setattr("sys.stdin", Piped())
-    rows = open_source("-", relative=tmp_path).rows
+    source = open_source("-", relative=tmp_path)
+    rows = source.rows
+    assert source.name == "standard input"
     assert rows[0].images == (str(tmp_path / "a.png"),)
     assert rows[1].problem is not None
 
 
 def test_the_fingerprint_is_of_what_is_asked(tmp_path: Path) -> None:
-    one = Source("x", [Row(1, "q", ("a.png",))])
-    assert one.fingerprint == Source("y", [Row(1, "q", ("a.png",))]).fingerprint
-    for other in (Row(2, "q", ("a.png",)), Row(1, "r", ("a.png",)), Row(1, "q", ("b.png",))):
-        assert one.fingerprint != Source("x", [other]).fingerprint
+    one = Source("x", [Row(1, "q", ("a.png",))]).fingerprints
+    assert one == Source("y", [Row(1, "q", ("a.png",))]).fingerprints
+    for what, other in {
+        "ids": Row(2, "q", ("a.png",)),
+        "prompts": Row(1, "r", ("a.png",)),
+        "pictures": Row(1, "q", ("b.png",)),
+    }.items():
+        now = Source("x", [other]).fingerprints
+        assert {key for key in one if one[key] != now[key]} == {what}
 
 
 def test_rows_without_any_prompt() -> None:
