@@ -214,7 +214,8 @@ class DecodeGraph:
 
     def head(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor | None:
         """Logits of one token of each row by compiled code, where steps have some; else None."""
-        one = self.by_layers and hidden.shape[1:2] == (1,)
+        tried = self.active or self.recordings > 0  # a prefill's, once a step has been compiled
+        one = tried and self.by_layers and hidden.shape[1:2] == (1,)
         return self.compiled.head(module, hidden) if one and recorder.bare(self.device) else None
 
     def _make_replay(self, recording: RecordedStep) -> Callable[[], None]:
