@@ -13,6 +13,7 @@ from st3.engine.prefill import Prefill
 from st3.engine.tower import Sight
 
 _AVERAGE = "no class token: attention that a patch gets from all of its picture, on average"
+_MOVED = "windows in the tower: attention of the nearest block that sees a whole picture"
 
 
 class PooledTower:
@@ -40,6 +41,8 @@ class PooledTower:
             average = any(asked.startswith("attention") for asked in sight.attention)
             if average and not sight.class_token and _AVERAGE not in notes:
                 notes.append(_AVERAGE)
+            if sight.moved and _MOVED not in notes:
+                notes.append(_MOVED)
         seen = sum(sum(sight.lengths) for sight in sights.values())
         if seen != total:
             raise ValueError(

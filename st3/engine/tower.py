@@ -54,6 +54,7 @@ class Sight:
             is of none, such as marks at the ends of lines.
         features: float32 [tokens, c], what the projector gets; None if nobody asked.
         class_token: whether attention is that of a class token.
+        moved: whether another block was looked at than asked for, because that one has windows.
         trouble: why nothing else was seen.
         made: what the call returned, while somebody holds it.
     """
@@ -64,6 +65,7 @@ class Sight:
     features: torch.Tensor | None = None
     crops: torch.Tensor | None = None
     class_token: bool = False
+    moved: bool = False
     trouble: str = ""
     made: weakref.ref[Any] | None = None
 
@@ -176,14 +178,16 @@ class TowerWatch:
 
         In a tower with windows, the next one that sees a whole picture.
         """
+        return whole_block(self.tower, self._named(layer))
+
+    def _named(self, layer: str) -> int:
+        """The same, with windows or without."""
         count, layer = len(self.blocks), layer.rpartition(" ")[2]
         if layer == "features":
-            number = feature_block(self.merger, count)
-        elif layer in ("first", "last"):
-            number = 0 if layer == "first" else count - 1
-        else:
-            number = min(count, max(1, round(float(layer) * count))) - 1
-        return whole_block(self.tower, number)
+            return feature_block(self.merger, count)
+        if layer in ("first", "last"):
+            return 0 if layer == "first" else count - 1
+        return min(count, max(1, round(float(layer) * count))) - 1
 
     def _rows(self, asked: str) -> tuple[Any, bool]:
         """The module whose attention is asked for, and whether of the class token alone."""
@@ -228,6 +232,7 @@ class TowerWatch:
             for layer in wish.layers:
                 if not self.blocks:
                     raise ValueError("its vision tower has no blocks of attention to look into")
+                sight.moved |= self.block(layer) != self._named(layer)
                 rows = seen.get(self._rows(layer))
                 if not rows:
                     raise ValueError("its vision tower did not call attention where st3 sees it")

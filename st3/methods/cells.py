@@ -47,7 +47,12 @@ def _middles(part: list[int]) -> list[int]:
 
 @lru_cache(maxsize=64)
 def filled(size: int, cells: Cells, count: int) -> tuple[int, ...]:
-    """`count` tokens: the centres, and behind them others, spread evenly."""
+    """`count` tokens: the centres, and behind them others, both so that any prefix is spread."""
     taken = {*cells.centre}
-    others = sorted((n for n in range(size) if n not in taken), key=lambda n: n * 0.618034 % 1)
-    return (*cells.centre, *others)[:count]
+    centres = [cells.centre[n] for n in sorted(range(len(cells.centre)), key=_spread)]
+    others = sorted((n for n in range(size) if n not in taken), key=_spread)
+    return (*centres, *others)[:count]
+
+
+def _spread(number: int) -> float:
+    return number * 0.618034 % 1

@@ -229,6 +229,14 @@ def finite(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return score.minimum(score.masked_fill(score.isinf(), 0).amax(1, keepdim=True))
 
 
+def of_largest(score: torch.Tensor) -> torch.Tensor:
+    """A score [G, n], not negative, as shares of each pool's largest.
+
+    Attention is the smaller the more patches there are, and must not fall below what counts.
+    """
+    return score / score.amax(1, keepdim=True).clamp_min(torch.finfo(score.dtype).tiny)
+
+
 def spread_to_one(score: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """A score [G, n] brought to 0..1 in each pool; 1 everywhere where all are alike."""
     least = score.masked_fill(~valid, float("inf")).amin(1, keepdim=True)

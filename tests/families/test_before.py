@@ -245,6 +245,15 @@ def test_features_in_place_of_pictures_show_no_tower() -> None:
         greedy(model, inputs, 1)
 
 
+def test_a_block_with_windows_is_passed_over_and_the_report_says_so() -> None:
+    model = _model("qwen2_5_vl")
+    inputs = ZOO["qwen2_5_vl"].inputs(model, ("ttItt",))
+    for method, said in (("hired", True), ("fastervlm", False)):  # the first block, and the last
+        with st3.trim(model, method) as session:
+            greedy(model, inputs, 1)
+        assert any("windows" in note for note in session.record.notes) is said
+
+
 def test_a_family_whose_patches_cannot_be_told() -> None:
     model = _model("llama4")
     inputs = ZOO["llama4"].inputs(model, ("ttItt",))

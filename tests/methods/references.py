@@ -127,7 +127,7 @@ def vispruner(
     rest = ranked[head:]
     while len(rest) > count - head:
         a, b = rest[::2], rest[1::2]
-        like = {i: max(S[i][j] for j in b) for i in a}
+        like = {i: max((S[i][j] for j in b), default=0) for i in a}
         out = min(at_once, len(rest) - (count - head), len(a))
         survivors = sorted(a, key=lambda i: (-like[i], a.index(i)))[out:]
         rest = survivors + b

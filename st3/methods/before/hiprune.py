@@ -30,8 +30,9 @@ class HiPrune(Selecting):
     needs: ClassVar[tuple[str, ...]] = ("received features", "received 0.375", "grid")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
-        "none in the choice; in towers with windows a layer is the next one that sees a whole "
-        "picture"
+        "tiles of a picture share its budget, theirs get the same each, and where they are packed, "
+        "neighbours are those left and right alone; in towers with windows a layer is the next one "
+        "that sees a whole picture"
     )
     published: ClassVar[Mapping[str, str]] = {
         "192": "keep=192",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from st3.methods.selecting import Chosen, Selecting
@@ -11,6 +11,7 @@ from st3.methods.selecting import Chosen, Selecting
 if TYPE_CHECKING:
     import torch
 
+    from st3.methods.budget import Budget
     from st3.methods.view import View
 
 
@@ -48,6 +49,9 @@ class HiRED(Selecting):
         super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"hired: alpha must be a share, got {self.alpha:g}")
+
+    def budget(self) -> Budget:
+        return replace(super().budget(), down=True)
 
     def choose(self, view: View) -> Chosen:
         import torch

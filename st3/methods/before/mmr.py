@@ -42,9 +42,15 @@ class MMR(Selecting):
             raise ValueError(f"mmr: trade must lie between 0 and 1, got {self.trade:g}")
 
     def choose(self, view: View) -> Chosen:
-        from st3.methods.greedy import finite, marginal_relevance, similarities, spread_to_one
+        from st3.methods.greedy import (
+            finite,
+            marginal_relevance,
+            of_largest,
+            similarities,
+            spread_to_one,
+        )
 
-        attention = finite(view.tower.attention("features"), view.valid)
+        attention = of_largest(finite(view.tower.attention("features"), view.valid))
         importance = spread_to_one(attention, view.valid)
         similar = similarities(view.units())
         return Chosen(marginal_relevance(similar, importance, view.valid, view.most, self.trade))

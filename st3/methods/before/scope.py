@@ -41,15 +41,15 @@ class SCOPE(Selecting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha < 0:
-            raise ValueError(f"scope: alpha must not be negative, got {self.alpha:g}")
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"scope: alpha must not be negative, and finite, got {self.alpha:g}")
 
     def choose(self, view: View) -> Chosen:
-        from st3.methods.greedy import facility, finite, similarities
+        from st3.methods.greedy import facility, finite, of_largest, similarities
         from st3.methods.view import units
 
         tower = view.tower
-        saliency = finite(tower.attention("features"), view.valid)
+        saliency = of_largest(finite(tower.attention("features"), view.valid))
         similar = similarities(units(tower.features(), view.valid))
         return Chosen(facility(similar, saliency**self.alpha, view.valid, view.most))
 

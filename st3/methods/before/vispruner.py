@@ -60,6 +60,9 @@ class VisPruner(Selecting):
             rest = order[pool, head:size]
             while len(rest) > count - head:
                 first, second = rest[0::2], rest[1::2]
+                if not len(second):  # one is left, and none is to stay
+                    rest = second
+                    break
                 gone = min(_AT_ONCE, len(rest) - (count - head), len(first))
                 likeness = similar[pool][first[:, None], second].amax(1)
                 rest = first[likeness.argsort(descending=True, stable=True)[gone:]]
