@@ -80,7 +80,7 @@ def subject(name: str) -> tuple[Any, Any]:
 def measure(
     name: str, way: str, count: int, new: int, batch: int | None, rounds: int
 ) -> dict[str, Any]:
-    """One way, after a warm-up on a few rows, which compiles; the median of the rounds."""
+    """One way, after a round of warm-up, which compiles what is compiled; the median of others."""
     model, processor = subject(name)
     spec, size, whole, compiler = WAYS[way]
     asked = list(itertools.islice(held_out(count, 0), count))
@@ -104,7 +104,7 @@ def measure(
         )  # fmt: skip
         return sum(result.new_tokens or 0 for result in found)
 
-    run(rows[:2], Course())
+    run(rows, Course())
     seconds, tokens, course = [], 0, Course()
     for _ in range(rounds):
         course, began = Course(), time.perf_counter()
