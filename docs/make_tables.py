@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from st3.benchmark import compressed
+from st3.benchmark import batches, compressed
 from st3.benchmark import tables as suite
 from st3.demo import evaluate
 from st3.files import read_rows
@@ -70,6 +70,8 @@ def _tables(match: re.Match[str]) -> str:
         found = [results.table(document)]
     elif "compressed" in document:
         found = [compressed.table(document)]
+    elif "batches" in document:
+        found = [batches.table(document)]
     elif "accuracy" in document:
         found = [evaluate.table(document)]
     else:
