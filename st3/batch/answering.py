@@ -116,14 +116,11 @@ def batches(
     workers: int = 0,
     frames: int | None = None,
     fps: float | None = None,
-    cuda_graphs: bool = False,
-    compile: str = "off",
-    course: Course | None = None,
-    **parameters: Any,
+    **options: Any,
 ) -> Generator[list[Result], None, None]:
     """The same as they are finished, some at a time: for whoever puts them in order himself.
 
-    Numbers of rows must differ.
+    Numbers of rows must differ; `options` are those of `answer_prepared`.
     """
     for name, given, least in (
         ("max_new_tokens", max_new_tokens, 1),
@@ -136,9 +133,8 @@ def batches(
     preparer = Preparer(processor, room_of(model), frames, fps)
     with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:
         yield from answer_prepared(
-            model, processor, coming, method, max_new_tokens=max_new_tokens,
-            batch_size=batch_size, cuda_graphs=cuda_graphs, compile=compile, course=course,
-            **parameters,
+            model, processor, coming, method,
+            max_new_tokens=max_new_tokens, batch_size=batch_size, **options,
         )  # fmt: skip
 
 

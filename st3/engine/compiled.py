@@ -167,9 +167,7 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
 def _stand_in(mode: FakeTensorMode, tensor: torch.Tensor, opened: frozenset[int]) -> torch.Tensor:
     """A tensor without numbers, and without sizes where these are open."""
     kinds = [DimDynamic.DYNAMIC if d in opened else DimDynamic.STATIC for d in range(tensor.ndim)]
-    if (
-        tensor.is_inference()
-    ):  # such a one is not written outside of inference_mode, even in a trace
+    if tensor.is_inference():  # not even a trace outside of inference_mode may write into it
         tensor = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
         )

@@ -20,7 +20,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _aten = torch.ops.aten
-_OWN = torch.library.Library("st3", "FRAGMENT")  # inductor takes oneDNN's with packed weights alone
+# An operator of our own: of oneDNN's inductor asks that weights be packed, which copies them.
+_OWN = torch.library.Library("st3", "FRAGMENT")
 _OWN.define("linear(Tensor states, Tensor weight) -> Tensor")
 _FASTER = 1.2  # by so much oneDNN must be faster: what is equal must not change by chance
 _ROWS, _WIDTH, _ROUNDS = 128, 768, 5  # of the products that are timed

@@ -111,8 +111,7 @@ def trim(
     if plan.ranks is not None and opened.wish.layers:
         raise ValueError(
             f"{method.name} looks at attention in the vision tower, whose heads may lie in several "
-            "processes under tensor parallelism: take a method that looks at tokens, such as "
-            "divprune"
+            "processes under tensor parallelism: take a method that looks at tokens alone"
         )
     with _LOCK:
         hooks = _HOOKED.get(hooks.decoder, hooks)
