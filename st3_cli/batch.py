@@ -15,7 +15,8 @@ import typer
 from st3_cli import method_options as m
 from st3_cli import options as o
 from st3_cli import question as q
-from st3_cli.console import aside, err, leave_talking, print_json, quiet_transformers
+from st3_cli.batch_report import print_report
+from st3_cli.console import aside, leave_talking, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
@@ -24,9 +25,7 @@ from st3_cli.outputs import check_output
 from st3_cli.progress import batch_bar
 
 if TYPE_CHECKING:
-    from st3.batch.asking import Course
     from st3.batch.row import Result, Row
-    from st3.batch.run import Run
 
 EXAMPLES = o.examples(
     "st3 batch photos --prompt 'Describe it.' --output captions.jsonl --model 7b",
@@ -239,7 +238,7 @@ def batch(
         whole.add(each)
     if ranks.rank:
         return
-    _report(run, whole, seconds, output, decides, json)
+    print_report(run, whole, seconds, output, decides, json)
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
     if run.errors == run.rows:
@@ -267,45 +266,3 @@ def _note_foreign(model: str, rows: Sequence[Row]) -> None:
         except (ValueError, TypeError):
             continue
         return
-
-
-def _report(
-    run: Run, course: Course, seconds: float, output: Path, settings: dict[str, Any], json: bool
-) -> None:
-    from st3.units import count
-
-    done_now = run.done - run.before
-    rate = course.shown / seconds if course.shown else None
-    if json:
-        fit = course.fit
-        print_json(
-            {
-                "output": str(output), "rows": run.rows, "done": run.done, "before": run.before,
-                "errors": run.errors, "whole": run.whole, "seconds": seconds,
-                "pictures_per_second": rate, "new_tokens": course.new_tokens,
-                "batches": course.batches, "shares": course.shares(),
-                "batch_rows": None if fit is None else fit.rows,
-                "kv_bytes_per_row": None if fit is None else fit.kv_bytes,
-                "untrimmed_kv_bytes_per_row": None if fit is None else fit.untrimmed_kv_bytes,
-                "settings": settings,
-            }
-        )  # fmt: skip
-    if run.interrupted:
-        err.print(
-            f"interrupted: {run.done} of {count(run.rows, 'row')} done; the same command goes on "
-            f"in {output}",
-            soft_wrap=True,
-        )
-        return
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in course.shares().items())
-    speed = "" if rate is None else f", {rate:.3g} pictures/s ({shares})"
-    aside(f"{count(done_now, 'row')} in {seconds:.1f} s{speed}; wrote {output}")
-    if run.errors:
-        some = f"{count(run.errors, 'row')} with an error"
-        err.print(f'note: {some}: see "error" in {output}', style="yellow", soft_wrap=True)
-    if not run.whole:
-        err.print(
-            f"note: {count(run.rows - run.done, 'row')} missing: the same command goes on",
-            style="yellow",
-            soft_wrap=True,
-        )
