@@ -15,16 +15,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-from st3.engine.linears import products
 
 Tensors = list[torch.Tensor]
 Call = Callable[[nn.Module, Tensors], Any]
@@ -35,32 +33,51 @@ _LOCK = threading.RLock()
 _SCALARS = (bool, int, float, str, type(None), torch.dtype)
 
 
+class Maker(Protocol):
+    """A compiler, for traces.
+
+    Attributes:
+        name: tells its code from others'.
+        by_sums: whether it is given attention written as sums.
+    """
+
+    name: str
+    by_sums: bool
+
+    def ways(self) -> dict[Any, Callable[..., Any]]:
+        """What a trace is to make of operators, as functions of tensors."""
+
+    def make(
+        self, graph: fx.GraphModule, stand_ins: Sequence[Any], weights: int
+    ) -> Callable[[nn.Module, Tensors], Callable[..., Any]]:
+        """What gives code for a module and its weights, the last `weights` inputs of the trace."""
+
+
 @dataclass(frozen=True)
 class Code:
     """Compiled code.
 
     Attributes:
-        run: tensors -> sequence of tensors.
+        bind: a module and its weights -> (tensors -> sequence of tensors).
         alone: whether one tensor is meant, and not a tuple.
         fits: whether tensors have sizes for which it is right.
     """
 
-    run: Callable[..., Any]
+    bind: Callable[[nn.Module, Tensors], Callable[..., Any]]
     alone: bool
     fits: Callable[[Tensors], bool]
 
 
-@dataclass(frozen=True)
 class Piece:
     """Code, which may be other modules', too, with the weights of one."""
 
-    code: Code
-    weights: Tensors
+    def __init__(self, code: Code, module: nn.Module, weights: Tensors) -> None:
+        self.run, self.alone = code.bind(module, weights), code.alone
 
     def __call__(self, tensors: Tensors) -> Any:
         """What the call that was compiled returns."""
-        found = self.code.run(*tensors, *self.weights)
-        return found[0] if self.code.alone else tuple(found)
+        found = self.run(*tensors)
+        return found[0] if self.alone else tuple(found)
 
 
 _CODES: dict[Any, Code] = {}
@@ -79,10 +96,13 @@ def forget() -> None:
         _TRACED.clear()
 
 
-def piece(module: nn.Module, call: Call, tensors: Tensors, opened: Open, kind: Any) -> Piece:
+def piece(
+    maker: Maker, module: nn.Module, call: Call, tensors: Tensors, opened: Open, kind: Any
+) -> Piece:
     """Compiled code for a call of a module, made only where there is none yet.
 
     Args:
+        maker: compiles what has been traced.
         module: on one device.
         call: makes the call of a module like it, with such tensors, and returns what it returns: a
             tensor, or a tuple of them. It may write into tensors.
@@ -101,23 +121,30 @@ def piece(module: nn.Module, call: Call, tensors: Tensors, opened: Open, kind: A
     every, dims = [*tensors, *weights], [*opened, *[frozenset[int]()] * len(weights)]
     forms = tuple(_form(*each) for each in zip(every, dims, strict=True))
     kinds = tuple((name, type(tensor)) for name, tensor in named.items())
-    key = kind, kinds, forms, _state_of(module), torch.get_num_threads()
+    key = maker.name, kind, kinds, forms, _state_of(module), torch.get_num_threads()
     with _LOCK:
         known = _TRACED.setdefault(module, {}).setdefault(key, [])
         for code in known:
             if code.fits(tensors):
-                return Piece(code, weights)
+                return Piece(code, module, weights)
 
         def whole(*flat: torch.Tensor) -> Any:
             rest = iter(flat[len(tensors) :])
             made = {number: shell(rest) for number, (_, shell) in parts.items()}
             return call(_with(module, made, {}), list(flat[: len(tensors)]))
 
-        known.append(_made(whole, every, dims, (kind, forms)))
-    return Piece(known[-1], weights)
+        known.append(_made(maker, whole, every, dims, len(weights), (kind, forms)))
+    return Piece(known[-1], module, weights)
 
 
-def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any) -> Code:
+def _made(
+    maker: Maker,
+    function: Callable[..., Any],
+    tensors: Tensors,
+    opened: Open,
+    weights: int,
+    key: Any,
+) -> Code:
     """Trace it, and compile what comes out unless something else has become the same."""
     threads, sizes = torch.get_num_threads(), ShapeEnv()
     mode = FakeTensorMode(shape_env=sizes)
@@ -133,7 +160,7 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
         return (found,) if alone[-1] else found
 
     with torch.inference_mode(False), torch.no_grad():
-        ways = products()
+        ways = maker.ways()
         with mode:
             graph = make_fx(flat, ways)(*stand_ins)
         graph.graph.eliminate_dead_code()
@@ -141,26 +168,15 @@ def _made(function: Callable[..., Any], tensors: Tensors, opened: Open, key: Any
         constants = [(name, tensor.tolist()) for name, tensor in graph.named_buffers()]
         given = [x for x, dims in zip(stand_ins, opened, strict=True) if dims]
         condition = sizes.produce_guards_expression(given, ignore_static=False)
-        text = graph.code, condition, repr(constants), alone[-1], key, threads
+        text = maker.name, graph.code, condition, repr(constants), alone[-1], key, threads
         if text not in _CODES:
 
             def fits(real: Tensors) -> bool:
                 asked = [x for x, dims in zip(real, opened, strict=False) if dims]
                 return condition is None or sizes.evaluate_guards_expression(condition, asked)
 
-            run = torch._inductor.standalone_compile(
-                graph,
-                stand_ins,
-                dynamic_shapes="from_graph",
-                options={
-                    "config_patches": {
-                        "cpp.threads": threads,  # is part of the code
-                        "compile_threads": 1,  # a pool of processes is of no use for so little
-                        "size_asserts": False,  # `fits` has seen the sizes
-                    }
-                },
-            )
-            _CODES[text] = Code(run, alone[-1], fits)
+            bind = maker.make(graph, stand_ins, weights)
+            _CODES[text] = Code(bind, alone[-1], fits)
     return _CODES[text]
 
 

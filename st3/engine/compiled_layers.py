@@ -18,7 +18,7 @@ from torch import nn
 
 from st3.engine.attention import FORWARD, NO_MASK
 from st3.engine.codes import Plain
-from st3.engine.compiled import Piece, Tensors, piece
+from st3.engine.compiled import Maker, Piece, Tensors, piece
 from st3.engine.kernels import attend_by_sums
 from st3.engine.recording import first_line, warn
 from st3.engine.static_cache import StaticLayer
@@ -31,11 +31,12 @@ class CompiledLayers:
     """Called as the decoder's forward, with the arguments of a decode step over static layers.
 
     Args:
+        maker: compiles what is traced.
         forward: the decoder's own.
     """
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self.forward = forward
+    def __init__(self, maker: Maker, forward: Callable[..., Any]) -> None:
+        self.maker, self.forward = maker, forward
         self.pieces: dict[Any, Piece] = {}
         self.heads = True  # as long as none has failed
 
@@ -65,7 +66,10 @@ class CompiledLayers:
         _collect(named, tensors)
         tensors += (cached.keys, cached.values, cached.slots.slot, cached.slots.bias)
         return self._run(
-            number, module, tensors, lambda: _layer_call(step, number, named, cached, tensors)
+            number,
+            module,
+            tensors,
+            lambda: _layer_call(step, number, named, cached, tensors, self.maker.by_sums),
         )
 
     def head(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor | None:
@@ -100,7 +104,7 @@ class CompiledLayers:
                 frozenset(some) | ({0} if rows > 1 and tensor.shape[:1] == (rows,) else _ALWAYS)
                 for tensor, some in zip(tensors, dims or [[]] * len(tensors), strict=True)
             ]
-            found = self.pieces[shapes] = piece(module, call, tensors, opened, kind)
+            found = self.pieces[shapes] = piece(self.maker, module, call, tensors, opened, kind)
         return found(tensors)
 
 
@@ -109,7 +113,12 @@ def _head_call(module: nn.Module, tensors: Tensors) -> Any:
 
 
 def _layer_call(
-    step: Any, number: int, named: dict[str, Any], cached: StaticLayer, tensors: Tensors
+    step: Any,
+    number: int,
+    named: dict[str, Any],
+    cached: StaticLayer,
+    tensors: Tensors,
+    by_sums: bool,
 ) -> tuple[Any, list[list[int]] | None, Any]:
     """The call of a layer like it with other tensors, their open sizes if any may be, its kind."""
     given = len(tensors) - 4
@@ -125,7 +134,7 @@ def _layer_call(
         cache.layers = [None] * len(step.cache.layers)
         cache.layers[number - 1] = cached.stand_in(*tensors[given:])
         traced.cache, traced.code = cache, None
-        if step.backend == "sdpa":
+        if by_sums and step.backend == "sdpa":
             traced.attention = attend_by_sums
         rest = iter(tensors[:given])
         arguments = {

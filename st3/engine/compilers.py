@@ -1,7 +1,7 @@
 """Which compiler makes a decode step faster, by the name that a user gave it.
 
-On a CPU inductor gets the layers one by one (`st3.engine.compiled_layers`), on other devices the
-decoder as a whole; OpenVINO's backend of torch.compile always does. `auto` measures: the first step
+On a CPU inductor or OpenVINO gets the layers one by one (`st3.engine.compiled_layers`), on other
+devices inductor the decoder as a whole. `auto` measures: the first step
 is run a few times with and without a compiler, and what was found is remembered for this model on
 this machine. It leaves a GPU alone, where recording already spares most of what compiling would,
 and compiling takes half a minute (our choice).
@@ -10,7 +10,6 @@ and compiling takes half a minute (our choice).
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import time
@@ -22,6 +21,8 @@ from typing import Any
 import torch
 
 from st3.engine.compiled_layers import CompiledLayers
+from st3.engine.inductor_code import Inductor
+from st3.engine.openvino_code import OpenVino
 from st3.engine.recording import first_line, warn
 from st3.files import make_folder, write_text
 from st3.machine import describe_machine
@@ -53,15 +54,16 @@ class StepCompiler:
         self._asked = _circumstances(decoder) if name == "auto" else ""
         device = next(decoder.parameters()).device
         if name == "openvino":
+            if device.type != "cpu":
+                warn(f"{_WITHOUT}: OpenVINO compiles for a CPU")
+                return
             try:
-                importlib.import_module("openvino.torch")
+                self.run = CompiledLayers(OpenVino(), forward)
             except ImportError:
                 warn(f"{_WITHOUT}: OpenVINO is not here: pip install 'st3[openvino]'")
-                return
-            self.run = torch.compile(forward, backend="openvino", fullgraph=True)
         elif device.type == "cpu":
             if not self._asked or recall(self._asked) != "off":
-                self.run = CompiledLayers(forward)
+                self.run = CompiledLayers(Inductor(), forward)
         elif not self._asked:
             self.run = torch.compile(forward, backend=name, fullgraph=True)
 

@@ -72,9 +72,10 @@ def trim(
         compile: `inductor` compiles the decode step: on a CPU in seconds, for prompts of all
             lengths; on a GPU by torch.compile, once for each number of prompts and size of buffers,
             half a minute. `auto` measures once whether that pays on a CPU, and remembers it.
-            `openvino` tries its backend of torch.compile. What cannot be compiled is a warning. and
-            so is a hook of others below a layer. On a CPU weights, adapters and hooks may change
-            between two answers, and not in the middle of one.
+            `openvino` has OpenVINO compile the same layers, with a second copy of the weights. What
+            cannot be compiled is a warning, and so is a hook of others below a layer. On a CPU
+            weights, adapters and hooks may change between two answers, and not in the middle of
+            one.
         parameters: of the method, such as `stride=4, ratio=0.07, tau=128`. Every one takes
             `kv_cache_dtype="int8"` or `"int4"`: the cache holds keys and values in fewer bits, on
             top of what trimming saves. Prefill attends to them as they are, every later step to

@@ -21,6 +21,7 @@ from torch import nn
 
 import st3
 from st3.engine import compiled, compilers
+from st3.engine.inductor_code import Inductor
 from st3.engine.linears import onednn_is_faster
 from st3.engine.recording import DecodeGraphWarning
 from st3.inference.quantization import QUANTIZATIONS, quantize
@@ -284,7 +285,7 @@ def _scaled(module: nn.Module, rows: int) -> tuple[Any, torch.Tensor, torch.Tens
 
     tensors, dims = [states, table], [frozenset({0}), frozenset[int]()]
     with torch.no_grad():
-        return compiled.piece(module, call, tensors, dims, "test"), states, table
+        return compiled.piece(Inductor(), module, call, tensors, dims, "test"), states, table
 
 
 def test_modules_that_compute_alike_share_code() -> None:
@@ -312,17 +313,17 @@ def test_code_reads_no_tensor_that_it_was_not_given() -> None:
         pytest.raises(Exception, match="convert all Tensors to FakeTensors"),
         torch.no_grad(),
     ):
-        compiled.piece(Scaled(2.0), call, tensors, [frozenset()] * 2, "test")
+        compiled.piece(Inductor(), Scaled(2.0), call, tensors, [frozenset()] * 2, "test")
 
 
 def test_a_head_that_cannot_be_compiled(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, real = prompts("tttItttt"), compiled.piece
     want = _both(model, inputs, tau=15)[0].sequences
 
-    def fail(module: Any, *args: Any) -> Any:
+    def fail(maker: Any, module: Any, *args: Any) -> Any:
         if module is model.lm_head:
             raise RuntimeError("no head")
-        return real(module, *args)
+        return real(maker, module, *args)
 
     monkeypatch.setattr("st3.engine.compiled_layers.piece", fail)
     with (
@@ -390,13 +391,3 @@ def test_auto_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", nowhere)
     compilers.remember("here", "off")
     assert compilers.recall("here") is None
-
-
-def test_openvino_is_an_extra(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "openvino.torch", None)
-    inputs = prompts("tttItttt")
-    with (
-        pytest.warns(UserWarning, match=r"OpenVINO is not here: pip install 'st3\[openvino\]'"),
-        st3.trim(model, "st3", compile="openvino"),
-    ):
-        greedy(model, inputs, 3)
