@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import st3
 from st3.engine import openvino_code
 from st3.engine.recording import DecodeGraphWarning
+from st3.methods import make_method
 
 BATCHES = {"one": ["tttItttt"], "padded": ["ttItt", "tItIttttt", "ttttt"]}
 METHODS: dict[str, Any] = {"none": {}, "st3": {"tau": 9}, "fastv": {"k": 2}}
@@ -76,12 +77,12 @@ def test_bfloat16() -> None:
 
 @openvino
 def test_what_it_cannot_convert_is_one_line(model: Any) -> None:
-    inputs, codes = prompts("tttItttt"), {"kv_cache_dtype": "int8"}
-    with st3.trim(model, "st3", **codes):
+    inputs, codes = prompts("tttItttt"), make_method("st3:kv_cache_dtype=int8")
+    with st3.trim(model, codes):
         want = greedy(model, inputs, 8)
     with (
         pytest.warns(DecodeGraphWarning, match=r"OpenVINO cannot convert aten\."),
-        st3.trim(model, "st3", compile="openvino", **codes),
+        st3.trim(model, codes, compile="openvino"),
     ):
         _assert_same([want, greedy(model, inputs, 8)])
 
