@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from st3.benchmark import batches, compressed
+from st3.benchmark import batches, compressed, engines
 from st3.benchmark import tables as suite
 from st3.demo import evaluate
 from st3.files import read_rows
@@ -72,6 +72,8 @@ def _tables(match: re.Match[str]) -> str:
         found = [compressed.table(document)]
     elif "batches" in document:
         found = [batches.table(document)]
+    elif "engines" in document:
+        found = [engines.table(document)]
     elif "accuracy" in document:
         found = [evaluate.table(document)]
     else:
