@@ -23,7 +23,7 @@ from st3.demo import evaluate
 from st3.files import read_rows
 from st3.machine import made_with
 from st3.profiling.tables import tables
-from st3.sweep import results
+from st3.sweep import album
 from st3.tables import Table
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ def _tables(match: re.Match[str]) -> str:
         return _chosen(suite.tables(rows), match, suite.made(rows))
     document: dict[str, Any] = json.loads(path.read_text())
     if "cells" in document:
-        found = [results.table(document)]
+        found = album.tables_of(document)
     elif "compressed" in document:
         found = [compressed.table(document)]
     elif "batches" in document:

@@ -86,6 +86,13 @@ PeersOption = Annotated[
     str | None,
     option(
         GRID, "--methods", metavar="LIST",
-        help="Other methods beside, such as fastv,vtw:k=6; `st3 methods` lists them.",
+        help="Other methods beside, such as fastv,vtw:k=6; or all. `st3 methods` lists them.",
+    ),
+]  # fmt: skip
+BudgetTokensOption = Annotated[
+    Any,
+    option(
+        GRID, "--budget-tokens", metavar="N,...", parser=_list("tokens", _whole),
+        help="In place of the grid: these methods, each set to leave N visual tokens a layer.",
     ),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from st3_cli.progress import cell_bar
 EXAMPLES = o.examples(
     "st3 sweep",
     "st3 sweep --final-keep 1%,5% --taus 32,64,128,none",
+    "st3 sweep --methods all --budget-tokens 64,128,192",
     "st3 sweep --model 7b --images photos --prompt 'Describe it.' --budget 'fidelity>=0.99'",
 )
 DATA = "Questions"
@@ -42,6 +44,7 @@ def sweep(
     taus: g.TausOption = "128",
     prune_ratio: g.PruneRatioOption = "50%",
     methods: g.PeersOption = None,
+    budget_tokens: g.BudgetTokensOption = None,
     images: Annotated[Path | None, _data("A folder of pictures.", metavar="FOLDER")] = None,
     prompt: Annotated[
         str | None,
@@ -89,6 +92,8 @@ def sweep(
         raise UsageError("--images and --prompt go together: the same question about every picture")
     if ratios is not None and final_keep is not None:
         raise UsageError("--ratios and --final-keep both say how much is left: give one of them")
+    if budget_tokens and methods is None:
+        raise UsageError("--budget-tokens compares methods: give --methods all, or a list of them")
     check_folder("--output", output)
     check_device_map(device, device_map)
 
@@ -99,7 +104,7 @@ def sweep(
     from st3.inference.quantization import find_quantization
     from st3.machine import describe_machine
     from st3.methods import parse_methods
-    from st3.sweep import album, grid, questions, results
+    from st3.sweep import album, equal, grid, questions, results
     from st3.sweep.folder import RESUMES, FolderError
     from st3.sweep.run import Sweep, run_cells
 
@@ -108,14 +113,15 @@ def sweep(
     layers = find_config(model).get_text_config().num_hidden_layers
     try:
         bounds = results.parse_budget(budget) if budget is not None else []
-        cells = grid.make_grid(
+        every = methods == "all"
+        peers = equal.all_methods() if every else parse_methods(methods) if methods else ()
+        cells = [] if budget_tokens else grid.make_grid(
             layers, strides, ratios or (), [tau or None for tau in taus],
-            finals=() if ratios else final_keep or g.FINALS,
-            prune_ratio=prune_ratio, peers=parse_methods(methods) if methods is not None else (),
+            finals=() if ratios else final_keep or g.FINALS, prune_ratio=prune_ratio, peers=peers,
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if all(cell.problem for cell in cells):
+    if cells and all(cell.problem for cell in cells):
         raise UsageError(f"no cell of the grid can be: {cells[0].problem}")
     skipped: list[str] = []
     if data is not None:
@@ -126,6 +132,16 @@ def sweep(
         asked = questions.demo_questions(scenes, seed)
     else:
         raise UsageError("only the demo has questions of its own: give --images or --data")
+    if budget_tokens:
+        sizes = sorted((question.picture.size for question in asked), key=math.prod)
+        try:
+            cells = equal.equal_cells(
+                find_config(model), list(peers), budget_tokens, sizes[len(sizes) // 2]
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if all(cell.problem for cell in cells):
+            raise UsageError(f"no method can leave so many tokens: {cells[0].problem}")
     if any(key == "accuracy" for key, _, _ in bounds) and not questions.all_labelled(asked):
         lacking = next(question.label for question in asked if question.answer is None)
         raise UsageError(f"--budget asks for accuracy, but {lacking} has no answer")
@@ -181,7 +197,7 @@ def sweep(
     if json:
         print_json(document)
     else:
-        _print(document, output)
+        _print(document, album.tables_of(document)[-1], output)
     if document["interrupted"]:
         done = sum("fidelity" in row for row in document["cells"])
         err.print(
@@ -191,10 +207,9 @@ def sweep(
         raise typer.Exit(INTERRUPTED)
 
 
-def _print(document: dict[str, Any], folder: Path) -> None:
-    from st3.sweep.results import impossible, table
+def _print(document: dict[str, Any], found: Any, folder: Path) -> None:
+    from st3.sweep.results import impossible
 
-    found = table(document)
     print_table(found.title, found.heads, found.rows)
     for sentence in impossible(document["cells"]):
         out.print(sentence)

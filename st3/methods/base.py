@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from st3.methods.dial import Dial
 from st3.methods.schedule import Schedule
 
 KV_CACHE_DTYPES = ("auto", "int8", "int4")
@@ -40,6 +41,9 @@ class Method(ABC):
     """The paper the method comes from."""
     stage: ClassVar[str] = "in the decoder"
     """Where it drops: in the tower, before the decoder, in the decoder, or while decoding."""
+
+    dial: ClassVar[Dial | None] = None
+    """Which parameter trades visual tokens for compute, for comparisons at equal tokens."""
 
     scorer: str = "last-token"
     kv_cache_dtype: str = "auto"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from st3.methods.base import Method
+from st3.methods.dial import Dial
 from st3.methods.schedule import Schedule, tidy
 from st3.methods.st3 import ST3
 
@@ -27,6 +28,8 @@ class FastV(Method):
 
     name: ClassVar[str] = "fastv"
     source: ClassVar[str] = "FastV, arXiv 2403.06764"
+
+    dial: ClassVar[Dial | None] = Dial("r", 1.0, 0.0)
 
     k: int = 2
     r: float = 0.5
@@ -52,6 +55,8 @@ class VTW(Method):
 
     name: ClassVar[str] = "vtw"
     source: ClassVar[str] = "VTW, arXiv 2405.05803"
+
+    dial: ClassVar[Dial | None] = Dial("k", 1, None, whole=True)
 
     k: int | None = None
 
@@ -80,6 +85,8 @@ class PyramidDrop(Method):
 
     name: ClassVar[str] = "pyramiddrop"
     source: ClassVar[str] = "PyramidDrop, arXiv 2410.17247"
+
+    dial: ClassVar[Dial | None] = Dial("ratio", 0.0, 1.0)
 
     stages: int = 4
     ratio: float = 0.5

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from st3.methods.base import Method
 from st3.methods.budget import Budget, read_keep
+from st3.methods.dial import Dial
 from st3.methods.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Selecting(Method):
     """What differs from the authors' code."""
     published: ClassVar[Mapping[str, str]] = {}
     """Settings that were published, by name, as parameters."""
+
+    dial: ClassVar[Dial | None] = Dial("keep", 1e-6, 1.0)
 
     scorer: str = ""
     keep: float | int | str = "25%"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from st3.methods.base import Method
+from st3.methods.dial import Dial
 from st3.methods.pvtp import pvtp_keeps, ratio_for, strides_below
 from st3.methods.schedule import Schedule
 
@@ -30,6 +31,8 @@ class PVTP(Method):
 
     name: ClassVar[str] = "pvtp"
     source: ClassVar[str] = "ST3, arXiv 2412.20105"
+
+    dial: ClassVar[Dial | None] = Dial("prune_ratio", 1.0, 0.0)
 
     prune_ratio: float = DEFAULT_PRUNE_RATIO
     stride: int | None = None

@@ -8,8 +8,10 @@ from typing import Any
 
 from st3.files import write_text
 from st3.machine import made_with
-from st3.plots.sweep import save_front, save_heatmaps, save_taus
+from st3.plots.sweep import save_front, save_heatmaps, save_leaderboard, save_taus
+from st3.sweep.leaderboard import board, bounds, judged_by, leaderboard
 from st3.sweep.results import measured, table, to_csv
+from st3.tables import Table
 
 
 def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]:
@@ -17,8 +19,8 @@ def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]
 
     `chosen` in the document, if there is one, becomes `chosen.json`, which `--settings` takes.
     """
-    rows, name = document["cells"], document["settings"]["model"]
-    pictures = _pictures(folder, rows, document["pareto"], name, layers)
+    rows = document["cells"]
+    pictures = _pictures(folder, document, layers)
     names = ["sweep.json", "sweep.csv", "sweep.md", *pictures]
     if document.get("chosen"):
         names.append("chosen.json")
@@ -26,14 +28,21 @@ def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]
         write_text(folder / "chosen.json", json.dumps(chosen, indent=2) + "\n")
     document["files"] = names
     write_text(folder / "sweep.csv", to_csv(rows))
-    write_text(folder / "sweep.md", f"{table(document).markdown()}\n{made_with(document)}\n")
+    found = tables_of(document)
+    text = "\n".join(each.markdown() for each in found)
+    write_text(folder / "sweep.md", f"{text}\n{made_with(document)}\n")
     write_text(folder / "sweep.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return names
 
 
-def _pictures(
-    folder: Path, rows: list[dict[str, Any]], front: list[str], name: str, layers: int
-) -> list[str]:
+def tables_of(document: dict[str, Any]) -> list[Table]:
+    """All cells; and methods at equal tokens, if there are any."""
+    some = any(row.get("budget_tokens") is not None for row in document["cells"])
+    return [table(document), *([leaderboard(document)] if some else [])]
+
+
+def _pictures(folder: Path, document: dict[str, Any], layers: int) -> list[str]:
+    rows, front, name = document["cells"], document["pareto"], document["settings"]["model"]
     found = []
     grid = [row for row in rows if row["stride"] is not None and row["ratio"] is not None]
     taus = list(dict.fromkeys(row["tau"] for row in grid))
@@ -50,4 +59,23 @@ def _pictures(
     if len({row["tau"] for row in annealed}) > 1:
         save_taus(folder / "tau.png", annealed, f"{name}: annealing")
         found.append("tau.png")
+    if any(row["budget_tokens"] is not None for row in measured(rows)):
+        save_board(folder / "leaderboard.png", document)
+        found.append("leaderboard.png")
     return found
+
+
+def save_board(path: Path, document: dict[str, Any]) -> None:
+    """The picture of methods at equal tokens."""
+    key, word = judged_by(document)
+    base, lines = document["baseline"], {}
+    found = board(document["cells"])
+    for name, *_ in leaderboard(document).rows:
+        points = [
+            (row["prefill_macs_ratio"], row[key], *bounds(row, key, base["questions"]))
+            for row in sorted(found[name].values(), key=lambda row: -row["prefill_macs_ratio"])
+        ]
+        if points:
+            lines[name] = points
+    title = f"{document['settings']['model']}: methods at equal visual tokens a layer"
+    save_leaderboard(path, lines, base.get(key, 1.0), f"{word} answers", title)

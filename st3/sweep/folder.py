@@ -96,6 +96,8 @@ def _lacking(row: dict[str, Any]) -> str | None:
     """A key without which a row is no finished cell, or None."""
     if not isinstance(row.get("spec"), str):
         return "spec"
+    if isinstance(row.get("problem"), str):
+        return None
     for key in _OF_BASELINE if row["spec"] == BASELINE else _FIGURES:
         if not isinstance(row.get(key), (int, float)):
             return key

@@ -21,6 +21,7 @@ class Cell:
         final_keep: C, the share of visual tokens left in the last layer; below 0 it cannot be.
         problem: why it cannot be run, or None.
         largest_ratio: where C is below 0, the largest R that fits this S.
+        budget: visual tokens a layer that it is to leave, of a comparison at equal tokens.
     """
 
     spec: str
@@ -30,6 +31,7 @@ class Cell:
     final_keep: float
     problem: str | None = None
     largest_ratio: float | None = None
+    budget: int | None = None
 
     @property
     def method(self) -> Method:

@@ -207,7 +207,7 @@ def run_cells(
                 row = (
                     {"spec": BASELINE, **sweep.baseline()}
                     if spec == BASELINE
-                    else sweep.run(by_spec[spec])
+                    else _run(sweep, by_spec[spec])
                 )
                 with interrupts.held():
                     append_cell(folder, row)
@@ -233,6 +233,19 @@ def run_cells(
     }  # fmt: skip
 
 
+def _run(sweep: Sweep, cell: Cell) -> dict[str, Any]:
+    """A cell's figures.
+
+    Among many methods one that cannot be for these questions says so, and the others go on.
+    """
+    try:
+        return sweep.run(cell)
+    except ValueError as error:
+        if cell.budget is None:
+            raise
+        return describe_cell(cell) | {"problem": str(error), "largest_ratio": None}
+
+
 def describe_cell(cell: Cell) -> dict[str, Any]:
     """What a cell is, in a row."""
     return {
@@ -241,4 +254,5 @@ def describe_cell(cell: Cell) -> dict[str, Any]:
         "ratio": cell.ratio,
         "tau": cell.tau,
         "final_keep": cell.final_keep,
+        "budget_tokens": cell.budget,
     }

@@ -1,0 +1,86 @@
+"""Methods at equal tokens: the cells, the table and its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import st3
+from st3.inference.configs import find_config
+from st3.methods import make_method
+from st3.proportion import interval
+from st3.sweep.album import save_sweep
+from st3.sweep.equal import all_methods, equal_cells
+from st3.sweep.leaderboard import board, leaderboard
+
+
+@pytest.fixture(scope="module")
+def config() -> Any:
+    return find_config("demo")
+
+
+def test_cells_leave_as_many_tokens_as_they_say(config: Any) -> None:
+    layers = config.get_text_config().num_hidden_layers
+    cells = equal_cells(config, ["divprune", "fastv:k=2", "vtw", "vta"], [128, 192], (336, 336))
+    assert [cell.budget for cell in cells] == [128] * 4 + [192] * 4
+    assert [cell.spec for cell in cells if cell.problem] == ["vta", "vta"]
+    for cell in cells:
+        if cell.problem:
+            assert "has no setting" in cell.problem
+            continue
+        schedule = make_method(cell.spec).schedule(layers)
+        mean = sum(schedule.count(layer, 576) for layer in range(1, layers + 1)) / layers
+        slack = 576 / layers / 2 if "vtw" in cell.spec else 1
+        assert abs(mean - (cell.budget or 0)) <= slack
+    assert cells[1].spec.startswith("fastv:k=2,r=0.")
+
+
+def test_methods_with_a_dial_are_all_but_two() -> None:
+    assert {"none", "vta"}.isdisjoint(all_methods())
+    assert {"st3", "fastv", "divprune"} <= set(all_methods())
+
+
+def _row(spec: str, budget: int, fidelity: float, macs: float) -> dict[str, Any]:
+    return {
+        "spec": spec, "stride": None, "ratio": None, "tau": None, "final_keep": 0.2,
+        "budget_tokens": budget, "fidelity": fidelity, "accuracy": None, "kl": 0.001,
+        "prefill_macs_ratio": macs, "kv_ratio": macs, "ttft_ms": 1.0, "tpot_ms": 1.0,
+        "answer_ms": 9.0, "token_agreement": 1.0, "kv_mean_ratio": macs,
+    }  # fmt: skip
+
+
+def test_the_best_at_the_smallest_budget_comes_first(tmp_path: Path) -> None:
+    cells = [
+        _row("fastv:r=0.9", 64, 0.5, 0.1), _row("divprune:keep=0.11", 64, 0.9, 0.1),
+        _row("fastv:r=0.7", 128, 1.0, 0.2), _row("divprune:keep=0.22", 128, 0.95, 0.2),
+        _row("vtw", 64, 0, 0) | {"problem": "vtw leaves 100 to 500 tokens a layer, and not 64"},
+    ]  # fmt: skip
+    for key in ("fidelity", "kl"):
+        del cells[-1][key]
+    document: dict[str, Any] = {
+        "cells": cells, "pareto": [], "settings": {"model": "tiny"}, "machine": {}, "chosen": None,
+        "baseline": {"questions": 20, "accuracy": None},
+    }  # fmt: skip
+    table = leaderboard(document)
+    assert [row[0] for row in table.rows] == ["divprune", "fastv", "vtw"]
+    low, high = interval(18, 20)
+    assert table.rows[0][1] == f"90.0 ({100 * low:.0f}-{100 * high:.0f})"
+    assert table.rows[2][1:] == ("-",) * 6
+    assert set(board(cells)["fastv"]) == {64, 128}
+    document["settings"] |= {"date": "2026-01-01", "command": "st3 sweep"}
+    document["machine"] = st3.machine.describe_machine(None)
+    assert "leaderboard.png" in save_sweep(tmp_path, document, 12)
+    assert "Leaderboard of tiny" in (tmp_path / "sweep.md").read_text(encoding="utf-8")
+
+
+def test_options_that_make_no_sense(st3_: Any, tmp_path: Path) -> None:
+    found = st3_("sweep", "--budget-tokens", "64", "--output", tmp_path / "a")
+    assert found.code == 2
+    assert "give --methods all" in found.err
+    found = st3_(
+        "sweep", "--budget-tokens", "64", "--methods", "vta", "--output", tmp_path / "a"
+    )  # fmt: skip
+    assert found.code == 2
+    assert "no method can leave so many tokens: vta has no setting" in found.err
