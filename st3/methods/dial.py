@@ -9,10 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from st3.methods.base import Method
+from typing import Any
 
 _STEPS = 40  # halvings: finer than a token
 
@@ -33,11 +30,11 @@ class Dial:
     whole: bool = False
 
 
-def turned(method: Method, layers: int, tokens: float, count: Callable[[Method], float]) -> Method:
+def turned(method: Any, layers: int, tokens: float, count: Callable[[Any], float]) -> Any:
     """The method with its dial where `count` of it comes nearest to `tokens`.
 
     Args:
-        method: all of whose other parameters stay.
+        method: a `st3.methods.Method`, all of whose other parameters stay.
         layers: of the decoder.
         tokens: visual tokens of a layer, the mean over all.
         count: tokens of a setting; never falls from the dial's least to its most.
@@ -45,12 +42,12 @@ def turned(method: Method, layers: int, tokens: float, count: Callable[[Method],
     Raises:
         ValueError: the method has no dial, or even its ends leave more or fewer.
     """
-    dial = method.dial
+    dial: Dial | None = method.dial
     if dial is None:
         raise ValueError(f"{method.name} has no setting that leaves {tokens:g} tokens a layer")
     low, high = dial.least, layers - 1 if dial.most is None else dial.most
 
-    def at(value: float) -> Method:
+    def at(value: float) -> Any:
         changed: Any = {dial.parameter: round(value) if dial.whole else round(value, 9)}
         return dataclasses.replace(method, **changed)
 
