@@ -1,0 +1,133 @@
+"""Which visual tokens are frames of one video: for methods that choose from each by itself.
+
+Ids and positions tell frames (`st3.engine.frames`); kinds of tokens tell videos from pictures, and
+grids, where a family has them, how many frames each video has. Read by the host, once a prefill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from st3.engine.prefill import Prefill
+from st3.methods.clips import Clip
+
+_PICTURES = "pictures of one size, one after the other, were taken for frames of a video"
+
+
+def tell_films(
+    prefill: Prefill, visual: torch.Tensor, moving: torch.Tensor | None, frame_tokens: int | None,
+    grids: torch.Tensor | None,
+) -> None:  # fmt: skip
+    """Let the entrance of a prefill know which videos its prompts have, if it asks.
+
+    Args:
+        visual: bool [B, n]. `moving`: bool [B, n], which tokens are of videos; `frame_tokens`: see
+            `clips_of_row`.
+        grids: int64 [videos, 3], frames first, if the family has them.
+    """
+    if prefill.entrance is not None:
+        prefill.entrance.films = partial(_films, prefill, visual, moving, frame_tokens, grids)
+
+
+def _films(
+    prefill: Prefill, visual: torch.Tensor, moving: torch.Tensor | None, frame_tokens: int | None,
+    grids: torch.Tensor | None,
+) -> list[list[Clip]]:  # fmt: skip
+    assert prefill.frames is not None
+    frame = prefill.frames()
+    said = frame if moving is None else 2 * frame + moving.to(frame.device)
+    told = zip(said.cpu(), visual.cpu(), prefill.prompt.pictures, strict=True)
+    rows: list[Any] = [(said[here].tolist(), pictures) for said, here, pictures in told]
+    if moving is not None:
+        left = [] if grids is None else grids[:, 0].tolist()
+        rows = [
+            (
+                pictures,
+                [number // 2 for number in numbers],
+                [bool(number % 2) for number in numbers],
+                frame_tokens,
+            )
+            for numbers, pictures in rows
+        ]
+        return _with_lengths(rows, left)
+    found = [clips_of_row(pictures, numbers, None, None, ()) for numbers, pictures in rows]
+    if any(clip.frames > 1 for row in found for clip in row):
+        prefill.record.notes.append(_PICTURES)
+    return found
+
+
+def _with_lengths(rows: list[Any], left: list[int]) -> list[list[Clip]]:
+    """The videos of each prompt; how many frames the next ones have is taken from `left`.
+
+    Where that does not add up, it is left out.
+    """
+    found, own = [], []
+    for _, numbers, moving, _ in rows:
+        frames = len({n for n, film in zip(numbers, moving, strict=True) if film})
+        mine: list[int] = []
+        while left and sum(mine) + left[0] <= frames:
+            mine, left = [*mine, left[0]], left[1:]
+        own.append(mine if sum(mine) == frames else None)
+    known = not left and None not in own
+    for row, mine in zip(rows, own, strict=True):
+        found.append(clips_of_row(*row, mine if known and mine else ()))
+    return found
+
+
+def clips_of_row(
+    pictures: Sequence[int],
+    frame: Sequence[int],
+    moving: Sequence[bool] | None,
+    frame_tokens: int | None,
+    lengths: Sequence[int],
+) -> list[Clip]:
+    """The videos of one prompt, by the numbers of its visual tokens; a picture has one frame.
+
+    Args:
+        pictures: visual tokens of each picture, frame or video that lies together.
+        frame: of each visual token the number of its frame.
+        moving: of each, whether it is of a video; None for families that show videos as pictures:
+            there pictures of one size, one after the other, are frames.
+        frame_tokens: of a frame, in families that lay frames end to end; what a last frame has
+            beyond that is of none, such as the mark behind a video.
+        lengths: frames of each of the prompt's videos, where that is known.
+    """
+    found: list[Clip] = []
+    left, begun, end = list(lengths), False, -1
+    first = 0
+    for size in pictures:
+        film = moving is None or moving[first]
+        edges = [first, *_changes(frame, first, first + size), first + size]
+        if not film:
+            edges = [first, first + size]
+        alone = film and moving is not None and (frame_tokens is not None or len(edges) > 2)
+        for number, (here, there) in enumerate(pairwise(edges)):
+            many = there - here
+            if film and moving is not None and frame_tokens is not None:
+                many = min(many, frame_tokens)
+            goes_on = begun and film and here == end and found[-1].size == many
+            if left and film:
+                goes_on = goes_on and found[-1].frames < left[0]
+            elif number == 0 and alone:  # a run of several frames is a video
+                goes_on = False
+            if goes_on:
+                found[-1] = replace(found[-1], frames=found[-1].frames + 1)
+            else:
+                found.append(Clip(here, 1, many))
+            end, begun = here + many, film
+            if left and film and found[-1].frames == left[0]:
+                left, begun = left[1:], False
+        begun = begun and not alone
+        first += size
+    return found
+
+
+def _changes(frame: Sequence[int], first: int, end: int) -> list[int]:
+    """Where another frame begins, between these."""
+    return [n for n in range(first + 1, end) if frame[n] != frame[n - 1]]
