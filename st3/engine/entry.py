@@ -237,12 +237,10 @@ def _frames(
 
 def _tell_films(prefill: Prefill, parts: Parts, visual: torch.Tensor, seen: Seen) -> None:
     """Which tokens are of videos, and how many frames these have, as far as it is known."""
-    video, tokens, config = _video_id(parts.merger.config), None, parts.merger.config
-    moving = None
-    if seen.kinds is not None and seen.kinds.shape == visual.shape:
+    config, tokens = parts.merger.config, parts.adapter.frame_tokens
+    video, moving = _video_id(config), None
+    if video is not None and seen.kinds is not None and seen.kinds.shape == visual.shape:
         moving = seen.kinds == 2
-    elif seen.ids is not None and video is not None:
+    elif video is not None and seen.ids is not None:
         moving = seen.ids == video
-    if parts.adapter.frame_tokens is not None:
-        tokens = parts.adapter.frame_tokens(config)
-    tell_films(prefill, visual, moving, tokens, seen.films)
+    tell_films(prefill, visual, moving, tokens(config) if tokens else None, seen.films)
