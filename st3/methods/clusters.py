@@ -130,7 +130,7 @@ def still_windows(alike: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     begins[frames] = 1
     for end in reversed(range(frames)):
         begin = end - length[end : end + 1]
-        begins.scatter_reduce_(0, begin, begins[end + 1 : end + 2], "amax")
+        begins.scatter_reduce_(0, begin, begins[end + 1 : end + 2].clone(), "amax")
     first, last = bounds(begins[:frames].bool())
     rests = (still[last] >= (last - first)[:, None]) & (last > first)[:, None]
     return first, last, rests

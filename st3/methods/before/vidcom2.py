@@ -58,8 +58,8 @@ class VidCom2(Selecting):
         to_video = _kernel(units, units.mean((0, 1)))
         to_frame = _kernel(units, units.mean(1, keepdim=True))
         standing_out = -to_video.mean(1)
-        p = ((standing_out - standing_out.amax()) / self.temperature).softmax(0)
-        share = (1 + p - p.mean()).double()[:, None]
+        p = ((standing_out - standing_out.amax()).double() / self.temperature).softmax(0)
+        share = (1 + p - p.mean())[:, None]
         number = rank(-(to_video + to_frame))
         return Cut(order_of((number > 0).int(), (number + 0.5) / share))
 
