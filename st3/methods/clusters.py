@@ -67,9 +67,7 @@ def apportioned(sizes: torch.Tensor, widest: int, total: int) -> torch.Tensor:
     return seats.scatter_add_(0, best // widest, key[best].isfinite().long())
 
 
-def segments(
-    frames: torch.Tensor, least: int, same: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def segments(frames: torch.Tensor, least: int, same: float) -> tuple[torch.Tensor, torch.Tensor]:
     """A video cut where neighbouring frames are least alike, and wherever they are not alike.
 
     Args:

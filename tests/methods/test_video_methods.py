@@ -9,7 +9,8 @@ import torch
 from methods import video_references as slow
 
 from st3.methods import make_method
-from st3.methods.clips import Clip, dealt, in_pools, order_of
+from st3.methods.by_clip import dealt, order_of
+from st3.methods.clips import Clip, in_pools
 from st3.methods.clusters import apportioned, density_peaks, distances, segments, still_windows
 from st3.methods.selecting import Selecting
 from st3.methods.view import View
@@ -34,26 +35,33 @@ def video(frames: int, seed: int) -> torch.Tensor:
     return found
 
 
-def view_of(method: Selecting, frames: tuple[int, ...] = FRAMES) -> tuple[View, torch.Tensor]:
+class Tower:
+    """Says the same of every layer."""
+
+    def __init__(self, seen: torch.Tensor) -> None:
+        self.seen = seen
+
+    def attention(self, layer: str) -> torch.Tensor:
+        """Of a class token, or from all."""
+        return self.seen
+
+    received = attention
+
+
+def view_of(method: Selecting) -> tuple[View, torch.Tensor]:
     """Pools, padded with what is no number; and the tower's attention."""
-    sizes = tuple(f * SIZE + (n == 3) for n, f in enumerate(frames))
+    sizes = tuple(f * SIZE + (n == 3) for n, f in enumerate(FRAMES))
     widest = max(sizes)
     features = torch.full((len(sizes), widest, WIDTH), float("nan"))
-    for pool, many in enumerate(frames):
+    for pool, many in enumerate(FRAMES):
         features[pool, : many * SIZE] = video(many, 10 * pool).flatten(0, 1)
         features[pool, many * SIZE : sizes[pool]] = 1.0
     valid = torch.arange(widest) < torch.tensor(sizes)[:, None]
     attention = torch.rand(len(sizes), widest, generator=torch.Generator().manual_seed(7))
-    attention[3, frames[3] * SIZE :] = float("inf")
+    attention[3, FRAMES[3] * SIZE :] = float("inf")
     attention = attention.masked_fill(~valid, float("nan"))
 
-    class Tower:
-        def attention(self, layer: str) -> torch.Tensor:
-            return attention
-
-        received = attention
-
-    tower: Any = Tower()
+    tower: Any = Tower(attention)
     budget = method.budget()
     view = View(
         features=features,
@@ -64,9 +72,8 @@ def view_of(method: Selecting, frames: tuple[int, ...] = FRAMES) -> tuple[View, 
         words=lambda: (features, valid),
         grids=lambda: (None,) * len(sizes),
         look=lambda: tower,
-        films=lambda: tuple((Clip(0, many, SIZE),) for many in frames),
+        films=lambda: tuple((Clip(0, many, SIZE),) for many in FRAMES),
     )
-    tower.received = tower.attention
     return view, attention
 
 
@@ -219,21 +226,12 @@ def test_several_videos_are_each_chosen_from_by_itself() -> None:
     attention = torch.rand(1, 88, generator=torch.Generator().manual_seed(2))
     for name in ("vidcom2", "dycoke", "fastvid", "holitom"):
         method: Any = make_method(f"{name}:keep=50%")
-        view, _ = view_of(method, (1,))
-
-        class Tower:
-            seen = attention
-
-            def attention(self, layer: str) -> torch.Tensor:
-                return self.seen
-
-            received = attention
+        view, _ = view_of(method)
 
         def look(
             tokens: torch.Tensor, seen: torch.Tensor, films: tuple[Clip, ...], count: int
         ) -> View:
-            tower: Any = Tower()
-            tower.seen, tower.received = seen, tower.attention
+            tower: Any = Tower(seen)
             return View(
                 tokens[None], torch.ones(1, len(tokens)).bool(), (len(tokens),), (count,),
                 view.frames, view.words, view.grids, lambda: tower, [], lambda: (films,),

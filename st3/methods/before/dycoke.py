@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.clips import Clip, Cut, each_clip, order_of, rank
+from st3.methods.by_clip import Cut, each_clip, order_of, rank
 from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
 
     from st3.methods.budget import Budget
+    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 

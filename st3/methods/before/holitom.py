@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.clips import Cut, each_clip, order_of, rank
+from st3.methods.by_clip import Cut, each_clip, order_of, rank
 from st3.methods.clusters import apportioned, density_peaks, distances, still_windows
 from st3.methods.selecting import Chosen, Merge, Selecting
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.clips import Clip, Cut, each_clip, order_of, rank
+from st3.methods.by_clip import Cut, each_clip, order_of, rank
 from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
 
+    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 _WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
