@@ -40,44 +40,39 @@ def _films(
     grids: torch.Tensor | None,
 ) -> list[list[Clip]]:  # fmt: skip
     assert prefill.frames is not None
-    frame = prefill.frames()
-    said = frame if moving is None else 2 * frame + moving.to(frame.device)
-    told = zip(said.cpu(), visual.cpu(), prefill.prompt.pictures, strict=True)
-    rows: list[Any] = [(said[here].tolist(), pictures) for said, here, pictures in told]
-    if moving is not None:
-        left = [] if grids is None else grids[:, 0].tolist()
-        rows = [
-            (
-                pictures,
-                [number // 2 for number in numbers],
-                [bool(number % 2) for number in numbers],
-                frame_tokens,
-            )
-            for numbers, pictures in rows
-        ]
-        return _with_lengths(rows, left)
-    found = [clips_of_row(pictures, numbers, None, None, ()) for numbers, pictures in rows]
-    if any(clip.frames > 1 for row in found for clip in row):
-        prefill.record.notes.append(_PICTURES)
-    return found
+    frame, pictures = prefill.frames(), prefill.prompt.pictures
+    kind = torch.zeros_like(frame) if moving is None else moving.to(frame)
+    told = (2 * frame + kind).cpu()  # the one transfer
+    said = [row[here].tolist() for row, here in zip(told, visual.cpu(), strict=True)]
+    frames = [[number // 2 for number in row] for row in said]
+    if moving is None:
+        found = [clips_of_row(*row, None, None, ()) for row in zip(pictures, frames, strict=True)]
+        if any(clip.frames > 1 for row in found for clip in row):
+            prefill.record.notes.append(_PICTURES)
+        return found
+    films = [[bool(number % 2) for number in row] for row in said]
+    known = [{n // 2 for n in row if n % 2} for row in said]
+    lengths = shared([len(x) for x in known], [] if grids is None else grids[:, 0].tolist())
+    return [
+        clips_of_row(*row, frame_tokens, mine)
+        for *row, mine in zip(pictures, frames, films, lengths, strict=True)
+    ]
 
 
-def _with_lengths(rows: list[Any], left: list[int]) -> list[list[Clip]]:
-    """The videos of each prompt; how many frames the next ones have is taken from `left`.
+def shared(frames: Sequence[int], lengths: Sequence[int]) -> list[Sequence[int]]:
+    """Which videos are whose: of prompts with so many frames, and videos with so many, in order.
 
-    Where that does not add up, it is left out.
+    Nothing is said where that does not add up.
     """
-    found, own = [], []
-    for _, numbers, moving, _ in rows:
-        frames = len({n for n, film in zip(numbers, moving, strict=True) if film})
+    left, found = list(lengths), []
+    for many in frames:
         mine: list[int] = []
-        while left and sum(mine) + left[0] <= frames:
-            mine, left = [*mine, left[0]], left[1:]
-        own.append(mine if sum(mine) == frames else None)
-    known = not left and None not in own
-    for row, mine in zip(rows, own, strict=True):
-        found.append(clips_of_row(*row, mine if known and mine else ()))
-    return found
+        while left and sum(mine) + left[0] <= many:
+            mine.append(left.pop(0))
+        if sum(mine) != many:
+            return [()] * len(frames)
+        found.append(mine)
+    return [()] * len(frames) if left else [*found]
 
 
 def clips_of_row(

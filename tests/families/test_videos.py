@@ -1,8 +1,7 @@
-"""Methods for videos in families that take them: which frames they see, what stays, what follows."""
+"""Methods for videos in families that take them: which frames they see, what stays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +12,7 @@ from families.zoo import ZOO
 from methods import video_references as slow
 
 import st3
-from st3.engine.films import clips_of_row
+from st3.engine.films import clips_of_row, shared
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.methods import METHODS, make_method
@@ -42,7 +41,7 @@ def _model(name: str) -> Any:
 
 
 @pytest.fixture
-def views(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[View]]:
+def views(monkeypatch: pytest.MonkeyPatch) -> list[View]:
     """What the methods for videos get to see."""
     seen: list[View] = []
     for name in ("vidcom2", "dycoke", "fastvid", "holitom"):
@@ -53,7 +52,7 @@ def views(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[View]]:
             return stock(self, view)
 
         monkeypatch.setattr(kind, "choose", choose)
-    yield seen
+    return seen
 
 
 def _reference(
@@ -202,3 +201,10 @@ def test_clips_by_hand() -> None:
     assert _row("vvvvv vvv vv", "0011122233", frame_tokens=2) == marked
     # Pictures in place of frames.
     assert _row("pp pp ppp", "0011222", pictured=True) == [Clip(0, 2, 2), Clip(4, 1, 3)]
+
+
+def test_whose_videos_are_whose() -> None:
+    assert shared([5, 0, 2], [3, 2, 2]) == [[3, 2], [], [2]]
+    assert shared([5, 2], [3, 4]) == [(), ()]
+    assert shared([5, 2], [5]) == [(), ()]
+    assert shared([5], [5, 1]) == [()]

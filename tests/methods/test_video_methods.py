@@ -16,7 +16,7 @@ from st3.methods.selecting import Selecting
 from st3.methods.view import View
 
 FRAMES = (8, 5, 1, 2)
-"""Even, odd, one, and two frames of nine tokens, pools of one batch; the last with a mark behind."""
+"""Of pools of one batch: even, odd, one; and two with a mark behind. A frame has nine tokens."""
 SIZE, WIDTH = 9, 12
 
 
@@ -89,6 +89,17 @@ def dense(chosen: Any, view: View, pool: int) -> torch.Tensor:
         if not found[row].any():
             found[row, row] = 1
     return found
+
+
+def look(
+    tokens: torch.Tensor, seen: torch.Tensor, films: tuple[Clip, ...], count: int
+) -> View:  # fmt: skip
+    """One pool."""
+    return View(
+        tokens[None], torch.ones(1, len(tokens)).bool(), (len(tokens),), (count,),
+        lambda: torch.zeros(1, len(tokens)).long(), lambda: (tokens[None], seen > 2),
+        lambda: (None,), lambda: Tower(seen), [], lambda: (films,),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("spec", [
@@ -226,16 +237,6 @@ def test_several_videos_are_each_chosen_from_by_itself() -> None:
     attention = torch.rand(1, 88, generator=torch.Generator().manual_seed(2))
     for name in ("vidcom2", "dycoke", "fastvid", "holitom"):
         method: Any = make_method(f"{name}:keep=50%")
-        view, _ = view_of(method)
-
-        def look(
-            tokens: torch.Tensor, seen: torch.Tensor, films: tuple[Clip, ...], count: int
-        ) -> View:
-            tower: Any = Tower(seen)
-            return View(
-                tokens[None], torch.ones(1, len(tokens)).bool(), (len(tokens),), (count,),
-                view.frames, view.words, view.grids, lambda: tower, [], lambda: (films,),
-            )  # fmt: skip
 
         chosen = method.choose(look(whole, attention, clips, 44))
         got = {*chosen.picks[0, :44].tolist()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 
@@ -117,7 +117,7 @@ def dycoke(V: torch.Tensor, each: int) -> set[int]:
 def cut_video(V: torch.Tensor, least: int, same: float) -> list[list[int]]:
     """FastVID's segments: lists of frames."""
     means = [mean(frame) for frame in V.double().tolist()]
-    alike = [cosine(a, b) for a, b in zip(means, means[1:], strict=False)]
+    alike = [cosine(a, b) for a, b in pairwise(means)]
     cuts = {*sorted(range(len(alike)), key=lambda n: (alike[n], n))[: least - 1]}
     cuts |= {n for n, x in enumerate(alike) if x < same}
     found = [[0]]
@@ -133,7 +133,7 @@ def fastvid(
     density: float, step: int, beta: float,
 ) -> tuple[set[int], torch.Tensor]:  # fmt: skip
     """FastVID with an exact budget."""
-    frames, size, width = V.shape
+    frames, size, _ = V.shape
     rows = V.double().flatten(0, 1).tolist()
     each = count // frames
     context = int(each * density + 1e-9)
@@ -152,7 +152,8 @@ def fastvid(
             members: dict[int, list[int]] = {a: [] for a in anchors}
             for n in (n for g in segment for n in own[g] if n not in salient):
                 if anchors:
-                    members[max(anchors, key=lambda a, n=n: (a == n, cosine(rows[a], rows[n])))] += [n]  # type: ignore[misc]  # fmt: skip
+                    likest = {a: 2.0 if a == n else cosine(rows[a], rows[n]) for a in anchors}
+                    members[max(likest, key=lambda a, x=likest: x[a])] += [n]  # type: ignore[misc]
             for a, joined in members.items():
                 w = max(1 / (len(joined) + 1), beta)
                 W[a] = 0
@@ -174,9 +175,10 @@ def windows(alike: list[list[bool]]) -> list[tuple[int, int, list[int]]]:
     for cuts in product((False, True), repeat=steps):
         edges = [0, *(n + 1 for n, cut in enumerate(cuts) if cut), steps + 1]
         found, worth = [], 0
-        for first, end in zip(edges, edges[1:], strict=False):
+        for first, end in pairwise(edges):
             cells = range(len(alike[0])) if alike else range(0)
-            still = [i for i in cells if end - first > 1 and all(alike[t][i] for t in range(first, end - 1))]  # fmt: skip
+            steps_inside = range(first, end - 1)
+            still = [i for i in cells if steps_inside and all(alike[t][i] for t in steps_inside)]
             worth += len(still) * (end - first - 1)
             found.append((first, end - 1, still))
         key = (worth, *(first - last for first, last, _ in reversed(found)))
@@ -195,7 +197,7 @@ def holitom(
     tokens = V.double().tolist()
     alike = [
         [cosine(a, b) > same for a, b in zip(one, two, strict=True)]
-        for one, two in zip(tokens, tokens[1:], strict=False)
+        for one, two in pairwise(tokens)
     ]
     total = frames * size
     average = torch.eye(total, dtype=torch.float64)
