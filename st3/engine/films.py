@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 
@@ -54,8 +53,8 @@ def _films(
     known = [{n // 2 for n in row if n % 2} for row in said]
     lengths = shared([len(x) for x in known], [] if grids is None else grids[:, 0].tolist())
     return [
-        clips_of_row(*row, frame_tokens, mine)
-        for *row, mine in zip(pictures, frames, films, lengths, strict=True)
+        clips_of_row(sizes, numbers, film, frame_tokens, mine)
+        for sizes, numbers, film, mine in zip(pictures, frames, films, lengths, strict=True)
     ]
 
 

@@ -333,3 +333,14 @@ def test_clips_in_pools() -> None:
 def test_settings_that_cannot_be(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_method(spec)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_vidcom2_leaves_no_frame_without_a_token(turned: bool) -> None:
+    """Not even where all that can stand out is one of two frames."""
+    V = video(2, 0).flip(0) if turned else video(2, 0)
+    method: Any = make_method("vidcom2:keep=2,temperature=1e-9")
+    films = (Clip(0, 2, SIZE),)
+    picks = method.choose(look(V.flatten(0, 1), torch.zeros(1, 2 * SIZE), films, 2)).picks
+    assert {*picks[0, :2].tolist()} == slow.vidcom2(V, 1e-9, 2)
+    assert sorted((picks[0, :2] // SIZE).tolist()) == [0, 1]
