@@ -80,12 +80,14 @@ class Seen:
 
     @property
     def lengths(self) -> list[int]:
-        """Visual tokens of each picture, in order; nothing where videos are among them."""
+        """Visual tokens of each picture, or video, in order; nothing where there are both."""
         if self.sights:
-            return self.sights["image"].lengths if {*self.sights} == {"image"} else []
-        if not self.encoded or {*self.encoded} != {"image"}:
+            (sight, *more) = self.sights.values()
+            return [] if more else sight.lengths
+        if not self.encoded or len(self.encoded) > 1:
             return []
-        features = getattr(self.encoded["image"], "pooler_output", None)
+        (encoded,) = self.encoded.values()
+        features = getattr(encoded, "pooler_output", None)
         return [] if features is None else lengths_of(features)
 
 

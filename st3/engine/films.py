@@ -88,40 +88,37 @@ def clips_of_row(
         frame: of each visual token the number of its frame.
         moving: of each, whether it is of a video; None for families that show videos as pictures:
             there pictures of one size, one after the other, are frames.
-        frame_tokens: of a frame, in families that lay frames end to end; what a last frame has
-            beyond that is of none, such as the mark behind a video.
+        frame_tokens: of a frame, in families that lay frames end to end; what is left behind the
+            last whole one is of none, such as the mark behind a video.
         lengths: frames of each of the prompt's videos, where that is known.
     """
     found: list[Clip] = []
-    left, begun, end = list(lengths), False, -1
-    first = 0
+    left, joins, first = list(lengths), False, 0
     for size in pictures:
-        film = moving is None or moving[first]
-        edges = [first, *_changes(frame, first, first + size), first + size]
+        end, film = first + size, moving is None or moving[first]
         if not film:
-            edges = [first, first + size]
-        alone = film and moving is not None and (frame_tokens is not None or len(edges) > 2)
-        for number, (here, there) in enumerate(pairwise(edges)):
-            many = there - here
-            if film and moving is not None and frame_tokens is not None:
-                many = min(many, frame_tokens)
-            goes_on = begun and film and here == end and found[-1].size == many
-            if left and film:
-                goes_on = goes_on and found[-1].frames < left[0]
-            elif number == 0 and alone:  # a run of several frames is a video
-                goes_on = False
-            if goes_on:
+            frames = [Clip(first, 1, size)]
+        elif moving is not None and frame_tokens is not None:
+            begins = [*range(first, end - frame_tokens + 1, frame_tokens)]
+            frames = [Clip(begin, 1, frame_tokens) for begin in begins]
+        else:
+            begins = [n for n in range(first + 1, end) if frame[n] != frame[n - 1]]
+            edges = pairwise([first, *begins, end])
+            frames = [Clip(begin, 1, there - begin) for begin, there in edges]
+        several = moving is not None and (frame_tokens is not None or len(frames) > 1)
+        whole = several and not left  # frames that lie together are a video
+        joins = joins and film and not whole
+        for clip in frames:
+            if joins and _follows(clip, found[-1]):
                 found[-1] = replace(found[-1], frames=found[-1].frames + 1)
             else:
-                found.append(Clip(here, 1, many))
-            end, begun = here + many, film
-            if left and film and found[-1].frames == left[0]:
-                left, begun = left[1:], False
-        begun = begun and not alone
-        first += size
+                found.append(clip)
+            joins = film
+            if film and left and found[-1].frames == left[0]:
+                left, joins = left[1:], False
+        joins, first = joins and not whole, end
     return found
 
 
-def _changes(frame: Sequence[int], first: int, end: int) -> list[int]:
-    """Where another frame begins, between these."""
-    return [n for n in range(first + 1, end) if frame[n] != frame[n - 1]]
+def _follows(clip: Clip, last: Clip) -> bool:
+    return clip.size == last.size and clip.first == last.first + last.tokens

@@ -33,7 +33,7 @@ SPECS = (
 )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _model(name: str) -> Any:
     if not ZOO[name].known:
         pytest.skip(f"this transformers has no {ZOO[name].config}")
@@ -166,6 +166,23 @@ def test_a_batch_of_videos_is_its_rows(name: str) -> None:
                 assert session.kept(1) == kept[number]
             for mine, theirs in zip(one.logits, together.logits, strict=True):
                 torch.testing.assert_close(mine[0], theirs[number], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "clips"),
+    [
+        ("llava_onevision", (Clip(0, 3, 4), Clip(13, 3, 4))),
+        ("qwen3_vl", (Clip(0, 3, 8), Clip(24, 2, 4))),
+        ("qwen2_5_vl", (Clip(0, 3, 8), Clip(24, 2, 4))),
+    ],
+)
+def test_videos_side_by_side_are_told_apart(
+    name: str, clips: tuple[Clip, ...], views: list[View]
+) -> None:
+    model = _model(name)
+    with st3.trim(model, "dycoke"):
+        greedy(model, ZOO[name].inputs(model, ("tVVtt",)), 1)
+    assert views[-1].clips() == (clips,)
 
 
 def test_a_family_without_videos_shows_them_as_pictures_and_the_report_says_so(
