@@ -15,6 +15,7 @@ import st3
 from st3.engine.films import clips_of_row, shared
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
+from st3.families.patches import to_tokens
 from st3.methods import METHODS, make_method
 from st3.methods.clips import Clip
 from st3.methods.view import View
@@ -194,6 +195,22 @@ def test_a_family_without_videos_shows_them_as_pictures_and_the_report_says_so(
             greedy(model, ZOO["llava"].inputs(model, (row,)), 1)
         assert views[-1].clips() == ((clip,),)
         assert any("taken for frames" in note for note in session.record.notes) is said
+
+
+def test_pooled_frames_have_the_numbers_of_their_patches() -> None:
+    """LLaVA-OneVision halves the sides of a frame, and puts a mark behind a video: two of them."""
+    model = _model("llava_onevision")
+    numbers = torch.rand(6, 16, 2, generator=torch.Generator().manual_seed(0))
+    given = {"pixel_values_videos": torch.zeros(2, 3, 3, 32, 32)}
+    got = to_tokens(model.model, given, numbers, [13, 13]).view(2, 13, 2)
+    assert bool(got[:, 12].isinf().all())
+    for video in (0, 1):
+        for frame in range(3):
+            grid = numbers[3 * video + frame].view(4, 4, 2)
+            for place in range(4):
+                line, column = 2 * (place // 2), 2 * (place % 2)
+                mean = grid[line : line + 2, column : column + 2].mean((0, 1))
+                torch.testing.assert_close(got[video, 4 * frame + place], mean)
 
 
 def _row(text: str, frames: str, **known: Any) -> list[Clip]:
