@@ -16,6 +16,7 @@ import torch
 from st3.engine.prompt import Prompt
 from st3.methods.base import Selector
 from st3.methods.budget import Budget
+from st3.methods.clips import Clip, in_pools
 from st3.methods.selecting import Chosen
 from st3.methods.view import Tower, View, fixed
 
@@ -42,6 +43,7 @@ class Entrance:
         self.doubt = torch.zeros(())
         self.tower: Callable[[Entrance], Tower] | None = None
         self.grids: Callable[[], tuple[tuple[int, int] | None, ...]] | None = None
+        self.films: Callable[[], list[list[Clip]]] | None = None
         self._chosen: Chosen | None = None
         self._place = torch.empty(0)
 
@@ -87,6 +89,7 @@ class Entrance:
             grids=self._grids,
             look=self._look,
             notes=notes,
+            films=None if self.films is None else self._films,
         )
         with torch.no_grad():
             chosen = self.selector.choose(view)
@@ -155,6 +158,11 @@ class Entrance:
             grid if grid is not None and grid[0] * grid[1] == size else _square(size)
             for grid, size in zip(found, self.sizes, strict=True)
         )
+
+    def _films(self) -> tuple[tuple[Clip, ...], ...]:
+        assert self.films is not None
+        rows = zip(self.films(), self.rows, strict=True)
+        return tuple(pool for clips, sizes in rows for pool in in_pools(clips, sizes))
 
     def _look(self) -> Tower:
         if self.tower is None:

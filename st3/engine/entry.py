@@ -24,6 +24,7 @@ from st3.engine.asked import (
 )
 from st3.engine.cache import TrimmedCache
 from st3.engine.decode_graph import DecodeGraph
+from st3.engine.films import tell_films
 from st3.engine.follow import Features
 from st3.engine.forward import Forward
 from st3.engine.frames import frame_numbers
@@ -64,6 +65,8 @@ class Seen:
         pictured: whether pictures came along.
         encoded: what they had been encoded to beforehand, by kind, if they had.
         sights: what was seen of the vision tower at that, by kind.
+        kinds: int64 [B, n] or None, what the processor says of tokens: 2 is of a video.
+        films: int64 [videos, 3] or None, grids of videos.
     """
 
     ids: torch.Tensor | None
@@ -72,15 +75,19 @@ class Seen:
     pictured: bool
     encoded: Any = None
     sights: dict[str, Sight] = field(default_factory=dict)
+    kinds: torch.Tensor | None = None
+    films: torch.Tensor | None = None
 
     @property
     def lengths(self) -> list[int]:
-        """Visual tokens of each picture, in order; nothing where videos are among them."""
+        """Visual tokens of each picture, or video, in order; nothing where there are both."""
         if self.sights:
-            return self.sights["image"].lengths if {*self.sights} == {"image"} else []
-        if not self.encoded or {*self.encoded} != {"image"}:
+            (sight, *more) = self.sights.values()
+            return [] if more else sight.lengths
+        if not self.encoded or len(self.encoded) > 1:
             return []
-        features = getattr(self.encoded["image"], "pooler_output", None)
+        (encoded,) = self.encoded.values()
+        features = getattr(encoded, "pooler_output", None)
         return [] if features is None else lengths_of(features)
 
 
@@ -136,6 +143,7 @@ def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]
         forward.prefill.features = Features(*features)
     forward.prefill.frames = _frames(forward.parts, visual, seen, kwargs)
     look_at_tower(forward.prefill, seen.sights, _by_kind(forward.parts, visual, seen))
+    _tell_films(forward.prefill, forward.parts, visual, seen)
 
 
 def begin(
@@ -188,6 +196,7 @@ def begin(
             thinning.features = Features(*features)
         thinning.frames = _frames(parts, visual, seen, kwargs)
         look_at_tower(thinning, seen.sights, _by_kind(parts, visual, seen))
+        _tell_films(thinning, parts, visual, seen)
         return Forward(session, record, backend, new, thinning)
 
     if graph is not None:
@@ -226,3 +235,14 @@ def _frames(
         film = None if video is None else seen.ids == video
     positions = kwargs.get("position_ids")
     return partial(frame_numbers, visual, positions, film, tokens(config) if tokens else None)
+
+
+def _tell_films(prefill: Prefill, parts: Parts, visual: torch.Tensor, seen: Seen) -> None:
+    """Which tokens are of videos, and how many frames these have, as far as it is known."""
+    config, tokens = parts.merger.config, parts.adapter.frame_tokens
+    video, moving = _video_id(config), None
+    if video is not None and seen.kinds is not None and seen.kinds.shape == visual.shape:
+        moving = seen.kinds == 2
+    elif video is not None and seen.ids is not None:
+        moving = seen.ids == video
+    tell_films(prefill, visual, moving, tokens(config) if tokens else None, seen.films)

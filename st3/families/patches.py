@@ -103,6 +103,9 @@ def to_tokens(
         found = _packed(merger, pack, values, sizes)
         if found is not None and len(found) == tokens:
             return found
+    pooled = _pooled(merger, given, values, lengths)
+    if pooled is not None:
+        return pooled
     if total == tokens:
         return values.reshape(tokens, width)
     if tokens == total + crops:  # class tokens stay in the prompt
@@ -182,6 +185,20 @@ def _packed(merger: Any, pack: Any, values: torch.Tensor, sizes: Any) -> torch.T
     chosen = {name: value for name, value in more.items() if name in known}
     packed, _ = pack(list(torch.split(values, crops)), sizes, **chosen)
     return torch.cat(list(packed))
+
+
+def _pooled(
+    merger: Any, given: Mapping[str, Any], values: torch.Tensor, lengths: Sequence[int]
+) -> torch.Tensor | None:
+    """Frames of videos as the model pools them, a mark behind each video infinite."""
+    pool = getattr(merger, "apply_pooling", None)
+    if pool is None or given.get("pixel_values_videos") is None or not lengths:
+        return None
+    found = pool(values).reshape(len(lengths), -1, values.shape[2])
+    if {*lengths} != {found.shape[1] + 1}:
+        return None
+    marks = values.new_full((len(lengths), 1, values.shape[2]), float("inf"))
+    return torch.cat((found, marks), dim=1).flatten(0, 1)
 
 
 def lengths_of(features: Any) -> list[int]:

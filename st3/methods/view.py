@@ -14,6 +14,8 @@ from typing import Protocol
 
 import torch
 
+from st3.methods.clips import Clip
+
 
 class Tower(Protocol):
     """What a vision tower did with the pictures, for G pools of at most n visual tokens."""
@@ -53,6 +55,7 @@ class View:
             tokens stand line by line; None where that is not known.
         look: makes what the tower did; raises ValueError where it was not seen.
         notes: what a method did otherwise than it would, a sentence each; for the report.
+        films: makes for each pool its videos, in order, see `clips`; the host waits for that once.
     """
 
     features: torch.Tensor
@@ -64,6 +67,7 @@ class View:
     grids: Callable[[], tuple[tuple[int, int] | None, ...]]
     look: Callable[[], Tower]
     notes: list[str] = field(default_factory=list)
+    films: Callable[[], tuple[tuple[Clip, ...], ...]] | None = None
 
     @property
     def most(self) -> int:
@@ -79,6 +83,12 @@ class View:
     def frame(self) -> torch.Tensor:
         """int64 [G, n]: the number of a token's frame or picture in its prompt."""
         return self.frames()
+
+    def clips(self) -> tuple[tuple[Clip, ...], ...]:
+        """The videos of each pool, in order; a picture is one of one frame."""
+        if self.films is None:
+            return tuple((Clip(0, 1, size),) for size in self.sizes)
+        return self.films()
 
     def units(self) -> torch.Tensor:
         """The features, of length 1, float32 [G, n, d]; zeros where there is no token."""

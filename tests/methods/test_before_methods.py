@@ -13,6 +13,7 @@ from st3.methods import METHODS, make_method
 from st3.methods.before import selectors
 from st3.methods.budget import Budget
 from st3.methods.cells import divided
+from st3.methods.clips import Clip
 from st3.methods.greedy import ranked
 from st3.methods.selecting import Selecting
 from st3.methods.view import View
@@ -73,6 +74,7 @@ def view_of(
             {16: (4, 4), 12: (3, 4), 9: (3, 3)}.get(size, (1, size)) for size in sizes
         ),
         look=lambda: tower,
+        films=lambda: tuple((Clip(0, size // 4, 4),) if size > 3 else () for size in sizes),
     )
     return view, tower
 
