@@ -81,13 +81,17 @@ def print_table(
 ) -> None:
     """A table on stdout; figures to the right, or with `wrap` text that may take several lines.
 
-    Columns of figures that the terminal is too narrow for follow below, beside the first one.
+    Columns of figures that the terminal is too narrow for follow below, beside the first one; text
+    that it is too narrow for goes row by row, each a paragraph under its first cell.
     """
     columns = [[printable(cell) for cell in column] for column in zip(heads, *rows, strict=True)]
     natural = sum(max(map(len, column)) + _GAP for column in columns)
     least = [_least(column, wrap) for column in columns]
     fits = sum(least) + _GAP * len(least) <= out.width
     out.print(title, style="bold")
+    if wrap and not fits:
+        _paragraphs([column[0] for column in columns], [*zip(*columns, strict=True)][1:])
+        return
     for part in [range(len(heads))] if wrap else _parts(least, out.width):
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_header=any(heads),
@@ -99,11 +103,22 @@ def print_table(
                 head if wrap or natural <= out.width else head.replace(" ", "\n"),
                 justify="left" if wrap or number == 0 else "right",
                 overflow="fold",
-                min_width=least[number] if fits or not wrap else None,
+                min_width=least[number],
             )
         for row in zip(*(columns[number][1:] for number in part), strict=True):
             table.add_row(*row)
         out.print(table)
+
+
+def _paragraphs(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows of text below each other: the first cell, and what else is said, under it."""
+    for first, *others in rows:
+        out.print(Text(first, style="bold"))
+        for head, cell in zip(heads[1:], others, strict=True):
+            if cell not in ("", "-"):
+                line = Text(f"{head}: {cell}" if head else cell)
+                out.print(Padding(line, (0, 0, 0, 2)))
+    out.print()
 
 
 def _least(column: Sequence[str], wrap: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -60,14 +61,27 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
 
 
 def _selection(session: TrimSession) -> dict[str, Any] | None:
-    """What was chosen before the decoder, and what the method did there otherwise; None if none."""
+    """What was chosen before the decoder, and what the method did there otherwise; None if none.
+
+    Tokens of a picture, tile or video count from 0 in each.
+    """
     if session.plan.selector is None:
         return None
+    record = session.record
+    parts, inside = record.prompt.parts[0], record.kept(1)
+    sizes = [part if isinstance(part, int) else part.tokens for part in parts]
+    ends = [*itertools.accumulate(sizes, initial=0)]
+    which = [
+        [number - first for number in inside if first <= number < end]
+        for first, end in itertools.pairwise(ends)
+    ]
     return {
         "method": session.plan.selector.name,
-        "entered": session.record.turns[0].entering[0],
-        "pictures": list(session.record.prompt.pictures[0]),
-        "notes": list(session.record.notes),
+        "entered": len(inside),
+        "pictures": sizes,
+        "entered_per_picture": [len(tokens) for tokens in which],
+        "entered_tokens": which,
+        "notes": list(record.notes),
     }
 
 

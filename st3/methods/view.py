@@ -14,9 +14,15 @@ from typing import Protocol
 
 import torch
 
+from st3.methods.budget import Piece, Pool
+
 
 class Tower(Protocol):
     """What a vision tower did with the pictures, for G pools of at most n visual tokens."""
+
+    @property
+    def tiled(self) -> bool:
+        """Whether any piece is of several crops, the whole picture first."""
 
     def attention(self, layer: str) -> torch.Tensor:
         """Float32 [G, n]: attention that the patches of a token got there, mean over heads.
@@ -53,6 +59,8 @@ class View:
             tokens stand line by line; None where that is not known.
         look: makes what the tower did; raises ValueError where it was not seen.
         notes: what a method did otherwise than it would, a sentence each; for the report.
+        pools: what each is made of: pictures and, where they are known, their marks; for a method
+            that chooses by motion, videos and their frames.
     """
 
     features: torch.Tensor
@@ -64,6 +72,16 @@ class View:
     grids: Callable[[], tuple[tuple[int, int] | None, ...]]
     look: Callable[[], Tower]
     notes: list[str] = field(default_factory=list)
+    pools: tuple[Pool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.pools:
+            object.__setattr__(self, "pools", tuple((Piece(size),) for size in self.sizes))
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Tokens of each pool that are known to stand for no patch."""
+        return tuple(sum(piece.marks for piece in pool) for pool in self.pools)
 
     @property
     def most(self) -> int:
