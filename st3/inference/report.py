@@ -34,7 +34,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
             "total": session.visual_tokens[0],
             "kept_per_layer": session.kept_per_layer(),
         },
-        "selection": _selection(session),
+        "selection": selection_of(session),
         "kv_cache": {
             "bytes": session.kv_bytes[0],
             "untrimmed_bytes": session.untrimmed_kv_bytes[0],
@@ -60,7 +60,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
     }
 
 
-def _selection(session: TrimSession) -> dict[str, Any] | None:
+def selection_of(session: TrimSession) -> dict[str, Any] | None:
     """What was chosen before the decoder, and what the method did there otherwise; None if none.
 
     Tokens of a picture, tile or video count from 0 in each.
