@@ -235,7 +235,7 @@ class TowerWatch:
     ) -> Sight:
         features = getattr(made, "pooler_output", made)
         if features is None:
-            return Sight(trouble="its vision tower's features have no common form")
+            return Sight(trouble="its vision tower hands features on in a form of its own")
         sight = Sight(lengths_of(features), grids_of(self.merger, given))
         if kind == "video":
             sight.films = films_of(given, sight.lengths)

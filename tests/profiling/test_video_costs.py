@@ -19,6 +19,7 @@ from st3.families.parts import find_parts
 from st3.inference.generation import prepare
 from st3.inference.presets import known_config
 from st3.inference.videos import Clip
+from st3.methods import make_method
 from st3.profiling.picture import picture_of
 
 FILMS = [name for name, made in CHECKPOINTS.items() if made.films]
@@ -60,6 +61,11 @@ def test_macs_of_patches_by_hand() -> None:
     assert one.tokens == 256
     assert found.vision_macs == 8 * one.vision_macs  # no patch sees those of another pair
     assert found.projector_macs == 8 * one.projector_macs
+    evs = make_method("evs:drop-90%").schedule(28)
+    assert evs.count(1, found.tokens, like=found.piece) == 256  # a pair of frames at least
+    evs = make_method("evs:drop-75%").schedule(28)
+    assert evs.count(1, found.tokens, like=found.piece) == 512
+    assert evs.count(1, one.tokens, like=one.piece) == 256
 
 
 @needs_torchvision
