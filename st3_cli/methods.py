@@ -74,8 +74,8 @@ def methods(
     print_table(
         "Every method takes scorer=NAME, what decides which tokens stay (or a method that drops "
         "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; those "
-        "before the decoder also keep=64 (tokens) or keep=25% (a share; keep=1 is one token, keep=1.0 "
-        "all), per=picture or prompt, positions=original or compact, tau=TOKENS",
+        "before the decoder also keep=64 (tokens) or keep=25% (a share; keep=1 is one token, "
+        "keep=1.0 all), per=picture or prompt, positions=original or compact, tau=TOKENS",
         ("scorers",),
         [(", ".join(SCORERS),)],
         wrap=True,
@@ -167,9 +167,7 @@ def _explain(one: dict[str, Any], title: str) -> None:
     if "fits" in one:
         rows.append(("fits", _fit(one)))
     text = " ".join(one["text"].split("Attributes:")[0].split())
-    print_table(
-        title, ("", ""), [("what", text), *(row for row in rows if row[1])], wrap=True
-    )
+    print_table(title, ("", ""), [("what", text), *(row for row in rows if row[1])], wrap=True)
 
 
 def _keeps(name: str, setting: str) -> str:

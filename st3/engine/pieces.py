@@ -35,7 +35,8 @@ def by_kind(
     """bool [B, n]: visual tokens [B, n] of what was seen, by kind."""
     if len(sights) < 2 or ids is None:
         return dict.fromkeys(sights, visual)
-    film = ids == video_id(config)
+    number = video_id(config)
+    film = torch.zeros_like(visual) if number is None else ids == number
     marks = [getattr(config, f"video_{end}_token_id", None) for end in ("start", "end")]
     if None not in marks:  # some families have one placeholder for both kinds, between marks
         begun, ended = ((ids == mark).cumsum(1) for mark in marks)

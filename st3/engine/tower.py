@@ -230,9 +230,7 @@ class TowerWatch:
 
         return call
 
-    def _sight(
-        self, kind: str, wish: Wish, seen: dict[Any, Any], given: Any, made: Any
-    ) -> Sight:
+    def _sight(self, kind: str, wish: Wish, seen: dict[Any, Any], given: Any, made: Any) -> Sight:
         features = getattr(made, "pooler_output", made)
         if features is None:
             return Sight(trouble="its vision tower hands features on in a form of its own")

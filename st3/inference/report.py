@@ -68,7 +68,8 @@ def selection_of(session: TrimSession) -> dict[str, Any] | None:
     if session.plan.selector is None:
         return None
     record = session.record
-    parts, inside = record.prompt.parts[0], record.kept(1)
+    record.check_choices()
+    parts, inside = record.prompt.parts[0], record.turns[0].alive(1, row=0, generated=0)
     sizes = [part if isinstance(part, int) else part.tokens for part in parts]
     ends = [*itertools.accumulate(sizes, initial=0)]
     which = [

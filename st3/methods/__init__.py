@@ -4,8 +4,8 @@ A method is a frozen dataclass whose fields are its parameters. To add one that 
 decoder, put its file into `st3.methods.before`, where it is found; to add any other, write the
 class and put it into `METHODS`. `trim` and every command know it from then on. A method can be
 written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a
-published setting of the method stands for its parameters, as in `dpp:64` or `cdpruner:64,theta=0.5`,
-where what follows goes before.
+published setting of the method stands for its parameters, as in `dpp:64`; what follows it goes
+before, as in `cdpruner:64,theta=0.5`.
 """
 
 from __future__ import annotations

@@ -78,9 +78,7 @@ class Budget:
         if self.tokens is not None and self.tokens < 1:
             raise ValueError(f"keep must be at least 1 token, got {self.tokens}")
         if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(
-                f"keep must be {_WHAT}; got {self.share:g}"
-            )
+            raise ValueError(f"keep must be {_WHAT}; got {self.share:g}")
         if self.per not in PER:
             raise ValueError(f"per must be one of {', '.join(PER)}, got {self.per!r}")
 
@@ -108,7 +106,7 @@ class Budget:
         return tuple(self.of_pool(pool) for pool in self.pools(pictures))
 
     def pools(self, pictures: Sequence[int | Piece]) -> tuple[Pool, ...]:
-        """What each choice is made of, in a prompt of such pieces, or pictures of so many tokens."""
+        """What each choice is made of, in a prompt of such pieces, or pictures of such sizes."""
         pieces = tuple(Piece(x) if isinstance(x, int) else x for x in pictures)
         return tuple((piece,) for piece in pieces) if self.per == "picture" else (pieces,)
 

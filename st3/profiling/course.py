@@ -51,7 +51,10 @@ def schedule_of(method: Method, parts: Parts, work: Workload) -> Schedule:
 
 
 def course_of(
-    layers: Sequence[Layer], schedule: Schedule, work: Workload, pictures: int = 1,
+    layers: Sequence[Layer],
+    schedule: Schedule,
+    work: Workload,
+    pictures: int = 1,
     like: Piece | None = None,
 ) -> Course:
     """Follow one prompt of a workload.

@@ -301,9 +301,9 @@ def test_evs_takes_a_video_at_a_time(name: str) -> None:
         assert not session.record.notes
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "glm4v"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_a_picture_beside_a_video_stays_whole(name: str) -> None:
-    """Whether videos have a placeholder of their own, or stand between marks; alone it is refused."""
+    """Frames together or apart; alone it is refused."""
     model = _model(name)
     inputs = ZOO[name].inputs(model, ("ttItVtt",))
     with st3.trim(model, "evs:keep=10%") as session:

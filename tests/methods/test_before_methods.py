@@ -52,7 +52,9 @@ class FakeTower:
 
 
 def view_of(
-    method: Selecting, sizes: tuple[int, ...] = SIZES, crop: torch.Tensor | None = None,
+    method: Selecting,
+    sizes: tuple[int, ...] = SIZES,
+    crop: torch.Tensor | None = None,
     pools: tuple[Pool, ...] = (),
 ) -> tuple[View, Any]:
     """Pools of these sizes, padded with numbers that are none."""
@@ -217,7 +219,7 @@ def test_evs_takes_each_video_by_itself_and_still_pictures_whole() -> None:
     assert view.counts == (5 + 12,)  # 60 % of 21, rounded down
     got = {*method.choose(view).picks[0, :17].tolist()}
     V = view.features[0]
-    change = {n: 255.0 for n in (*range(4), *range(17, 21), 25)}
+    change = dict.fromkeys((*range(4), *range(17, 21), 25), 255.0)
     for first, last in ((4, 12), (21, 25)):
         for n in range(first, last):
             change[n] = 1 - references.cosines(V[[n, n - 4]])[0][1]
@@ -236,10 +238,11 @@ MARKED = (Piece(16, marks=4), Piece(9))
     places 4, 9, 14, 15."""
 
 
-.mark.parametrize(
-    "spec", ["fastervlm:keep=5", "vispruner:keep=6,important=0.5", "hired:keep=50%", "hiprune:keep=5"]
+@pytest.mark.parametrize(
+    "spec",
+    ["fastervlm:keep=5", "vispruner:keep=6,important=0.5", "hired:keep=50%", "hiprune:keep=5"],
 )
-.mark.parametrize("per", ["picture", "prompt"])
+@pytest.mark.parametrize("per", ["picture", "prompt"])
 def test_marks_stay_on_top_of_the_budget(spec: str, per: str) -> None:
     """And what stays beside them is the reference's choice of the patches alone."""
     method: Any = make_method(f"{spec},per={per}")
@@ -430,7 +433,8 @@ def test_settings_that_cannot_be(spec: str, message: str) -> None:
 def test_what_follows_a_named_setting_goes_before_it() -> None:
     made = make_method("cdpruner:64,theta=0.5")
     assert made == make_method("cdpruner:keep=64,theta=0.5,positions=compact")
-    assert make_method("cdpruner:64", keep=5) == make_method("cdpruner:keep=5,theta=1,positions=compact")
+    made = make_method("cdpruner:64", keep=5)
+    assert made == make_method("cdpruner:theta=1,positions=compact", keep=5)
 
 
 def test_a_share_is_rounded_down_where_the_authors_do() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _FIRST = 8.0
 
+
 @dataclass(frozen=True)
 class HiPrune(Selecting):
     """What middle layers of the tower look at, its neighbours, and what deep layers look at.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _NO_TILES = "no picture of several tiles behind a whole one: attention alone, as fastervlm"
 
+
 @dataclass(frozen=True)
 class HiRED(Selecting):
     """A budget for each tile, by what the thumbnail's class token looks at; in a tile, by its own.
@@ -36,8 +37,8 @@ class HiRED(Selecting):
         "the budget is met to the token, where theirs may fall a few short; a share is of the "
         "patches that are left when tiles are packed; marks run through the whole picture line by "
         "line, a tile each, as in their code and not as tiles lie; marks at the ends of lines stay "
-        "on top of the budget; with per=prompt each picture gets its share of it by its size; where "
-        "no whole picture comes before its tiles, each tile is a picture by itself"
+        "on top of the budget; with per=prompt each picture gets a share of it by its size; "
+        "where no whole picture comes before its tiles, each tile is a picture by itself"
     )
     spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {
