@@ -93,6 +93,7 @@ def print_table(
     if wrap and not fits:
         _paragraphs([column[0] for column in columns], [*zip(*columns, strict=True)][1:])
         return
+    widths = _widths(least, columns, out.width - _GAP * len(least))
     for part in [range(len(heads))] if wrap else _parts(least, out.width):
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_header=any(heads),
@@ -104,11 +105,21 @@ def print_table(
                 head if wrap or natural <= out.width else head.replace(" ", "\n"),
                 justify="left" if wrap or number == 0 else "right",
                 overflow="fold",
-                min_width=least[number],
+                width=widths[number] if wrap else None,
+                min_width=None if wrap else least[number],
             )
         for row in zip(*(columns[number][1:] for number in part), strict=True):
             table.add_row(*row)
         out.print(table)
+
+
+def _widths(least: Sequence[int], columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Characters for each column of text: what it needs, and a fair share of what is left."""
+    wanted = [max(few, *map(len, column)) - few for few, column in zip(least, columns, strict=True)]
+    spare = min(room - sum(least), sum(wanted))
+    return [
+        few + more * spare // max(1, sum(wanted)) for few, more in zip(least, wanted, strict=True)
+    ]
 
 
 def _paragraphs(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -93,12 +93,14 @@ def test_settings_of_no_use(st3_: Any) -> None:
     assert ":keep=..." in result.err
 
 
-@pytest.mark.parametrize("columns", [40, 60, 200])
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
 def test_names_are_whole_at_any_width(
     st3_: Any, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setattr(console.out, "width", columns)
     shown = st3_("methods").out
     assert max(map(len, shown.splitlines())) <= columns
-    words = shown.replace(",", " ").split()
-    assert {*METHODS, "object_layer=0.375"} <= {*words}
+    words = {*shown.replace(",", " ").split()}
+    assert {*METHODS, "object_layer=0.375"} <= words
+    for method in METHODS.values():
+        assert {*method.source.replace(",", " ").split()} <= words
