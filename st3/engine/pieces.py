@@ -37,10 +37,9 @@ def by_kind(
         return dict.fromkeys(sights, visual)
     number = video_id(config)
     film = torch.zeros_like(visual) if number is None else ids == number
-    marks = [getattr(config, f"video_{end}_token_id", None) for end in ("start", "end")]
-    if None not in marks:  # some families have one placeholder for both kinds, between marks
-        begun, ended = ((ids == mark).cumsum(1) for mark in marks)
-        film = film | (begun > ended)
+    first, last = (getattr(config, f"video_{end}_token_id", None) for end in ("start", "end"))
+    if isinstance(first, int) and isinstance(last, int):  # one placeholder for both, between marks
+        film = film | (torch.eq(ids, first).cumsum(1) > torch.eq(ids, last).cumsum(1))
     return {"image": visual & ~film, "video": visual & film}
 
 
@@ -73,15 +72,16 @@ def with_pieces(
         film = torch.zeros_like(visual) if video is None else video
         placed = _placed(_runs(visual.cpu(), film.cpu()), _seen(sights))
     if not moves:
-        sizes = placed and tuple(tuple(piece.tokens for piece in row) for row in placed)
-        return replace(prompt, pieces=placed) if placed and sizes == prompt.pictures else prompt
+        found = placed or ()
+        same = tuple(tuple(piece.tokens for piece in row) for row in found) == prompt.pictures
+        return replace(prompt, pieces=found) if same else prompt
     if placed is None:
         if not as_pictures(merger):
             raise ValueError(
                 "which video a frame is of cannot be told: give videos as the processor makes "
                 "them, not features of them"
             )
-        placed = tuple(tuple(map(Piece, row)) for row in prompt.pictures)
+        placed = tuple(tuple(Piece(tokens) for tokens in row) for row in prompt.pictures)
     if as_pictures(merger):
         singles = ([replace(piece, frame=piece.tokens) for piece in row] for row in placed)
         placed = tuple(films(row) for row in singles)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from families.zoo import ZOO
 from methods.references import by_determinants, evs, farthest, relevance
 
 import st3
+from st3.engine.pieces import by_kind
+from st3.engine.tower import Sight
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.inference.report import selection_of
@@ -313,6 +316,15 @@ def test_a_picture_beside_a_video_stays_whole(name: str) -> None:
     for asked in ("evs", "pvtp:scorer=evs,stride=1"):
         with st3.trim(model, asked), pytest.raises(ValueError, match="'evs' goes by what changes"):
             greedy(model, ZOO[name].inputs(model, ("ttItt",)), 1)
+
+
+def test_kinds_by_marks_where_they_share_a_placeholder() -> None:
+    """As GLM's: what stands between a video's marks is of a video."""
+    config = SimpleNamespace(video_token_id=9, video_start_token_id=5, video_end_token_id=6)
+    ids = torch.tensor([[1, 8, 8, 5, 1, 8, 8, 1, 8, 6, 8, 1]])
+    found = by_kind(config, ids == 8, ids, {"image": Sight(), "video": Sight()})
+    assert found["image"].nonzero()[:, 1].tolist() == [1, 2, 10]
+    assert found["video"].nonzero()[:, 1].tolist() == [5, 6, 8]
 
 
 def test_pictures_of_one_size_are_frames_where_videos_come_so() -> None:

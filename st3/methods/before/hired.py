@@ -69,13 +69,11 @@ class HiRED(Selecting):
             view.note(_NO_TILES)
         early, late, crop = tower.attention("first"), tower.attention("features"), tower.crops()
         cuts = _cuts(view)
-        enters = self._enters(
-            *(
-                pad_sequence([x[pool, here] for pool, here, _ in cuts], True, fill)
-                for x, fill in ((early, 0), (late, 0), (crop, -1))
-            ),
-            view.fixed([budget for *_, budget in cuts]),
+        early, late_in, crop = (
+            pad_sequence([x[pool, here] for pool, here, _ in cuts], True, fill)
+            for x, fill in ((early, 0), (late, 0), (crop, -1))
         )
+        enters = self._enters(early, late_in, crop, view.fixed([budget for *_, budget in cuts]))
         inside = torch.zeros_like(valid)
         for number, (pool, here, _) in enumerate(cuts):
             inside[pool, here] = enters[number, : here.stop - here.start]
