@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import greedy as any_greedy
+from families.talk import Talk
 from families.zoo import ZOO
 from methods.references import by_determinants, evs, farthest, relevance
 
@@ -316,6 +317,17 @@ def test_a_picture_beside_a_video_stays_whole(name: str) -> None:
     for asked in ("evs", "pvtp:scorer=evs,stride=1"):
         with st3.trim(model, asked), pytest.raises(ValueError, match="'evs' goes by what changes"):
             greedy(model, ZOO[name].inputs(model, ("ttItt",)), 1)
+
+
+def test_a_picture_in_a_turn_after_a_video_stays_whole() -> None:
+    talk = Talk(_model("qwen2_5_vl"), ZOO["qwen2_5_vl"].inputs)
+    with st3.trim(talk.model, "evs:keep=10%") as session:
+        talk.say(("tVttt",))
+        talk.say(("tItt",))
+        turns = session.record.turns
+    assert [turn.prompt.visual for turn in turns] == [(24,), (turns[1].entering[0],)]
+    assert turns[0].entering == (8,)
+    assert "pictures beside a video" in session.record.notes[0]
 
 
 def test_kinds_by_marks_where_they_share_a_placeholder() -> None:
