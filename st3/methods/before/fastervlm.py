@@ -25,7 +25,7 @@ class FasterVLM(Selecting):
     needs: ClassVar[tuple[str, ...]] = ("attention features",)
     differs: ClassVar[str] = (
         "a budget is of a whole picture with all its tiles, theirs of each tile; marks at the ends "
-        "of lines stay on top of it, as theirs do"
+        "of lines stay on top of it: their code packs tiles without, and so counts patches alone"
     )
     spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {

@@ -35,7 +35,7 @@ class VisPruner(Selecting):
     differs: ClassVar[str] = (
         "an odd number of others is dealt out as it comes, where theirs ends in an error; tiles of "
         "a picture share its budget, theirs get the same each; marks at the ends of lines stay on "
-        "top of it, as theirs do"
+        "top of it: their code packs tiles without, and so counts patches alone"
     )
     spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {
