@@ -37,7 +37,7 @@ class HiRED(Selecting):
         "the budget is met to the token, where theirs may fall a few short; a share is of the "
         "patches that are left when tiles are packed; marks run through the whole picture line by "
         "line, a tile each, as in their code and not as tiles lie; marks at the ends of lines stay "
-        "on top of the budget, where their script packs tiles without; with per=prompt each picture "
+        "on top of the budget, where their script packs tiles without; with per=prompt a picture "
         "gets a share of it by its size; "
         "where no whole picture comes before its tiles, each tile is a picture by itself"
     )
