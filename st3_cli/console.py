@@ -14,6 +14,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -81,13 +82,18 @@ def print_table(
 ) -> None:
     """A table on stdout; figures to the right, or with `wrap` text that may take several lines.
 
-    Columns of figures that the terminal is too narrow for follow below, beside the first one.
+    Columns of figures that the terminal is too narrow for follow below, beside the first one; text
+    that it is too narrow for goes row by row, each a paragraph under its first cell.
     """
     columns = [[printable(cell) for cell in column] for column in zip(heads, *rows, strict=True)]
     natural = sum(max(map(len, column)) + _GAP for column in columns)
     least = [_least(column, wrap) for column in columns]
     fits = sum(least) + _GAP * len(least) <= out.width
     out.print(title, style="bold")
+    if wrap and not fits:
+        _paragraphs([column[0] for column in columns], [*zip(*columns, strict=True)][1:])
+        return
+    widths = _widths(least, columns, out.width - _GAP * len(least))
     for part in [range(len(heads))] if wrap else _parts(least, out.width):
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_header=any(heads),
@@ -99,11 +105,32 @@ def print_table(
                 head if wrap or natural <= out.width else head.replace(" ", "\n"),
                 justify="left" if wrap or number == 0 else "right",
                 overflow="fold",
-                min_width=least[number] if fits or not wrap else None,
+                width=widths[number] if wrap else None,
+                min_width=None if wrap else least[number],
             )
         for row in zip(*(columns[number][1:] for number in part), strict=True):
             table.add_row(*row)
         out.print(table)
+
+
+def _widths(least: Sequence[int], columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Characters for each column of text: what it needs, and a fair share of what is left."""
+    wanted = [max(few, *map(len, column)) - few for few, column in zip(least, columns, strict=True)]
+    spare = min(room - sum(least), sum(wanted))
+    return [
+        few + more * spare // max(1, sum(wanted)) for few, more in zip(least, wanted, strict=True)
+    ]
+
+
+def _paragraphs(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows of text below each other: the first cell, and what else is said, under it."""
+    for first, *others in rows:
+        out.print(Text(first, style="bold"))
+        for head, cell in zip(heads[1:], others, strict=True):
+            if cell not in ("", "-"):
+                line = Text(f"{head}: {cell}" if head else cell)
+                out.print(Padding(line, (0, 0, 0, 2)))
+    out.print()
 
 
 def _least(column: Sequence[str], wrap: bool) -> int:

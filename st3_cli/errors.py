@@ -61,6 +61,7 @@ def explain(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's own
         message = _line(error.format_message()).replace("Value error, ", "")
         path = getattr(getattr(error, "ctx", None), "command_path", "st3")
+        message += _of_a_method(getattr(error, "option_name", None))
         # `st3` alone has printed its help by now, and has nothing to say.
         return f"{message} (see {path} --help)" if message else "", int(error.exit_code)
     from st3.inference.sources import PictureError
@@ -81,6 +82,19 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, (ValueError, RuntimeError, OSError, ImportError)) and str(error):
         return _line(str(error)), 1
     return f"{type(error).__name__}: {_line(str(error))} (--debug shows where)", 1
+
+
+def _of_a_method(option: str | None) -> str:
+    """Where to write what is no option but a parameter of some method; nothing for all others."""
+    if option is None:
+        return ""
+    from st3.methods import METHODS, parameters
+
+    name = option.lstrip("-").replace("-", "_")
+    method = next((method for method in METHODS if name in parameters(method)), None)
+    if method is None:
+        return ""
+    return f" It is a method's own: write it behind the name, as in {method}:{name}=..."
 
 
 def _out_of_memory(error: Exception) -> str | None:

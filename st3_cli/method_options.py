@@ -52,7 +52,7 @@ MethodOption = Annotated[
     str,
     option(
         METHOD, "--method", metavar="NAME",
-        help="A method, such as st3 or fastv:k=2,r=75%; `st3 methods` lists them.",
+        help="A method, such as st3 or divprune:keep=64; `st3 methods` lists them.",
     ),
 ]  # fmt: skip
 PruneRatioOption = Annotated[

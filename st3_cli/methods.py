@@ -15,6 +15,7 @@ from st3_cli.errors import UsageError
 EXAMPLES = o.examples(
     "st3 methods --model qwen2.5-vl-7b",
     "st3 methods cdpruner",
+    "st3 methods dpp:64",
 )
 _SHARED = ("scorer", "kv_cache_dtype")
 _BEFORE = (*_SHARED, "per", "positions", "tau", "annealing")
@@ -30,7 +31,10 @@ _MEANS = {
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Explain one of them.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]", help="Explain one of them, by its name or as it would be used.",
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -43,17 +47,21 @@ def methods(
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """List the trimming methods by stage, what they need, and their papers; or explain one."""
-    from st3.methods import METHODS
+    from st3.methods import METHODS, make_method
     from st3.methods.scorers import SCORERS
 
-    if name is not None and name not in METHODS:
-        raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     config = None if model is None else _config(model)
-    chosen = METHODS if name is None else {name: METHODS[name]}
-    found = [_described(one, cls, config) for one, cls in chosen.items()]
     if name is not None:
-        print_json(found[0]) if json else _explain(found[0])
+        try:
+            made = make_method(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        one = _described(made.name, type(made), config)
+        if ":" in name:
+            one["parameters"] = dataclasses.asdict(made)
+        print_json(one) if json else _explain(one, name)
         return
+    found = [_described(one, cls, config) for one, cls in METHODS.items()]
     if json:
         print_json({"methods": found, "scorers": list(SCORERS)})
         return
@@ -66,7 +74,8 @@ def methods(
     print_table(
         "Every method takes scorer=NAME, what decides which tokens stay (or a method that drops "
         "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; those "
-        "before the decoder also per=picture or prompt, positions=original or compact, tau=TOKENS",
+        "before the decoder also keep=64 (tokens) or keep=25% (a share; keep=1 is one token, "
+        "keep=1.0 all), per=picture or prompt, positions=original or compact, tau=TOKENS",
         ("scorers",),
         [(", ".join(SCORERS),)],
         wrap=True,
@@ -142,19 +151,34 @@ def _needs(one: dict[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _explain(one: dict[str, Any]) -> None:
+def _explain(one: dict[str, Any], title: str) -> None:
     nested = "" if one["order"] else " (a set: choices for several budgets do not nest)"
     rows = [
         ("drops", one["stage"] + nested),
         ("source", one["source"]),
         ("needs", _needs(one)),
         ("parameters", ", ".join(f"{key}={value}" for key, value in one["parameters"].items())),
-        *((f"{one['name']}:{key}", value) for key, value in one["published"].items()),
+        *(
+            (f"{one['name']}:{key}", f"{_keeps(one['name'], key)}{value}")
+            for key, value in one["published"].items()
+        ),
         ("ours differs", one["differs"]),
     ]
     if "fits" in one:
         rows.append(("fits", _fit(one)))
     text = " ".join(one["text"].split("Attributes:")[0].split())
-    print_table(
-        one["name"], ("", ""), [("what", text), *(row for row in rows if row[1])], wrap=True
-    )
+    print_table(title, ("", ""), [("what", text), *(row for row in rows if row[1])], wrap=True)
+
+
+def _keeps(name: str, setting: str) -> str:
+    """What a named setting of a method keeps, in words; nothing where it has no budget."""
+    from st3.methods import make_method
+    from st3.methods.selecting import Selecting
+
+    method = make_method(f"{name}:{setting}")
+    if not isinstance(method, Selecting):
+        return ""
+    budget = method.budget()
+    kept = f"{budget.tokens} tokens" if budget.share is None else f"{budget.share:.3g} of all"
+    spared = {"marks": " and the marks at the ends of lines", "pictures": ", still pictures whole"}
+    return f"keeps {kept} of each {budget.per}{spared.get(budget.spares, '')}: "

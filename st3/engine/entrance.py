@@ -36,10 +36,13 @@ class Entrance:
 
     def __init__(self, selector: Selector, budget: Budget, prompt: Prompt) -> None:
         self.selector, self.prompt = selector, prompt
-        rows = [budget.pools(row) if sum(row) else () for row in prompt.pictures]
-        self.rows = tuple(rows)
-        self.sizes = tuple(size for row in rows for size in row)
-        self.counts = tuple(budget.of(size) for size in self.sizes)
+        rows = [budget.pools(row) if row else () for row in prompt.parts]
+        self.pools = tuple(pool for row in rows for pool in row)
+        self.rows = tuple(
+            tuple(sum(piece.tokens for piece in pool) for pool in row) for row in rows
+        )
+        self.sizes = tuple(size for row in self.rows for size in row)
+        self.counts = tuple(budget.of_pool(pool) for pool in self.pools)
         self.doubt = torch.zeros(())
         self.tower: Callable[[Entrance], Tower] | None = None
         self.grids: Callable[[], tuple[tuple[int, int] | None, ...]] | None = None
@@ -90,6 +93,7 @@ class Entrance:
             look=self._look,
             notes=notes,
             films=None if self.films is None else self._films,
+            pools=self.pools,
         )
         with torch.no_grad():
             chosen = self.selector.choose(view)

@@ -29,8 +29,9 @@ from st3.engine.follow import Features
 from st3.engine.forward import Forward
 from st3.engine.frames import frame_numbers
 from st3.engine.moved import compacts, moved_up
+from st3.engine.pieces import AS_PICTURES, as_pictures, by_kind, check_moves, video_id, with_pieces
 from st3.engine.prefill import Prefill
-from st3.engine.prompt import layout
+from st3.engine.prompt import Prompt, layout
 from st3.engine.record import Record
 from st3.engine.scope import Scope
 from st3.engine.session import TrimSession
@@ -39,8 +40,6 @@ from st3.engine.tower import Sight, Wish
 from st3.engine.window_layer import layer_for
 from st3.families.parts import Parts
 from st3.families.patches import lengths_of
-
-_VIDEO_IDS = ("video_token_id", "video_token_index")
 
 
 class Trim(Scope):
@@ -51,7 +50,9 @@ class Trim(Scope):
         self.session = session
         selector = session.plan.selector
         asks = () if selector is None else selector.asks()
-        self.wish, self.framed = Wish.of(asks), "frames" in asks
+        self.framed = "frames" in asks
+        self.moves = selector is not None and selector.spares == "pictures"
+        self.wish = Wish.of((*asks, "grid") if self.moves else asks)  # to see videos come
         self.graph: DecodeGraph | None = None
 
 
@@ -107,12 +108,14 @@ def go_on(trim: Trim, forward: Forward, seen: Seen, kwargs: dict[str, Any]) -> d
     if tokens == 1:
         record.step(tokens)
     else:
-        _next_turn(forward, seen, tokens, kwargs)
+        _next_turn(trim, forward, seen, tokens, kwargs)
     changed = forward.arguments() | unpadded(kwargs, padded=record.padded)
     return changed | moved_up(forward, kwargs)
 
 
-def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]) -> None:
+def _next_turn(
+    trim: Trim, forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]
+) -> None:
     """A user's next turn, with pictures or without."""
     record, cache = forward.record, kwargs["past_key_values"]
     mask = padding_mask(seen.mask)
@@ -136,13 +139,14 @@ def _next_turn(forward: Forward, seen: Seen, tokens: int, kwargs: dict[str, Any]
         for layer in cache.trimmed():
             layer.expect(tokens, mask)
         return
+    prompt = _known(trim, forward.parts, prompt, visual, seen)
     turn = record.begin_turn(forward.session.plan.for_prompt(tokens), prompt)
     features = take_features(kwargs)
     forward.prefill = Prefill(record, turn, visual, mask, cache)
     if features is not None:
         forward.prefill.features = Features(*features)
     forward.prefill.frames = _frames(forward.parts, visual, seen, kwargs)
-    look_at_tower(forward.prefill, seen.sights, _by_kind(forward.parts, visual, seen))
+    look_at_tower(forward.prefill, seen.sights, _masks(forward.parts, visual, seen))
     _tell_films(forward.prefill, forward.parts, visual, seen)
 
 
@@ -166,12 +170,16 @@ def begin(
     visual = seen.visual if mask is None else seen.visual & mask.bool()
     prompt = layout(visual, mask, seen.lengths)
     check_pictured(prompt, pictured=seen.pictured)
+    prompt = _known(trim, parts, prompt, visual, seen)
     own = None if prompt.full else mask  # a recording must read no mask of one call
     use_cache = kwargs.get("use_cache")
     if use_cache is None:
         use_cache = parts.decoder.config.use_cache
 
     plan = session.plan.for_prompt(prompt.tokens)
+    if trim.moves:
+        assert plan.selector is not None
+        check_moves(prompt, plan.selector.name)
     features = take_features(kwargs)
 
     def prefill(visual: torch.Tensor) -> Forward:
@@ -190,12 +198,14 @@ def begin(
             session.retire(new)
         record = Record(plan, prompt, visual, own, new)
         record.mark = session.mark
+        if trim.moves and as_pictures(parts.merger) and any(prompt.visual):
+            record.notes.append(AS_PICTURES)
         session.begin(record, new)
         thinning = Prefill(record, record.turns[0], visual, own, new)
         if features is not None:
             thinning.features = Features(*features)
         thinning.frames = _frames(parts, visual, seen, kwargs)
-        look_at_tower(thinning, seen.sights, _by_kind(parts, visual, seen))
+        look_at_tower(thinning, seen.sights, _masks(parts, visual, seen))
         _tell_films(thinning, parts, visual, seen)
         return Forward(session, record, backend, new, thinning)
 
@@ -211,17 +221,14 @@ def begin(
     return kwargs | changed | moved_up(forward, kwargs)
 
 
-def _video_id(config: Any) -> int | None:
-    """The placeholder of a video's tokens, if it has one of its own or shares a picture's."""
-    return next((getattr(config, name) for name in _VIDEO_IDS if getattr(config, name, None)), None)
-
-
-def _by_kind(parts: Parts, visual: torch.Tensor, seen: Seen) -> dict[str, torch.Tensor]:
+def _masks(parts: Parts, visual: torch.Tensor, seen: Seen) -> dict[str, torch.Tensor]:
     """bool [B, n]: visual tokens of what was seen, by kind."""
-    if len(seen.sights) < 2:
-        return dict.fromkeys(seen.sights, visual)
-    video = visual & (seen.ids == _video_id(parts.merger.config))
-    return {"image": visual & ~video, "video": video}
+    return by_kind(parts.merger.config, visual, seen.ids, seen.sights)
+
+
+def _known(trim: Trim, parts: Parts, prompt: Prompt, visual: torch.Tensor, seen: Seen) -> Prompt:
+    """A prompt's layout with what was seen of its pictures and videos."""
+    return with_pieces(prompt, parts.merger, visual, seen.ids, seen.sights, moves=trim.moves)
 
 
 def _frames(
@@ -231,7 +238,7 @@ def _frames(
     tokens, config = parts.adapter.frame_tokens, parts.merger.config
     film = None
     if tokens is not None and seen.ids is not None:
-        video = _video_id(config)
+        video = video_id(config)
         film = None if video is None else seen.ids == video
     positions = kwargs.get("position_ids")
     return partial(frame_numbers, visual, positions, film, tokens(config) if tokens else None)
@@ -240,7 +247,7 @@ def _frames(
 def _tell_films(prefill: Prefill, parts: Parts, visual: torch.Tensor, seen: Seen) -> None:
     """Which tokens are of videos, and how many frames these have, as far as it is known."""
     config, tokens = parts.merger.config, parts.adapter.frame_tokens
-    video, moving = _video_id(config), None
+    video, moving = video_id(config), None
     if video is not None and seen.kinds is not None and seen.kinds.shape == visual.shape:
         moving = seen.kinds == 2
     elif video is not None and seen.ids is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from st3.methods.budget import Piece
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -21,6 +23,7 @@ class Prompt:
         last_visual: the last place of a visual token in any row, -1 if there is none.
         pictures: in each row, visual tokens of each picture, tile, frame or video: what lies
             together, and what came as one.
+        pieces: the same, where more is known of them; nothing where it is not.
     """
 
     tokens: int
@@ -29,6 +32,12 @@ class Prompt:
     trailing: int
     last_visual: int = -1
     pictures: tuple[tuple[int, ...], ...] = ()
+    pieces: tuple[tuple[Piece, ...], ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[int | Piece, ...], ...]:
+        """What budgets are spent on in each row."""
+        return self.pieces or self.pictures
 
     @property
     def full(self) -> bool:
@@ -42,8 +51,9 @@ class Prompt:
             return tuple(of_each[row] for row in rows) if of_each else ()
 
         return replace(
-            self, visual=some(self.visual), text=some(self.text), pictures=some(self.pictures)
-        )
+            self, visual=some(self.visual), text=some(self.text), pictures=some(self.pictures),
+            pieces=some(self.pieces),
+        )  # fmt: skip
 
 
 def layout(visual: torch.Tensor, mask: torch.Tensor | None, brought: Sequence[int] = ()) -> Prompt:

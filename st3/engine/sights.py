@@ -37,7 +37,10 @@ class PooledTower:
         name, total = entrance.selector.name, sum(entrance.prompt.visual)
         for sight in sights.values():
             if sight.trouble:
-                raise ValueError(f"the method {name!r} does not fit this model: {sight.trouble}")
+                raise ValueError(
+                    f"the method {name!r} does not fit this model: {sight.trouble}; take one that "
+                    "looks at the tokens alone (st3 methods says what each needs)"
+                )
             average = any(asked.startswith("attention") for asked in sight.attention)
             if average and not sight.class_token and _AVERAGE not in notes:
                 notes.append(_AVERAGE)
@@ -50,6 +53,11 @@ class PooledTower:
                 f"prompts have places for {total}: give each prompt its own pictures, and one "
                 "sequence"
             )
+
+    @property
+    def tiled(self) -> bool:
+        """See `Tower`."""
+        return any(sight.tiled for sight in self.sights.values())
 
     def attention(self, layer: str) -> torch.Tensor:
         """See `Tower`."""

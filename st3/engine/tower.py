@@ -28,9 +28,11 @@ from st3.families.patches import (
     attention_of,
     blocks_of,
     feature_block,
+    films_of,
     grids_of,
     has_class_token,
     lengths_of,
+    marks_of,
     to_tokens,
     tower_of,
     whole_block,
@@ -49,6 +51,9 @@ class Sight:
 
     Attributes:
         lengths: visual tokens of each. `grids`: lines and columns of these, where known.
+        marks: of each picture, tokens that stand for no patch. `films`: of each video, its tokens
+            and those of a frame; nothing where that is not known.
+        tiled: whether any picture is of several crops.
         attention: what a method asked for -> float32 [tokens].
         crops: int64 [tokens], the number of the crop that each is of, counted through; -1 where it
             is of none, such as marks at the ends of lines.
@@ -61,6 +66,9 @@ class Sight:
 
     lengths: list[int] = field(default_factory=list)
     grids: list[tuple[int, int]] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+    films: list[tuple[int, int]] = field(default_factory=list)
+    tiled: bool = False
     attention: dict[str, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None
     crops: torch.Tensor | None = None
@@ -213,7 +221,7 @@ class TowerWatch:
                 _NOW.seen = None
             given = dict(zip(names, args, strict=False)) | kwargs
             _tell()
-            sight = self._sight(wish, seen, given, made)
+            sight = self._sight(kind, wish, seen, given, made)
             _tell()
             if isinstance(made, dict):
                 sight.made = weakref.ref(made)
@@ -222,11 +230,13 @@ class TowerWatch:
 
         return call
 
-    def _sight(self, wish: Wish, seen: dict[Any, Any], given: Any, made: Any) -> Sight:
+    def _sight(self, kind: str, wish: Wish, seen: dict[Any, Any], given: Any, made: Any) -> Sight:
         features = getattr(made, "pooler_output", made)
         if features is None:
-            return Sight(trouble="its vision tower's features have no common form")
+            return Sight(trouble="its vision tower hands features on in a form of its own")
         sight = Sight(lengths_of(features), grids_of(self.merger, given))
+        if kind == "video":
+            sight.films = films_of(given, sight.lengths)
         sight.class_token = own = self.class_token
         try:
             for layer in wish.layers:
@@ -237,12 +247,15 @@ class TowerWatch:
                 if not rows:
                     raise ValueError("its vision tower did not call attention where st3 sees it")
                 scores = _joined(rows)[..., None]
+                sight.tiled = len(scores) > len(sight.lengths)
                 sight.attention[layer] = self._tokens(given, scores, sight.lengths, own)[:, 0]
                 if sight.crops is None:
                     number = torch.arange(len(scores), device=scores.device).float()
                     number = number[:, None, None].expand(scores.shape)
                     crop = self._tokens(given, number, sight.lengths, own)[:, 0]
                     sight.crops = torch.where(crop.isinf(), -1, crop).round().long()
+            if wish.layers and kind == "image":
+                sight.marks = marks_of(self.merger, given, sight.lengths)
             if wish.features and _keep in seen:
                 sight.features = self._tokens(given, seen[_keep].float(), sight.lengths, own)
         except ValueError as error:

@@ -56,7 +56,7 @@ class Turn:
         """The turn that a prompt begins; `where` is what else is known of it."""
         entering = prompt.visual
         if schedule.entering != ALL:
-            entering = tuple(sum(schedule.entering.of_pictures(row)) for row in prompt.pictures)
+            entering = tuple(sum(schedule.entering.of_pictures(row)) for row in prompt.parts)
         return cls(schedule.inside, scorer, groups, prompt, entering=entering, **where)
 
     def whole(self, layer: int) -> bool:

@@ -76,6 +76,65 @@ def grids_of(merger: Any, given: Mapping[str, Any]) -> list[tuple[int, int]]:
     return [(t * h // side, w // side) for t, h, w in found[0].tolist()]
 
 
+def films_of(given: Mapping[str, Any], lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Of each video, its visual tokens and those of one of its frames; none where unknown.
+
+    What is left behind the last whole frame is of none, as a mark at the end.
+
+    Args:
+        given: what `get_video_features` was given, by name.
+        lengths: visual tokens of each video, or of each frame of them all.
+    """
+    frames = _frames(given)
+    if len(lengths) == sum(frames) != len(frames):
+        each = iter(lengths)
+        lengths = [sum(next(each) for _ in range(count)) for count in frames]
+    if len(lengths) != len(frames):
+        return []
+    return [(tokens, tokens // count) for tokens, count in zip(lengths, frames, strict=True)]
+
+
+def _frames(given: Mapping[str, Any]) -> list[int]:
+    """Frames of each video, as the model is told them."""
+    for name, value in given.items():
+        if value is not None and name.endswith("grid_thw"):
+            return [frames for frames, _, _ in value.tolist()]
+        if value is not None and name.startswith("num_frames"):
+            return [int(frames) for frames in value]
+    for name, value in given.items():
+        if name.startswith("pixel_values") and isinstance(value, torch.Tensor) and value.dim() == 5:
+            return [value.shape[1]] * value.shape[0]
+    return []
+
+
+def marks_of(merger: Any, given: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:
+    """How many tokens of each picture stand for no patch, as at the end of a line.
+
+    By the model's own packing of nothing, on the host.
+
+    Args:
+        given: what `get_image_features` was given, by name.
+        lengths: visual tokens of each picture.
+    """
+    sizes, pack = given.get("image_sizes"), getattr(merger, "pack_image_features", None)
+    none = [0] * len(lengths)
+    if pack is None or sizes is None:
+        return none
+    crops = _crops(merger, sizes)
+    if crops is None:
+        return none
+    vision = merger.config.vision_config
+    side = vision.image_size // vision.patch_size
+    nothing = torch.zeros(sum(crops), side**2, 1, device="cpu")
+    try:
+        found = _packed(merger, pack, nothing, crops, sizes)
+    except (ValueError, RuntimeError):  # a family that packs something else than patches
+        return none
+    if [len(picture) for picture in found] != [*lengths]:
+        return none
+    return [int(picture.isinf().sum()) for picture in found]
+
+
 def to_tokens(
     merger: Any, given: Mapping[str, Any], values: torch.Tensor, lengths: Sequence[int]
 ) -> torch.Tensor:
@@ -99,9 +158,10 @@ def to_tokens(
         inverse = window.to(values.device).argsort()
         values = values.reshape(len(window), -1, width)[inverse].view(crops, patches, width)
     sizes, pack = given.get("image_sizes"), getattr(merger, "pack_image_features", None)
-    if pack is not None and sizes is not None:
-        found = _packed(merger, pack, values, sizes)
-        if found is not None and len(found) == tokens:
+    packed = None if pack is None or sizes is None else _crops(merger, sizes)
+    if packed is not None and sum(packed) == len(values):
+        found = torch.cat(_packed(merger, pack, values, packed, sizes))
+        if len(found) == tokens:
             return found
     pooled = _pooled(merger, given, values, lengths)
     if pooled is not None:
@@ -162,13 +222,13 @@ def _window(merger: Any, given: Mapping[str, Any]) -> torch.Tensor | None:
     return torch.as_tensor(found)
 
 
-def _packed(merger: Any, pack: Any, values: torch.Tensor, sizes: Any) -> torch.Tensor | None:
-    """Tiles as the model packs them, its marks at the ends of lines infinite."""
+def _crops(merger: Any, sizes: Any) -> list[int] | None:
+    """How many crops pictures of these sizes are cut into; None where that is not known."""
     count = getattr(sys.modules[type(merger).__module__], "image_size_to_num_patches", None)
     if count is None:
         return None
     config = merger.config
-    crops = [
+    return [
         count(
             image_size=size,
             grid_pinpoints=config.image_grid_pinpoints,
@@ -176,15 +236,19 @@ def _packed(merger: Any, pack: Any, values: torch.Tensor, sizes: Any) -> torch.T
         )
         for size in sizes
     ]
-    if sum(crops) != len(values):
-        return None
+
+
+def _packed(
+    merger: Any, pack: Any, values: torch.Tensor, crops: Sequence[int], sizes: Any
+) -> list[torch.Tensor]:
+    """Tiles as the model packs them, of each picture, its marks at the ends of lines infinite."""
     marks = values.new_full((values.shape[2],), float("inf"))
     known = inspect.signature(pack).parameters
     more = {"image_newline": marks, "vision_feature_select_strategy": "full"}
-    more["vision_aspect_ratio"] = getattr(config, "vision_aspect_ratio", None)
+    more["vision_aspect_ratio"] = getattr(merger.config, "vision_aspect_ratio", None)
     chosen = {name: value for name, value in more.items() if name in known}
-    packed, _ = pack(list(torch.split(values, crops)), sizes, **chosen)
-    return torch.cat(list(packed))
+    packed, _ = pack(list(torch.split(values, list(crops))), sizes, **chosen)
+    return list(packed)
 
 
 def _pooled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -33,7 +34,7 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
             "total": session.visual_tokens[0],
             "kept_per_layer": session.kept_per_layer(),
         },
-        "selection": _selection(session),
+        "selection": selection_of(session),
         "kv_cache": {
             "bytes": session.kv_bytes[0],
             "untrimmed_bytes": session.untrimmed_kv_bytes[0],
@@ -59,15 +60,29 @@ def describe(answer: Answer, name: str, model: PreTrainedModel, *, prompt: str) 
     }
 
 
-def _selection(session: TrimSession) -> dict[str, Any] | None:
-    """What was chosen before the decoder, and what the method did there otherwise; None if none."""
+def selection_of(session: TrimSession) -> dict[str, Any] | None:
+    """What was chosen before the decoder, and what the method did there otherwise; None if none.
+
+    Tokens of a picture, tile or video count from 0 in each.
+    """
     if session.plan.selector is None:
         return None
+    record = session.record
+    record.check_choices()
+    parts, inside = record.prompt.parts[0], record.turns[0].alive(1, row=0, generated=0)
+    sizes = [part if isinstance(part, int) else part.tokens for part in parts]
+    ends = [*itertools.accumulate(sizes, initial=0)]
+    which = [
+        [number - first for number in inside if first <= number < end]
+        for first, end in itertools.pairwise(ends)
+    ]
     return {
         "method": session.plan.selector.name,
-        "entered": session.record.turns[0].entering[0],
-        "pictures": list(session.record.prompt.pictures[0]),
-        "notes": list(session.record.notes),
+        "entered": len(inside),
+        "pictures": sizes,
+        "entered_per_picture": [len(tokens) for tokens in which],
+        "entered_tokens": which,
+        "notes": list(record.notes),
     }
 
 

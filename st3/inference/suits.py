@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from st3.engine.pieces import as_pictures
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.families.patches import blocks_of, has_class_token, tower_of
@@ -29,6 +30,8 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
         return False, str(error)
     selector = made.selector
     needs = () if selector is None else selector.asks()
+    if selector is not None and selector.spares == "pictures" and as_pictures(parts.merger):
+        return True, "a video comes as pictures: neighbours of one size are its frames"
     if all(need in _MADE_FROM_FEATURES for need in needs):
         return True, ""
     tower = tower_of(parts.merger)

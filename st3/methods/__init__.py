@@ -4,7 +4,8 @@ A method is a frozen dataclass whose fields are its parameters. To add one that 
 decoder, put its file into `st3.methods.before`, where it is found; to add any other, write the
 class and put it into `METHODS`. `trim` and every command know it from then on. A method can be
 written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a
-published setting of the method stands for its parameters, as in `fastervlm:75%`.
+published setting of the method stands for its parameters, as in `dpp:64`; what follows it goes
+before, as in `cdpruner:64,theta=0.5`.
 """
 
 from __future__ import annotations
@@ -40,24 +41,34 @@ def parameters(name: str) -> tuple[str, ...]:
 def make_method(spec: str, **given: Any) -> Method:
     """The method that `spec` names, with the parameters in it and those in `given`.
 
+    A named setting comes first; what is said besides goes before what it says.
+
     Raises:
-        ValueError: an unknown method or parameter (the known ones are named), a parameter given
-            twice, or a bad value.
+        ValueError: an unknown method, setting or parameter (the known ones are named), a parameter
+            given twice, or a bad value.
     """
     name, _, rest = spec.strip().partition(":")
     cls = _find(name)
     known = parameters(name)
-    chosen = {}
+    words = [word for word in map(str.strip, rest.split(",")) if word]
     published: Mapping[str, str] = getattr(cls, "published", {})
-    pairs = [published.get(part.strip(), part.strip()) for part in rest.split(",")]
-    for pair in filter(None, ",".join(pairs).split(",")):
+    named: dict[str, str] = {}
+    if words and words[0] in published:
+        named = dict(pair.split("=") for pair in published[words.pop(0)].split(","))
+    chosen: dict[str, str] = {}
+    for pair in words:
         key, equals, value = (part.strip() for part in pair.partition("="))
         key = key.replace("-", "_")
+        if pair in published:
+            raise ValueError(f"{spec}: a named setting comes first, and alone: got {pair!r} behind")
         if not equals or not value:
-            raise ValueError(f"{spec}: write a parameter as name=value, got {pair!r}")
+            raise ValueError(
+                f"{spec}: write a parameter as name=value, got {pair!r}{_settings(published, pair)}"
+            )
         if key in chosen or key in given:
             raise ValueError(f"{spec}: {key} is given twice")
         chosen[key] = value
+    chosen = {key: value for key, value in named.items() if key not in given} | chosen
     for parameter in (*chosen, *given):
         if parameter not in known:
             raise ValueError(
@@ -102,6 +113,14 @@ def _read(name: str, text: str, hint: Any) -> Any:
         kind = "whole number" if int in allowed else "number"
         raise ValueError(f"{name} must be a {kind}, got {text!r}") from None
     return text
+
+
+def _settings(published: Mapping[str, str], word: str) -> str:
+    """Which named settings there are, behind a word that is none."""
+    alike = [name for name in published if name.replace("drop-", "").replace("keep-", "") == word]
+    if alike:
+        return f"; did you mean {alike[0]}, which is {published[alike[0]]}?"
+    return f", or a named setting: {', '.join(published)}" if published else ""
 
 
 def _find(name: str) -> type[Method]:

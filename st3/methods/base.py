@@ -17,6 +17,7 @@ class Selector(Protocol):
     """What chooses before the decoder: a `st3.methods.selecting.Selecting`."""
 
     name: ClassVar[str]
+    spares: ClassVar[str]
 
     def asks(self) -> tuple[str, ...]:
         """See there."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from st3.methods.budget import ALL, Budget
+from st3.methods.budget import ALL, Budget, Piece
 
 FIRST_PRUNED_LAYER = 4
 """Layers 1-3 keep all visual tokens (paper)."""
@@ -103,13 +103,16 @@ class Schedule:
             return 1.0
         return ANNEALINGS[self.annealing](min(generated, self.tau) / self.tau)
 
-    def count(self, layer: int, visual: int, generated: int = 0, pictures: int = 1) -> int:
+    def count(
+        self, layer: int, visual: int, generated: int = 0, pictures: int = 1,
+        like: Piece | None = None,
+    ) -> int:  # fmt: skip
         """Visual tokens alive in `layer` (from 1) of `visual`, after `generated` tokens.
 
-        Before layer 1 they were `visual`, of so many pictures of about one size.
+        Before layer 1 they were `visual`, of so many pictures of about one size, each `like` that.
         """
         if self.entering != ALL:
-            visual = self.entering.of_alike(visual, pictures)
+            visual = self.entering.of_alike(visual, pictures, like)
         return round(self.keeps[layer - 1] * visual * self.share(generated))
 
     def fitted(self, seeing: Sequence[int], last_cut: int | None = None) -> Schedule:

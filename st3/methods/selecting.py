@@ -78,6 +78,9 @@ class Selecting(Method):
     """What differs from the authors' code."""
     published: ClassVar[Mapping[str, str]] = {}
     """Settings that were published, by name, as parameters."""
+    spares: ClassVar[str] = ""
+    """What stays on top of its budget, one of `st3.methods.budget.SPARES`; with `pictures`, it
+    chooses by motion, and each video is a piece by itself."""
 
     dial: ClassVar[Dial | None] = Dial("keep", 1e-6, 1.0)
 
@@ -101,7 +104,7 @@ class Selecting(Method):
     def budget(self) -> Budget:
         """What `keep` and `per` ask for."""
         share, tokens = read_keep(self.keep)
-        return Budget(share, tokens, self.per)
+        return Budget(share, tokens, self.per, spares=self.spares)
 
     def schedule(self, layers: int) -> Schedule:
         return Schedule((1.0,) * layers, self.tau, self.annealing, self.budget())

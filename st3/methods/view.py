@@ -14,11 +14,16 @@ from typing import Protocol
 
 import torch
 
+from st3.methods.budget import Piece, Pool
 from st3.methods.clips import Clip
 
 
 class Tower(Protocol):
     """What a vision tower did with the pictures, for G pools of at most n visual tokens."""
+
+    @property
+    def tiled(self) -> bool:
+        """Whether any piece is of several crops, the whole picture first."""
 
     def attention(self, layer: str) -> torch.Tensor:
         """Float32 [G, n]: attention that the patches of a token got there, mean over heads.
@@ -56,6 +61,8 @@ class View:
         look: makes what the tower did; raises ValueError where it was not seen.
         notes: what a method did otherwise than it would, a sentence each; for the report.
         films: makes for each pool its videos, in order, see `clips`; the host waits for that once.
+        pools: what each is made of: pictures and, where they are known, their marks; for a method
+            that chooses by motion, videos and their frames.
     """
 
     features: torch.Tensor
@@ -68,6 +75,16 @@ class View:
     look: Callable[[], Tower]
     notes: list[str] = field(default_factory=list)
     films: Callable[[], tuple[tuple[Clip, ...], ...]] | None = None
+    pools: tuple[Pool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.pools:
+            object.__setattr__(self, "pools", tuple((Piece(size),) for size in self.sizes))
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Tokens of each pool that are known to stand for no patch."""
+        return tuple(sum(piece.marks for piece in pool) for pool in self.pools)
 
     @property
     def most(self) -> int:

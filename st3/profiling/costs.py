@@ -51,7 +51,8 @@ def costs_of(
     """
     pictures = pictures_in(work, picture)
     count = work.batch * pictures
-    course = course_of(counter.layers, schedule, work, pictures)
+    like = None if picture is None else picture.piece
+    course = course_of(counter.layers, schedule, work, pictures, like)
     return Costs(
         prefill_macs=work.batch * counter.prefill(course),
         decode_macs=work.batch * counter.decode(course),

@@ -19,6 +19,7 @@ from st3.engine.record import Plan
 from st3.engine.window_layer import WindowLayer
 from st3.families.parts import Parts
 from st3.methods import Method
+from st3.methods.budget import Piece
 from st3.methods.schedule import Schedule
 from st3.profiling.layers import Layer
 from st3.profiling.shape import Workload
@@ -50,7 +51,11 @@ def schedule_of(method: Method, parts: Parts, work: Workload) -> Schedule:
 
 
 def course_of(
-    layers: Sequence[Layer], schedule: Schedule, work: Workload, pictures: int = 1
+    layers: Sequence[Layer],
+    schedule: Schedule,
+    work: Workload,
+    pictures: int = 1,
+    like: Piece | None = None,
 ) -> Course:
     """Follow one prompt of a workload.
 
@@ -58,6 +63,7 @@ def course_of(
         layers: sizes of the model's.
         schedule: for prompts of this length.
         pictures: in the prompt, which say where the last visual token stands.
+        like: what each of them is, if that is known.
     """
     prompt = Prompt(
         tokens=work.visual + work.text,
@@ -67,7 +73,7 @@ def course_of(
         last_visual=work.visual + work.text - work.trailing(pictures) - 1,
     )
     numbers = range(1, len(layers) + 1)
-    visual = schedule.entering.of_alike(work.visual, pictures)
+    visual = schedule.entering.of_alike(work.visual, pictures, like)
     schedule = schedule.inside
     tokens = [schedule.count(n, visual) + work.text for n in numbers]
     lenders = [(layer.lender or n) - 1 for n, layer in zip(numbers, layers, strict=True)]

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from st3.engine.pieces import as_pictures
 from st3.families.meta import identity, meta_model
 from st3.families.parts import find_parts
+from st3.families.patches import films_of, lengths_of, marks_of
 from st3.inference.image_processors import image_processor_for
 from st3.inference.video_processors import video_processor_for
+from st3.methods.budget import Piece
 from st3.profiling.counting import Counting
 
 STANDARD = (1344, 896)
@@ -35,12 +38,14 @@ class Picture:
         size: width and height in pixels.
         tokens: visual tokens.
         vision_macs, projector_macs: of encoding it.
+        piece: what selectors are told of it.
     """
 
     size: tuple[int, int]
     tokens: int
     vision_macs: int
     projector_macs: int
+    piece: Piece | None = None
 
 
 def picture_of(
@@ -117,15 +122,18 @@ def _count(config: Any, size: tuple[int, int], together: int) -> Picture:
     try:
         with torch.no_grad(), Counting(tower) as counting:
             features = merger.get_image_features(**inputs, return_dict=True)
-        tokens = tokens_of(features.pooler_output)
+        lengths = lengths_of(features.pooler_output)
     except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             "cannot tell how many visual tokens a picture of "
             f"{size[0]} x {size[1]} pixels makes: {reason}"
         ) from error
-    found = tokens, counting.inside, counting.total - counting.inside
-    return Picture(size, *(number // together for number in found))
+    found = sum(lengths), counting.inside, counting.total - counting.inside
+    tokens, vision, projector = (number // together for number in found)
+    marks = sum(marks_of(merger, inputs, lengths)) // together
+    piece = Piece(tokens, marks, tokens if as_pictures(merger) else 0)
+    return Picture(size, tokens, vision, projector, piece)
 
 
 def _count_video(config: Any, size: tuple[int, int], frames: int) -> Picture:
@@ -157,8 +165,11 @@ def _count_video(config: Any, size: tuple[int, int], frames: int) -> Picture:
         try:
             with torch.no_grad(), Counting(tower_of(model)) as counting:
                 features = walk(shown, **inputs, return_dict=True)
-            tokens = tokens_of(features.pooler_output) + behind
-            return Picture(size, tokens, counting.inside, counting.total - counting.inside)
+            lengths = lengths_of(features.pooler_output)
+            tokens, inside = sum(lengths) + behind, counting.inside
+            ((_, frame),) = films_of({name: shown, **inputs}, lengths) or [(0, tokens // frames)]
+            piece = Piece(tokens, frame=frame)
+            return Picture(size, tokens, inside, counting.total - inside, piece)
         except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
             failure = failure or error
     reason = " ".join(str(failure).split())[:200]

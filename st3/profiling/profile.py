@@ -121,7 +121,7 @@ def profile(
         machine["ceilings"] = asdict(best)
     work = works[0]
     picture, unknown = picture_if_any(config, work.picture, work.together, work.frames)
-    pictures = pictures_in(work, picture)
+    pictures, like = pictures_in(work, picture), None if picture is None else picture.piece
     if picture is None:
         notes = [*notes, f"Vision tower and projector not counted: {unknown}."]
     if maker.state_bytes:
@@ -153,7 +153,7 @@ def profile(
         samples=tuple(samples),
         alive={
             label: [
-                [schedule.count(layer, work.visual, t, pictures) for layer in layers]
+                [schedule.count(layer, work.visual, t, pictures, like) for layer in layers]
                 for t in range(work.new)
             ]
             for label, schedule in schedules.items()

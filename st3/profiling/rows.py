@@ -153,8 +153,9 @@ class RowMaker:
         return kv_by_device(self._config, each, self._places)
 
     def _course(self, variant: Variant, work: Workload) -> Course:
-        pictures = pictures_in(work, self._picture(work))
-        return course_of(self._counter.layers, self.schedule(variant, work), work, pictures)
+        picture, schedule = self._picture(work), self.schedule(variant, work)
+        pictures, like = pictures_in(work, picture), None if picture is None else picture.piece
+        return course_of(self._counter.layers, schedule, work, pictures, like)
 
     def _picture(self, work: Workload) -> Picture | None:
         return picture_if_any(self._config, work.picture, work.together, work.frames)[0]

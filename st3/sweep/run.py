@@ -134,7 +134,7 @@ class Sweep:
         """Of the visual tokens, in a layer on average, those that never enter one counted."""
         schedule = schedule_of(method, self._parts, self.work)
         pictures = pictures_in(self.work, self.picture)
-        enter = schedule.entering.of_alike(self.work.visual, pictures)
+        enter = schedule.entering.of_alike(self.work.visual, pictures, self.picture.piece)
         return schedule.mean_keep * enter / self.work.visual
 
     def _times(self, method: Any) -> dict[str, float]:

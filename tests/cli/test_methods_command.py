@@ -9,6 +9,7 @@ import pytest
 
 from st3.methods import METHODS
 from st3.methods.before import selectors
+from st3_cli import console
 
 
 def test_by_stage(st3_: Any) -> None:
@@ -68,5 +69,38 @@ def test_a_family_without_a_tower() -> None:
 def test_no_such_method(st3_: Any) -> None:
     result = st3_("methods", "divprun")
     assert result.code == 2
-    assert "unknown method 'divprun'; known: none" in result.err
+    assert "unknown method 'divprun' (did you mean divprune?); known: none" in result.err
     assert len(result.err.strip().splitlines()) == 1
+
+
+def test_one_with_its_settings(st3_: Any) -> None:
+    found = json.loads(st3_("methods", "cdpruner:64,theta=0.5", "--json").out)
+    assert (found["name"], found["parameters"]["keep"]) == ("cdpruner", "64")
+    assert found["parameters"]["theta"] == 0.5
+    shown = " ".join(st3_("methods", "fastervlm").out.split())
+    assert "fastervlm:drop-90% keeps 58 tokens of each picture and the marks" in shown
+    shown = " ".join(st3_("methods", "hired").out.split())
+    assert "hired:keep-20% keeps 0.2 of all of each picture" in shown
+
+
+def test_settings_of_no_use(st3_: Any) -> None:
+    result = st3_("methods", "divprune:keep=200%")
+    assert result.code == 2
+    assert result.err.strip().endswith("got 200%")
+    result = st3_("run", "x.jpg", "what", "--keep", "64")
+    assert result.code == 2
+    assert "It is a method's own: write it behind the name, as in" in result.err
+    assert ":keep=..." in result.err
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+def test_names_are_whole_at_any_width(
+    st3_: Any, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr(console.out, "width", columns)
+    shown = st3_("methods").out
+    assert max(map(len, shown.splitlines())) <= columns
+    words = {*shown.replace(",", " ").split()}
+    assert {*METHODS, "object_layer=0.375"} <= words
+    for method in METHODS.values():
+        assert {*method.source.replace(",", " ").split()} <= words

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import greedy as any_greedy
+from families.talk import Talk
 from families.zoo import ZOO
-from methods.references import by_determinants, farthest, relevance
+from methods.references import by_determinants, evs, farthest, relevance
 
 import st3
+from st3.engine.pieces import by_kind
+from st3.engine.tower import Sight
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
+from st3.inference.report import selection_of
 from st3.methods import make_method
 from st3.methods.before import selectors
 from st3.verification.compacted import compacted_logits
@@ -149,6 +154,10 @@ def test_every_method_in_several_families(name: str, kind: str, method: str) -> 
     mask = inputs["attention_mask"]
     parts = find_parts(model)
     visual = visual_mask(parts.visual_ids, inputs["input_ids"]) & mask.bool()
+    if method == "evs" and name == "llava_next":  # two pictures of different sizes
+        with st3.trim(model, method), pytest.raises(ValueError, match="nothing moves in a still"):
+            greedy(model, inputs, 1)
+        return
     with st3.trim(model, method, keep=0.3, tau=9) as session:
         ours = greedy(model, inputs)
         record = session.record
@@ -158,7 +167,7 @@ def test_every_method_in_several_families(name: str, kind: str, method: str) -> 
     entered = []
     for row, places in enumerate(numbers):
         inside = record.turns[0].entered(row)
-        assert len({*inside}) == len(inside) == sum(budget.of_pictures(record.prompt.pictures[row]))
+        assert len({*inside}) == len(inside) == sum(budget.of_pictures(record.prompt.parts[row]))
         entered.append([places[n] for n in inside])
     answer = ours.sequences[:, inputs["input_ids"].shape[1] :]
     said = Hidden(
@@ -262,3 +271,139 @@ def test_a_family_whose_patches_cannot_be_told() -> None:
         pytest.raises(ValueError, match="'scope' does not fit this model: its vision tower"),
     ):
         greedy(model, inputs, 1)
+
+
+# Tokens of each video in a prompt, and of a frame.
+VIDEOS = {
+    "qwen2_5_vl": [(24, 8), (8, 4)], "qwen3_vl": [(24, 8), (8, 4)], "glm4v": [(24, 8), (8, 4)],
+    "llava_next_video": [(12, 4)] * 2, "llava_onevision": [(13, 4)] * 2,
+    "video_llava": [(136, 17)] * 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_evs_takes_a_video_at_a_time(name: str) -> None:
+    """Also where text stands between frames, or nothing between two videos."""
+    if not ZOO[name].known:
+        pytest.skip(f"this transformers has no {ZOO[name].config}")
+    model = _model(name)
+    inputs = ZOO[name].inputs(model, ("ttVVtt",))
+    visual = visual_mask(find_parts(model).visual_ids, inputs["input_ids"])[0]
+    states = embeddings(model, inputs)[0][visual]
+    for keep, many in ((0.5, 0.5), (1, 0)):
+        with st3.trim(model, "evs", keep=keep) as session:
+            greedy(model, inputs, 2)
+            assert session.cache.live_bytes == session.kv_bytes[-1]  # type: ignore[union-attr]
+        want, first = [], 0
+        for tokens, frame in VIDEOS[name]:
+            count, whole = max(frame, int(many * tokens)), tokens // frame * frame
+            numbers = [n // frame if n < whole else -9 for n in range(tokens)]
+            chosen = evs(states[first : first + tokens], numbers, count)
+            want += sorted(first + n for n in chosen)
+            first += tokens
+        assert session.kept(1) == want
+        assert not session.record.notes
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_picture_beside_a_video_stays_whole(name: str) -> None:
+    """Frames together or apart; alone it is refused."""
+    model = _model(name)
+    inputs = ZOO[name].inputs(model, ("ttItVtt",))
+    with st3.trim(model, "evs:keep=10%") as session:
+        greedy(model, inputs, 1)
+    assert session.kept(1) == [*range(16 + 8)]
+    assert session.record.notes == ["pictures beside a video stay whole: nothing moves in them"]
+    for asked in ("evs", "pvtp:scorer=evs,stride=1"):
+        with st3.trim(model, asked), pytest.raises(ValueError, match="'evs' goes by what changes"):
+            greedy(model, ZOO[name].inputs(model, ("ttItt",)), 1)
+
+
+def test_a_picture_in_a_turn_after_a_video_stays_whole() -> None:
+    talk = Talk(_model("qwen2_5_vl"), ZOO["qwen2_5_vl"].inputs)
+    with st3.trim(talk.model, "evs:keep=10%") as session:
+        talk.say(("tVttt",))
+        talk.say(("tItt",))
+        turns = session.record.turns
+    assert [turn.prompt.visual for turn in turns] == [(24,), (turns[1].entering[0],)]
+    assert turns[0].entering == (8,)
+    assert "pictures beside a video" in session.record.notes[0]
+
+
+def test_kinds_by_marks_where_they_share_a_placeholder() -> None:
+    """As GLM's: what stands between a video's marks is of a video."""
+    config = SimpleNamespace(video_token_id=9, video_start_token_id=5, video_end_token_id=6)
+    ids = torch.tensor([[1, 8, 8, 5, 1, 8, 8, 1, 8, 6, 8, 1]])
+    found = by_kind(config, ids == 8, ids, {"image": Sight(), "video": Sight()})
+    assert found["image"].nonzero()[:, 1].tolist() == [1, 2, 10]
+    assert found["video"].nonzero()[:, 1].tolist() == [5, 6, 8]
+
+
+def test_pictures_of_one_size_are_frames_where_videos_come_so() -> None:
+    model = _model("llava")
+    with st3.trim(model, "evs:keep=30%") as session:
+        greedy(model, ZOO["llava"].inputs(model, ("tItItItt",)), 1)
+    assert session.kept(1)[:16] == [*range(16)]
+    assert len(session.kept(1)) == 16  # a frame at least; 30 % of 48 are fewer
+    assert "shows a video as pictures" in session.record.notes[0]
+    with st3.trim(model, "evs"), pytest.raises(ValueError, match="nothing moves"):
+        greedy(model, ZOO["llava"].inputs(model, ("tItt",)), 1)
+
+
+@pytest.mark.parametrize("method", ["fastervlm", "vispruner", "hiprune", "hired"])
+@pytest.mark.parametrize("per", ["picture", "prompt"])
+def test_marks_of_tiled_pictures_stay_on_top(method: str, per: str) -> None:
+    """As many patches as the budget says, and all ends of lines, found where stock packs zeros."""
+    model = _model("llava_next")
+    inputs = ZOO["llava_next"].inputs(model, ("ttIItttt",))
+    newline = model.model.image_newline.detach()
+    with torch.no_grad():
+        packed = embeddings(model, inputs)[0]
+    visual = visual_mask(find_parts(model).visual_ids, inputs["input_ids"])[0]
+    marks = (packed[visual] == newline).all(1).nonzero().flatten().tolist()
+    assert marks
+    with st3.trim(model, method, keep=10, per=per) as session:
+        greedy(model, inputs, 3)
+        kept = session.kept(1)
+        assert session.cache.live_bytes == session.kv_bytes[-1]  # type: ignore[union-attr]
+    assert {*marks} <= {*kept}
+    assert len(kept) == len(marks) + (20 if per == "picture" else 10)
+
+
+def test_tiles_without_a_whole_picture_before_them_are_noted() -> None:
+    for name, row, noted in (("llava_next", "ttItt", False), ("internvl, qwen3", "ttItt", True)):
+        model = _model(name)
+        with st3.trim(model, "hired") as session:
+            greedy(model, ZOO[name].inputs(model, (row,)), 1)
+        said = "no picture of several tiles behind a whole one: attention alone, as fastervlm"
+        assert (said in session.record.notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"), [("llava", "divprune:keep=5"), ("qwen2_5_vl", "fastervlm:keep=3,tau=9")]
+)
+def test_the_report_names_what_the_cache_holds(name: str, spec: str) -> None:
+    """Keys of layer 1 are the same with and without what was dropped: they tell tokens apart."""
+    model = _model(name)
+    inputs = ZOO[name].inputs(model, ("ttItItt",))
+    visual = visual_mask(find_parts(model).visual_ids, inputs["input_ids"])[0]
+    with torch.no_grad():
+        stock = model(**inputs).past_key_values.layers[0].keys[0]
+        with st3.trim(model, spec) as session:
+            model(**inputs)
+            layer = session.cache.layers[0]  # type: ignore[union-attr]
+            keys = layer.keys[0, :, layer.start : layer.end]
+            told = selection_of(session)
+    places = [int((stock - key[:, None]).abs().sum((0, 2)).argmin()) for key in keys.unbind(1)]
+    numbers = visual.long().cumsum(0) - 1
+    held = sorted(int(numbers[place]) for place in places if visual[place])
+    assert told is not None
+    first, said = 0, []
+    for size, many, which in zip(
+        told["pictures"], told["entered_per_picture"], told["entered_tokens"], strict=True
+    ):
+        assert many == len(which) == session.method.budget().of(size)  # type: ignore[attr-defined]
+        said += [first + number for number in which]
+        first += size
+    assert said == held
+    assert told["entered"] == len(held)

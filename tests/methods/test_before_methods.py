@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from st3.methods import METHODS, make_method
 from st3.methods.before import selectors
-from st3.methods.budget import Budget
+from st3.methods.budget import Budget, Piece, Pool, films
 from st3.methods.cells import divided
 from st3.methods.clips import Clip
 from st3.methods.greedy import ranked
@@ -27,6 +27,7 @@ class FakeTower:
 
     def __init__(self, valid: torch.Tensor, crop: torch.Tensor | None = None) -> None:
         self.valid, self.crop = valid, crop
+        self.tiled = crop is not None
 
     def _drawn(self, name: str) -> torch.Tensor:
         seed = sum(map(ord, name))
@@ -52,9 +53,14 @@ class FakeTower:
 
 
 def view_of(
-    method: Selecting, sizes: tuple[int, ...] = SIZES, crop: torch.Tensor | None = None
+    method: Selecting,
+    sizes: tuple[int, ...] = SIZES,
+    crop: torch.Tensor | None = None,
+    pools: tuple[Pool, ...] = (),
 ) -> tuple[View, Any]:
     """Pools of these sizes, padded with numbers that are none."""
+    pools = pools or tuple((Piece(size, frame=min(4, size)),) for size in sizes)
+    sizes = tuple(sum(piece.tokens for piece in pool) for pool in pools)
     valid = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(*valid.shape, 24, generator=draw)
@@ -67,7 +73,7 @@ def view_of(
         features=features.masked_fill(~valid[..., None], float("nan")),
         valid=valid,
         sizes=sizes,
-        counts=tuple(budget.of(size) for size in sizes),
+        counts=tuple(map(budget.of_pool, pools)),
         frames=lambda: frames,
         words=lambda: (words, here),
         grids=lambda: tuple(
@@ -75,6 +81,7 @@ def view_of(
         ),
         look=lambda: tower,
         films=lambda: tuple((Clip(0, size // 4, 4),) if size > 3 else () for size in sizes),
+        pools=pools,
     )
     return view, tower
 
@@ -185,7 +192,7 @@ def test_the_order_of_tokens_does_not_matter(spec: str) -> None:
     tower._drawn = lambda name: drawn
     moved = View(
         view.features[:, turned], view.valid, view.sizes, view.counts, view.frames, view.words,
-        view.grids, view.look,
+        view.grids, view.look, pools=view.pools,
     )  # fmt: skip
     after = method.choose(moved).picks[0, :5]
     if spec.startswith("dpp"):  # whose first is the first of equals
@@ -204,6 +211,104 @@ def test_hired_of_one_crop_is_fastervlm() -> None:
     one, other = make_method("hired:keep=6"), make_method("fastervlm:keep=6")
     found: list[Any] = [x.choose(view_of(x)[0]).picks[:, :1].tolist() for x in (one, other)]  # type: ignore[attr-defined]
     assert found[0] == found[1]
+
+
+def test_evs_takes_each_video_by_itself_and_still_pictures_whole() -> None:
+    """Two videos and a picture in one pool: no frame is compared with one of another video."""
+    pool = (Piece(12, frame=4), Piece(5), Piece(9, frame=4))
+    method: Any = make_method("evs:keep=60%,per=prompt")
+    view, _ = view_of(method, pools=(pool,))
+    assert view.counts == (5 + 12,)  # 60 % of 21, rounded down
+    got = {*method.choose(view).picks[0, :17].tolist()}
+    V = view.features[0]
+    change = dict.fromkeys((*range(4), *range(17, 21), 25), 255.0)
+    for first, last in ((4, 12), (21, 25)):
+        for n in range(first, last):
+            change[n] = 1 - references.cosines(V[[n, n - 4]])[0][1]
+    moving = sorted(change, key=lambda n: (-change[n], n))[:12]
+    assert got == {*range(12, 17), *moving}
+    assert view.notes == ["pictures beside a video stay whole: nothing moves in them"]
+    small: Any = make_method("evs:keep=1,per=prompt")
+    view, _ = view_of(small, pools=(pool,))
+    assert view.counts == (5 + 8,)
+    first = {*range(4), *range(12, 21)}
+    assert {*small.choose(view).picks[0, :13].tolist()} == first
+
+
+MARKED = (Piece(16, marks=4), Piece(9))
+"""A picture of three lines of four patches with a mark at the end of each but the last, and more:
+    places 4, 9, 14, 15."""
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["fastervlm:keep=5", "vispruner:keep=6,important=0.5", "hired:keep=50%", "hiprune:keep=5"],
+)
+@pytest.mark.parametrize("per", ["picture", "prompt"])
+def test_marks_stay_on_top_of_the_budget(spec: str, per: str) -> None:
+    """And what stays beside them is the reference's choice of the patches alone."""
+    method: Any = make_method(f"{spec},per={per}")
+    pools = ((MARKED[0],), (MARKED[1],)) if per == "picture" else (MARKED,)
+    view, tower = view_of(method, pools=pools)
+    places = torch.tensor([4, 9, 14, 15])
+    bare = torch.zeros_like(view.valid)
+    bare[0, places] = True
+    drawn = tower._drawn
+    tower._drawn = lambda name: drawn(name).masked_fill(bare, float("inf"))
+    tower.crop = torch.zeros_like(view.valid).long().masked_fill(bare, -1)
+    if per == "prompt":
+        tower.crop[0, 16:] = 1
+    picks = method.choose(view).picks
+    budget = method.budget()
+    for pool, pieces in enumerate(pools):
+        size, marks = view.sizes[pool], sum(piece.marks for piece in pieces)
+        count = view.counts[pool]
+        assert count == budget.of(size - marks) + marks
+        got = {*picks[pool, :count].tolist()}
+        assert len(got) == count
+        patches = [n for n in range(size) if not bare[pool, n]]
+        assert got >= {n for n in range(size) if bare[pool, n]}
+        attention = drawn("attention features")[pool, patches].tolist()
+        if method.name == "fastervlm":
+            want = references.best(attention, count - marks)
+        elif method.name == "vispruner":
+            X = tower.features()[pool, patches]
+            want = references.vispruner(X, attention, method.important, count - marks)
+        elif method.name == "hired" and per == "picture":
+            want = references.best(attention, count - marks)
+        else:
+            continue
+        assert got - {n for n in range(size) if bare[pool, n]} == {patches[n] for n in want}
+
+
+def test_hired_spends_a_prompt_s_budget_on_each_picture() -> None:
+    """Of two pictures with tiles, one of them larger: no picture is taken for another's tile."""
+    one = [0] * 8 + [1, 1, 2, 2] * 2
+    crop = torch.tensor([[*one, *(n + 3 for n in one), *([6] * 8)]])
+    pool = (Piece(16), Piece(16), Piece(8))
+    method: Any = make_method("hired:keep=20,per=prompt")
+    view, tower = view_of(method, (40,), crop, pools=(pool,))
+    got = {*method.choose(view).picks[0, :20].tolist()}
+    want: set[int] = set()
+    early, late = (tower._drawn(f"attention {x}")[0].tolist() for x in ("first", "features"))
+    for first, last, own, budget in ((0, 16, one, 8), (16, 32, one, 8), (32, 40, [0] * 8, 4)):
+        inside = _within(early[first:last], late[first:last], own, budget)
+        want |= {first + n for n in inside}
+    rest = [n for n in references.best(late, 40) if n not in want]
+    assert got == {*want, *rest[: 20 - len(want)]}
+
+
+def _within(early: list[float], late: list[float], crop: list[int], budget: int) -> set[int]:
+    """What a picture's tiles take of its budget, which truncation may leave short."""
+    whole = references.best([e if c == 0 else -1.0 for e, c in zip(early, crop, strict=True)], 8)
+    tiles, spent = max(crop), budget // 2
+    marked, found = whole[:4], set()
+    for tile in range(tiles + 1):
+        marks = sum(n * tiles // 8 + 1 == tile for n in marked)
+        many = (spent if tiles else budget) if tile == 0 else marks * (budget - spent) // 4
+        inside = [n for n, c in enumerate(crop) if c == tile]
+        found |= {*sorted(inside, key=lambda n: -late[n])[:many]}
+    return found
 
 
 def test_evs_of_one_frame_is_the_first() -> None:
@@ -274,6 +379,22 @@ def test_budgets(budget: Budget, sizes: tuple[int, ...], want: tuple[int, ...]) 
     assert budget.of_pictures(sizes) == want
 
 
+def test_neighbours_that_may_be_frames_are_a_video() -> None:
+    frame, other, still = Piece(4, frame=4), Piece(6, frame=6), Piece(4)
+    assert films((frame, frame, other, frame, still, frame, frame)) == (
+        Piece(8, frame=4), other, frame, still, Piece(8, frame=4),
+    )  # fmt: skip
+    assert not frame.moves
+    assert Piece(8, frame=4).moves
+    assert films((Piece(8, frame=4), Piece(8, frame=4))) == (Piece(8, frame=4), Piece(8, frame=4))
+    budget = make_method("evs").schedule(2).entering
+    assert budget.of_alike(40, 5) == 10
+    assert budget.of_alike(8, 2) == 4  # a frame at least
+    assert budget.of_alike(40, 5, still) == 40
+    assert budget.of_alike(40, 2, Piece(20, frame=2)) == 10
+    assert make_method("fastervlm:keep=5").schedule(2).entering.of_alike(40, 2, Piece(20, 3)) == 16
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -281,7 +402,15 @@ def test_budgets(budget: Budget, sizes: tuple[int, ...], want: tuple[int, ...]) 
         ("divprune:keep=-3", "at least 1 token, got -3"),
         ("divprune:keep=0%", "above 0 and up to 1"),
         ("divprune:keep=1.5", "above 0 and up to 1, such as 0.11 or 11%, or a whole number"),
+        ("divprune:keep=200%", r"\(1 is one token; 1.0 or 100% is all\); got 200%"),
+        ("divprune:keep=nan", "keep must be a share"),
         ("divprune:keep=many", "keep must be a share"),
+        ("cdpruner:theta=0.5,64", "a named setting comes first, and alone: got '64' behind"),
+        ("cdpruner:64,128", "a named setting comes first, and alone: got '128' behind"),
+        ("cdpruner:64,keep=5,keep=6", "keep is given twice"),
+        ("fastervlm:90%", r"did you mean drop-90%, which is keep=58,positions=compact\?"),
+        ("hired:20%", "did you mean keep-20%"),
+        ("dpp:65", "name=value, got '65', or a named setting: 128, 64, 32"),
         ("divprune:keep=none", "keep must be a share"),
         ("dpp:per=tile", "per must be one of picture, prompt, got 'tile'"),
         ("dpp:positions=new", "positions must be one of original, compact"),
@@ -303,8 +432,15 @@ def test_settings_that_cannot_be(spec: str, message: str) -> None:
         make_method(spec).schedule(12)
 
 
+def test_what_follows_a_named_setting_goes_before_it() -> None:
+    made = make_method("cdpruner:64,theta=0.5")
+    assert made == make_method("cdpruner:keep=64,theta=0.5,positions=compact")
+    made = make_method("cdpruner:64", keep=5)
+    assert made == make_method("cdpruner:theta=1,positions=compact", keep=5)
+
+
 def test_a_share_is_rounded_down_where_the_authors_do() -> None:
-    assert make_method("hired:10%").schedule(2).entering.of(576) == 57
+    assert make_method("hired:keep-10%").schedule(2).entering.of(576) == 57
     assert make_method("divprune:keep=10%").schedule(2).entering.of(576) == 58
 
 

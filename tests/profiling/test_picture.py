@@ -10,12 +10,17 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from transformers import AutoConfig
 
+import st3
 from st3.families.meta import meta_model
+from st3.inference.decoding import decode
 from st3.inference.image_processors import image_processor_for
 from st3.inference.presets import PRESETS, known_config
 from st3.inference.random_weights import random_model
 from st3.inference.shrink import shrink
+from st3.methods import make_method
+from st3.profiling.costs import costs_of
 from st3.profiling.layers import layers_of
+from st3.profiling.macs import MacCounter
 from st3.profiling.picture import encode, picture_of, tower_of
 from st3.profiling.runs import random_inputs
 from st3.profiling.shape import Workload, shape_of
@@ -133,6 +138,25 @@ def test_a_live_model_takes_what_was_counted(name: str) -> None:
         logits = model(**inputs, logits_to_keep=1).logits
     assert logits.shape[:2] == (2, 1)
     assert bool(logits.isfinite().all())
+
+
+def test_marks_on_top_of_a_budget_are_predicted_to_the_byte() -> None:
+    """LLaVA-NeXT: 32 rows of a photo's tiles end in a mark; published: 145 patches beside them."""
+    picture = picture_of(known_config("llava-next-7b"), PHOTO)
+    schedule = make_method("fastervlm:next-drop-95%").schedule(32)
+    assert schedule.count(1, picture.tokens, like=picture.piece) == 145 + 32
+    config = shrink(known_config("llava-next-7b"))
+    model = random_model(config, device="cpu")
+    picture = picture_of(config, PHOTO)
+    work = Workload(2 * picture.tokens, text=8, new=3, batch=2, picture=PHOTO)
+    inputs = random_inputs(model, work)
+    for spec in ("fastervlm:keep=10%", "hired:keep=9", "vispruner:keep=9,per=prompt", "dpp:keep=9"):
+        method = make_method(spec)
+        with st3.trim(model, method) as session:
+            decode(model, inputs, endless=True, max_new_tokens=3)
+        schedule = method.schedule(config.get_text_config().num_hidden_layers)
+        cost = costs_of(MacCounter(model), picture, schedule, work, 4)
+        assert tuple(session.kv_bytes) == cost.kv_bytes, spec
 
 
 def test_blocks_that_get_the_same_are_counted_as_if_each_had_run() -> None:

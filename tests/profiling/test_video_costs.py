@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from families.checkpoints import CHECKPOINTS, save_checkpoint
 from PIL import Image
 
@@ -19,6 +20,8 @@ from st3.families.parts import find_parts
 from st3.inference.generation import prepare
 from st3.inference.presets import known_config
 from st3.inference.videos import Clip
+from st3.methods import make_method
+from st3.profiling import picture
 from st3.profiling.picture import picture_of
 
 FILMS = [name for name, made in CHECKPOINTS.items() if made.films]
@@ -60,6 +63,24 @@ def test_macs_of_patches_by_hand() -> None:
     assert one.tokens == 256
     assert found.vision_macs == 8 * one.vision_macs  # no patch sees those of another pair
     assert found.projector_macs == 8 * one.projector_macs
+
+
+def test_a_method_of_frames_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen frames in pairs of 256 tokens, as the processor would hand them on."""
+
+    def processor(films: Any, **_: Any) -> dict[str, torch.Tensor]:
+        patches = torch.zeros(8 * 32 * 32, 3 * 2 * 14 * 14)
+        return {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[8, 32, 32]])}
+
+    monkeypatch.setattr(picture, "video_processor_for", lambda config: processor)
+    monkeypatch.setattr(picture, "_FOUND", {})
+    config = known_config("qwen2.5-vl-7b")
+    film, still = picture_of(config, (448, 448), frames=16), picture_of(config, (448, 448))
+    assert film.tokens == 8 * 256
+    for spec, want in (("evs:drop-90%", 256), ("evs:drop-75%", 512)):  # a pair of frames at least
+        schedule = make_method(spec).schedule(28)
+        assert schedule.count(1, film.tokens, like=film.piece) == want
+        assert schedule.count(1, still.tokens, like=still.piece) == still.tokens
 
 
 @needs_torchvision

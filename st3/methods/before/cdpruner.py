@@ -28,8 +28,13 @@ class CDPruner(Selecting):
     source: ClassVar[str] = "CDPruner, arXiv 2506.10967"
     needs: ClassVar[tuple[str, ...]] = ("features", "text")
     differs: ClassVar[str] = (
-        "relevance is the cosine to the mean embedding of the prompt's text, as where there is no "
-        "CLIP text encoder; with LLaVA the authors ask CLIP's, which checkpoints of LLaVA lack"
+        "relevance is +cosine to the mean embedding of all the prompt's text, as where there is no "
+        "CLIP text encoder; with LLaVA the authors ask CLIP's, which checkpoints of LLaVA lack, "
+        "and take -cosine; it is brought to 0..1 in each choice (theirs: over all crops), "
+        "without their 1e-6, so that the least relevant token comes last; theta is 0.5 by default, "
+        "as in an engine's port, where theirs is 1; tiles of a picture are one choice with one "
+        "budget, theirs one each, and marks at the ends of lines are in it and count: their code "
+        "packs tiles without"
     )
     published: ClassVar[Mapping[str, str]] = {
         "128": "keep=128,theta=1,positions=compact",

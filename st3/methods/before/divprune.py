@@ -26,7 +26,8 @@ class DivPrune(Selecting):
     differs: ClassVar[str] = (
         "float32, and what was chosen is out of the choice, so that no token counts twice; "
         "each picture by itself unless per=prompt, as there; positions kept unless "
-        "positions=compact, as there"
+        "positions=compact, as there; marks at the ends of lines are in the choice and in the "
+        "budget, as there"
     )
     published: ClassVar[Mapping[str, str]] = {"paper": "keep=9.8%,per=prompt,positions=compact"}
 

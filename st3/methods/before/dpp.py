@@ -22,7 +22,10 @@ class DPP(Selecting):
     name: ClassVar[str] = "dpp"
     source: ClassVar[str] = "CDPruner without a question, arXiv 2506.10967"
     needs: ClassVar[tuple[str, ...]] = ("features",)
-    differs: ClassVar[str] = "where the kernel's rank is used up, prompt order goes on, not NaN"
+    differs: ClassVar[str] = (
+        "where the kernel's rank is used up, prompt order goes on, not NaN; marks at the ends of "
+        "lines are in the choice and count in the budget"
+    )
     published: ClassVar[Mapping[str, str]] = {
         "128": "keep=128,positions=compact",
         "64": "keep=64,positions=compact",

@@ -24,14 +24,15 @@ class FasterVLM(Selecting):
     source: ClassVar[str] = "FasterVLM, arXiv 2412.01818v1"
     needs: ClassVar[tuple[str, ...]] = ("attention features",)
     differs: ClassVar[str] = (
-        "marks at the ends of lines are kept first and count in the budget, where theirs come on "
-        "top; a budget is of a whole picture with all its tiles, theirs of each tile"
+        "a budget is of a whole picture with all its tiles, theirs of each tile; marks at the ends "
+        "of lines stay on top of it: their code packs tiles without, and so counts patches alone"
     )
+    spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {
-        "75%": "keep=144,positions=compact",
-        "90%": "keep=58,positions=compact",
-        "95%": "keep=29,positions=compact",
-        "next-95%": "keep=145,positions=compact",
+        "drop-75%": "keep=144,positions=compact",
+        "drop-90%": "keep=58,positions=compact",
+        "drop-95%": "keep=29,positions=compact",
+        "next-drop-95%": "keep=145,positions=compact",
     }
 
     def choose(self, view: View) -> Chosen:

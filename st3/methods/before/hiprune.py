@@ -11,6 +11,8 @@ from st3.methods.selecting import Chosen, Selecting
 if TYPE_CHECKING:
     from st3.methods.view import View
 
+_FIRST = 8.0
+
 
 @dataclass(frozen=True)
 class HiPrune(Selecting):
@@ -32,8 +34,10 @@ class HiPrune(Selecting):
     differs: ClassVar[str] = (
         "tiles of a picture share its budget, theirs get the same each, and where they are packed, "
         "neighbours are those left and right alone; in towers with windows a layer is the next one "
-        "that sees a whole picture"
+        "that sees a whole picture; marks at the ends of lines stay on top of the budget, which is "
+        "of patches as theirs is"
     )
+    spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {
         "192": "keep=192",
         "128": "keep=128",
@@ -68,8 +72,10 @@ class HiPrune(Selecting):
 
         tower, valid = view.tower, view.valid
         middle = tower.received(f"{self.object_layer:g}")
-        deep = tower.received("features").clamp_max(1).masked_fill(~valid, 0)
-        many = [round(count * self.alpha / 5) for count in view.counts]
+        seen = tower.received("features")
+        deep = seen.clamp_max(1).masked_fill(~valid, 0)
+        patches = (count - marks for count, marks in zip(view.counts, view.marks, strict=True))
+        many = [round(count * self.alpha / 5) for count in patches]
         anchors = ranked(middle.masked_fill(middle.isinf(), -1), valid, max(1, *many))
         number = torch.arange(anchors.shape[1], device=valid.device)
         wanted = number < view.fixed(many)
@@ -87,7 +93,7 @@ class HiPrune(Selecting):
             standing = torch.where(
                 (marked > 0) & (standing < marked), deep.double() + marked, standing
             )
-        return Chosen(ranked(standing, valid, view.most))
+        return Chosen(ranked(standing.masked_fill(seen.isinf(), _FIRST), valid, view.most))
 
 
 METHOD = HiPrune

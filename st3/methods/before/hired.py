@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from st3.methods.budget import Budget
     from st3.methods.view import View
 
+_NO_TILES = "no picture of several tiles behind a whole one: attention alone, as fastervlm"
+
 
 @dataclass(frozen=True)
 class HiRED(Selecting):
@@ -32,14 +34,18 @@ class HiRED(Selecting):
     needs: ClassVar[tuple[str, ...]] = ("attention first", "attention features")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
-        "the budget is met to the token, where theirs may fall a few short; marks run through the "
-        "whole picture line by line, a tile each, as in their code and not as tiles lie; marks at "
-        "the ends of lines are kept first and count in the budget"
+        "the budget is met to the token, where theirs may fall a few short; a share is of the "
+        "patches that are left when tiles are packed; marks run through the whole picture line by "
+        "line, a tile each, as in their code and not as tiles lie; marks at the ends of lines stay "
+        "on top of the budget, where their script packs tiles without; with per=prompt a picture "
+        "gets a share of it by its size; "
+        "where no whole picture comes before its tiles, each tile is a picture by itself"
     )
+    spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {
-        "20%": "keep=20%,alpha=0.5,positions=compact",
-        "40%": "keep=40%,alpha=0.5,positions=compact",
-        "10%": "keep=10%,alpha=0.5,positions=compact",
+        "keep-20%": "keep=20%,alpha=0.5,positions=compact",
+        "keep-40%": "keep=40%,alpha=0.5,positions=compact",
+        "keep-10%": "keep=10%,alpha=0.5,positions=compact",
     }
 
     keep: float | int | str = "20%"
@@ -55,18 +61,39 @@ class HiRED(Selecting):
 
     def choose(self, view: View) -> Chosen:
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         from st3.methods.greedy import ranked
 
         tower, valid = view.tower, view.valid
-        early, late = tower.attention("first"), tower.attention("features")
-        crop = tower.crops().masked_fill(~valid, -1)
+        if not tower.tiled:
+            view.note(_NO_TILES)
+        early, late, crop = tower.attention("first"), tower.attention("features"), tower.crops()
+        cuts = _cuts(view)
+        early, late_in, crop = (
+            pad_sequence([x[pool, here] for pool, here, _ in cuts], True, fill)
+            for x, fill in ((early, 0), (late, 0), (crop, -1))
+        )
+        enters = self._enters(early, late_in, crop, view.fixed([budget for *_, budget in cuts]))
+        inside = torch.zeros_like(valid)
+        for number, (pool, here, _) in enumerate(cuts):
+            inside[pool, here] = enters[number, : here.stop - here.start]
+        return Chosen(ranked(late.clamp_max(1).double() + 2 * inside, valid, view.most))
+
+    def _enters(
+        self, early: torch.Tensor, late: torch.Tensor, crop: torch.Tensor, budget: torch.Tensor
+    ) -> torch.Tensor:
+        """bool [P, n]: what gets in of a picture in each row, by budgets of patches [P, 1].
+
+        All that is of no crop does, such as marks at the ends of lines.
+        """
+        import torch
+
         first = crop.masked_fill(crop < 0, 1 << 30).amin(1, keepdim=True)
         crop = torch.where(crop < 0, -1, crop - first)  # 0 is the whole picture
         tiles = crop.amax(1, keepdim=True)
         whole = crop == 0
         size = whole.sum(1, keepdim=True)
-        budget = view.fixed(view.counts)
         spent = torch.where(tiles > 0, (budget * self.alpha).long().minimum(size), budget)
         # Marks on the whole picture, which run through it line by line, a tile each.
         standing = _rank(early.masked_fill(~whole, -1.0))
@@ -87,8 +114,24 @@ class HiRED(Selecting):
         inside = place - place.masked_fill(~begins, 0).cummax(1).values
         inside = torch.empty_like(inside).scatter_(1, order, inside)
         within = inside < each.gather(1, crop.clamp_min(0))
-        enters = (within & (crop >= 0)) | (crop < 0)
-        return Chosen(ranked(late.clamp_max(1).double() + 2 * enters, valid, view.most))
+        return within | (crop < 0)
+
+
+def _cuts(view: View) -> list[tuple[int, slice, int]]:
+    """Of each picture its pool, its place there, and its budget of patches."""
+    found = []
+    for number, (pool, count, marks) in enumerate(
+        zip(view.pools, view.counts, view.marks, strict=True)
+    ):
+        patches = count - marks
+        total = max(1, sum(piece.tokens for piece in pool) - marks)
+        first = before = 0
+        for piece in pool:
+            behind = before + piece.tokens - piece.marks
+            budget = patches * behind // total - patches * before // total
+            found.append((number, slice(first, first + piece.tokens), budget))
+            first, before = first + piece.tokens, behind
+    return found
 
 
 def _rank(score: torch.Tensor) -> torch.Tensor:

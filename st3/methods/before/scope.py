@@ -29,7 +29,7 @@ class SCOPE(Selecting):
     needs: ClassVar[tuple[str, ...]] = ("attention features", "patches")
     differs: ClassVar[str] = (
         "the mean over heads in place of the sum, which ranks alike; marks at the ends of lines "
-        "count as salient as the best patch, and cover nothing"
+        "count as salient as the best patch, cover nothing, so come last, and count in the budget"
     )
     published: ClassVar[Mapping[str, str]] = {
         "192": "keep=192,positions=compact",

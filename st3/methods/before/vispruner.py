@@ -33,8 +33,11 @@ class VisPruner(Selecting):
     needs: ClassVar[tuple[str, ...]] = ("attention features", "patches")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
-        "an odd number of others is dealt out as it comes, where theirs ends in an error"
+        "an odd number of others is dealt out as it comes, where theirs ends in an error; tiles of "
+        "a picture share its budget, theirs get the same each; marks at the ends of lines stay on "
+        "top of it: their code packs tiles without, and so counts patches alone"
     )
+    spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {
         "128": "keep=128,important=0.5,positions=compact",
         "64": "keep=64,important=0.75,positions=compact",
@@ -55,8 +58,9 @@ class VisPruner(Selecting):
         order = ranked(tower.attention("features"), view.valid, view.valid.shape[1])
         similar = similarities(units(tower.features(), view.valid))
         chosen = []
-        for pool, (size, count) in enumerate(zip(view.sizes, view.counts, strict=True)):
-            head = int(count * self.important + 1e-9)
+        numbers = zip(view.sizes, view.counts, view.marks, strict=True)
+        for pool, (size, count, marks) in enumerate(numbers):
+            head = marks + int((count - marks) * self.important + 1e-9)  # marks come first
             rest = order[pool, head:size]
             while len(rest) > count - head:
                 first, second = rest[0::2], rest[1::2]
