@@ -137,6 +137,10 @@ def _needs(one: dict[str, Any]) -> str:
             said.append(f"the class token's attention ({layer})")
         elif kind == "received":
             said.append(f"attention that patches get ({layer})")
+        elif kind == "joint":
+            said.append(f"the class token's attention, heads as one ({layer})")
+        elif kind == "keys":
+            said.append(f"the tower's keys ({layer})")
         else:
             said.append(_MEANS[need])
     return ", ".join(said)

@@ -38,7 +38,7 @@ class PooledTower:
         for sight in sights.values():
             if sight.trouble:
                 raise ValueError(f"the method {name!r} does not fit this model: {sight.trouble}")
-            average = any(asked.startswith("attention") for asked in sight.attention)
+            average = any(asked.startswith(("attention", "joint")) for asked in sight.attention)
             if average and not sight.class_token and _AVERAGE not in notes:
                 notes.append(_AVERAGE)
             if sight.moved and _MOVED not in notes:
@@ -58,6 +58,17 @@ class PooledTower:
     def received(self, layer: str) -> torch.Tensor:
         """See `Tower`."""
         return self._asked(f"received {layer}")
+
+    def joint(self, layer: str) -> torch.Tensor:
+        """See `Tower`."""
+        return self._asked(f"joint {layer}")
+
+    def keys(self, layer: str) -> torch.Tensor:
+        """See `Tower`."""
+        found = {kind: sight.keys[f"keys {layer}"] for kind, sight in self.sights.items()}
+        shape = next(iter(found.values())).shape[1:]
+        pooled = self._pooled({kind: keys.flatten(1) for kind, keys in found.items()})
+        return torch.where(pooled.isinf(), 0, pooled).unflatten(2, shape)
 
     def crops(self) -> torch.Tensor:
         """See `Tower`."""
