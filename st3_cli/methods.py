@@ -44,13 +44,18 @@ def methods(
 ) -> None:  # fmt: skip
     """List the trimming methods by stage, what they need, and their papers; or explain one."""
     from st3.methods import METHODS
+    from st3.methods.composed import split
     from st3.methods.scorers import SCORERS
 
-    if name is not None and name not in METHODS:
+    composed = name is not None and len(split(name)) > 1
+    if name is not None and not composed and name not in METHODS:
         raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     config = None if model is None else _config(model)
-    chosen = METHODS if name is None else {name: METHODS[name]}
-    found = [_described(one, cls, config) for one, cls in chosen.items()]
+    chosen = METHODS if name is None or composed else {name: METHODS[name]}
+    if name is not None and composed:
+        found = [_composed(name, config)]
+    else:
+        found = [_described(one, cls, config) for one, cls in chosen.items()]
     if name is not None:
         print_json(found[0]) if json else _explain(found[0])
         return
@@ -60,13 +65,14 @@ def methods(
     heads = ["name", "parameters", "what it does", "needs", "source"]
     if config is not None:
         heads.insert(4, f"fits {model}")
-    for stage in sorted({one["stage"] for one in found}, key=_depth):
+    for stage in sorted({one["stage"] for one in found}, key=lambda one: (_depth(one), one)):
         rows = [_row(one) for one in found if one["stage"] == stage]
         print_table(f"Methods that drop {stage}", heads, rows, wrap=True)
     print_table(
         "Every method takes scorer=NAME, what decides which tokens stay (or a method that drops "
         "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; those "
-        "before the decoder also per=picture or prompt, positions=original or compact, tau=TOKENS",
+        "before the decoder also per=picture or prompt, positions=original or compact, tau=TOKENS. "
+        "A+B is one of these and, for what it lets in, one inside: visionzip:keep=50%+st3:tau=64",
         ("scorers",),
         [(", ".join(SCORERS),)],
         wrap=True,
@@ -108,6 +114,40 @@ def _described(name: str, cls: Any, config: Any) -> dict[str, Any]:
         from st3.inference.suits import suits
 
         found["fits"], found["instead"] = suits(cls, config)
+    return found
+
+
+def _composed(spec: str, config: Any) -> dict[str, Any]:
+    from st3.methods import make_method
+
+    try:
+        made: Any = make_method(spec)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    parts = made.before, made.inside
+    found = {
+        "name": made.name,
+        "parameters": {
+            f"{part.name}.{field.name}": getattr(part, field.name)
+            for part in parts
+            for field in dataclasses.fields(part)
+        },
+        "what": f"{made.before.name}, and {made.inside.name} inside for what that lets in.",
+        "source": made.source,
+        "stage": made.stage,
+        "needs": list(made.before.asks()),
+        "order": not made.before.is_set,
+        "published": {},
+        "differs": made.before.differs,
+        "text": " ".join(
+            f"{part.name}: {(inspect.getdoc(part) or '').partition('Attributes:')[0]}"
+            for part in parts
+        ),
+    }
+    if config is not None:
+        from st3.inference.suits import suits
+
+        found["fits"], found["instead"] = suits(lambda: made, config)
     return found
 
 

@@ -15,7 +15,7 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     """Whether a method fits a model of this configuration, and what it does otherwise there.
 
     Args:
-        method: of the registry, with its default parameters.
+        method: makes it: a class of the registry, with its default parameters.
         config: of a model that fits st3.
 
     Raises:
