@@ -52,7 +52,8 @@ MethodOption = Annotated[
     str,
     option(
         METHOD, "--method", metavar="NAME",
-        help="A method, such as st3 or fastv:k=2,r=75%; `st3 methods` lists them.",
+        help="A method, such as st3, fastv:k=2,r=75% or visionzip:keep=50%+st3 (one before the "
+        "decoder, one in it); `st3 methods` lists them.",
     ),
 ]  # fmt: skip
 PruneRatioOption = Annotated[
