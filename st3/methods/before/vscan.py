@@ -35,6 +35,9 @@ class VScan(Selecting):
     name: ClassVar[str] = "vscan"
     source: ClassVar[str] = "VScan, arXiv 2505.22654"
     stage: ClassVar[str] = "before the decoder, and once in it"
+    needs: ClassVar[tuple[str, ...]] = (
+        "attention 0.25", "attention features", "features", "grid",
+    )  # fmt: skip
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "where windows do not share their part evenly, the late layer fills it up; positions after "
@@ -45,9 +48,6 @@ class VScan(Selecting):
         "64": "keep=96,second=0.3333333333,positions=compact",
         "qwen": "keep=16.7%,second=0.333",
     }
-    needs: ClassVar[tuple[str, ...]] = (
-        "attention 0.25", "attention features", "features", "grid",
-    )  # fmt: skip
 
     scorer: str = "last-token"
     keep: float | int | str = "16.7%"
@@ -96,6 +96,7 @@ class VScan(Selecting):
             mark = wide[pool, :size].isinf()
             score = wide[pool, :size].clamp_max(1).double() + 2 * first + 4 * mark
             found = ranked(score[None], view.valid[pool, None, :size], size)[0]
+            found = found.masked_fill((best < 0).any(), -1)  # scores that are no numbers
             stays, others = found[:count].clamp_min(0), found[count:].clamp_min(0)
             picks.append(found)
             parts.append([Part(stays, stays, torch.ones_like(stays).float())])
