@@ -68,7 +68,7 @@ class PooledTower:
         found = {kind: sight.keys[f"keys {layer}"] for kind, sight in self.sights.items()}
         shape = next(iter(found.values())).shape[1:]
         pooled = self._pooled({kind: keys.flatten(1) for kind, keys in found.items()})
-        return torch.where(pooled.isinf(), 0, pooled).unflatten(2, shape)
+        return torch.where(pooled.isinf(), 0, pooled).view(*pooled.shape[:2], *shape)
 
     def crops(self) -> torch.Tensor:
         """See `Tower`."""

@@ -33,7 +33,8 @@ class Turn:
         entering: visual tokens of each row that enter layer 1, of those that the prompt brought; at
             most so many, until a selector has chosen that decides that itself.
         merges: see `merged`. `features`: layer -> those that a decoder adds behind it, float
-            [B, n, d], where they were merged as well. `held`: what a recording of its prefill reads at its address.
+            [B, n, d], where they were merged as well. `held`: what a recording of its prefill reads
+            at its address.
     """
 
     schedule: Schedule

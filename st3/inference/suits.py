@@ -34,6 +34,8 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     tower = tower_of(parts.merger)
     if tower is None or not blocks_of(tower):
         return False, "its vision tower has no blocks of attention to look into"
-    if any(need.startswith(("attention", "joint")) for need in needs) and not has_class_token(tower):
+    if any(need.startswith(("attention", "joint")) for need in needs) and not has_class_token(
+        tower
+    ):
         return True, "no class token: attention from all patches instead"
     return True, ""

@@ -47,12 +47,12 @@ class Composed(Method):
 
     def __post_init__(self) -> None:
         a, b = self.before, self.inside
-        if not isinstance(a, Selecting):
-            raise ValueError(
+        if not isinstance(a, Selecting):  # no wrong type: another method
+            raise ValueError(  # noqa: TRY004
                 f"{a.name}+{b.name}: the first must drop before the decoder, and {a.name} does not"
             )
         if isinstance(b, (Selecting, Composed)):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004
                 f"{a.name}+{b.name}: the second must drop inside the decoder, and {b.name} does "
                 "not; one method before it is all there can be"
             )

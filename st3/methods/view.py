@@ -29,7 +29,7 @@ class Tower(Protocol):
         """Float32 [G, n]: the same from all patches of the picture on average, always."""
 
     def joint(self, layer: str) -> torch.Tensor:
-        """Float32 [G, n]: as `attention`, of all heads as one: a softmax of their joint products."""
+        """Float32 [G, n]: as `attention`, of all heads as one, by one softmax."""
 
     def keys(self, layer: str) -> torch.Tensor:
         """Float32 [G, n, heads, size]: keys there, mean over a token's patches; 0 where none."""

@@ -118,14 +118,16 @@ class RowMaker:
             if measured and label not in measured:
                 continue
             schedule = self.schedule(variant, work, measured.get(label))
-            known = not schedule.entering.adaptive
+            known, by_device = not schedule.entering.adaptive, None
+            if known:
+                by_device = self._kv_by_device(variant, work, schedule)
             cost = self._costs(variant, work, schedule)
             figures = counted(cost, full) if known else uncounted(cost, full, measured.get(label))
             figures |= {
                 "weights_bytes": self.weights_bytes,
                 "weights_measured_bytes": None if variant.peer else weights_measured,
                 "weights_bytes_by_device": self._spread,
-                "kv_bytes_by_device": self._kv_by_device(variant, work, schedule) if known else None,
+                "kv_bytes_by_device": by_device,
             }  # fmt: skip
             if ceilings is not None and measured:
                 figures |= timed(label, measured, work)

@@ -38,8 +38,8 @@ class Hidden:
         entered: of each row, places of the visual tokens that a selector let in, the most important
             first; None where all enter.
         embeddings: float [B, n, d], what the decoder gets of the prompt in place of its own; None
-            where no token was merged into another. `features`: the same of what it adds behind early
-            layers, by layer.
+            where no token was merged into another. `features`: the same of what it adds behind
+            early layers, by layer.
     """
 
     schedule: Any

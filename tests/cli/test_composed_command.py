@@ -56,7 +56,9 @@ def test_a_profile_counts_a_composition_and_says_what_it_cannot_count(
     alive = 2 * 32 + 8 * 16 + 10 * 9
     assert rows["visionzip:keep=32+fastv"]["kv_bytes"] == alive * token
     assert rows[label]["settings"]["inside"]["stride"] == 2
-    timed = st3_(*common, "--repeats", 1, "--new-tokens", 3, "--json", "--output", tmp_path / "x.md")
+    timed = st3_(
+        *common, "--repeats", 1, "--new-tokens", 3, "--json", "--output", tmp_path / "x.md"
+    )
     rows = {row["method"]: row for row in json.loads(timed.out)["rows"]}
     row = rows["prumerge"]
     entered = (row["kv_bytes"] / token - 10 * 9) / 10
@@ -71,8 +73,8 @@ def test_a_profile_of_rows_that_differ_has_measured_bytes(st3_: Any, tmp_path: P
     path = tmp_path / "config.json"
     path.write_text(tiny_config().to_json_string(), encoding="utf-8")
     result = st3_(
-        "profile", "--config", path, "--methods", "prumerge_plus", "--batch-size", 3, "--repeats", 1,
-        "--text-tokens", 9, "--new-tokens", 2, "--json",
+        "profile", "--config", path, "--methods", "prumerge_plus", "--batch-size", 3,
+        "--repeats", 1, "--text-tokens", 9, "--new-tokens", 2, "--json",
     )  # fmt: skip
     row = json.loads(result.out)["rows"][1]
     assert row["kv_bytes"] is not None

@@ -1,8 +1,8 @@
-"""Slow, obvious references of published mergings: plain loops over one picture, in double precision.
+"""Slow, obvious references of published mergings: plain loops over one picture.
 
 Written from the formulas, and without a line of the library. Each returns the numbers of the tokens
-that stay, and a dense matrix as a list of rows: the new value of token i is the sum of W[i][j] times
-token j. Rows of tokens that are dropped do not matter.
+that stay, and a dense matrix as a list of rows: the new value of token i is the sum of W[i][j]
+times token j. Rows of tokens that are dropped do not matter.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class FakeTower:
 
     def keys(self, layer: str) -> torch.Tensor:
         """Two heads of three."""
-        made = torch.randn(*self.valid.shape, 2, 3, generator=torch.Generator().manual_seed(len(layer)))
+        made = torch.randn(
+            *self.valid.shape, 2, 3, generator=torch.Generator().manual_seed(len(layer))
+        )
         return torch.where(self.valid[..., None, None], made, float("nan"))
 
     def crops(self) -> torch.Tensor:

@@ -45,8 +45,8 @@ def test_in_a_list() -> None:
         "none,visionzip:per=prompt,keep=50%+st3:tau=64,stride=2,fastervlm:90%+fastv,k=3,r=0.1,vtw"
     )
     assert list(found) == [
-        "none", "visionzip:per=prompt,keep=50%+st3:tau=64,stride=2", "fastervlm:90%+fastv:k=3,r=0.1",
-        "vtw",
+        "none", "visionzip:per=prompt,keep=50%+st3:tau=64,stride=2",
+        "fastervlm:90%+fastv:k=3,r=0.1", "vtw",
     ]  # fmt: skip
     assert [method.name for method in found.values()] == [
         "none", "visionzip+st3", "fastervlm+fastv", "vtw",

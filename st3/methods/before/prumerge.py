@@ -50,12 +50,9 @@ class PruMerge(Selecting):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.neighbours < 0:
-            raise ValueError(
-                f"{self.name}: neighbours must not be negative, got {self.neighbours}"
-            )
+            raise ValueError(f"{self.name}: neighbours must not be negative, got {self.neighbours}")
 
     def choose(self, view: View) -> Chosen:
-        import torch
 
         from st3.methods.greedy import rows_of, similarities
         from st3.methods.merging import padded
@@ -97,11 +94,15 @@ class PruMerge(Selecting):
         return self.marked(score, top), top
 
     def marked(self, score: torch.Tensor, kept: int) -> torch.Tensor:
-        """Of scores [n], float64: above 1 for those that stay, the first ones most; 0 elsewhere."""
+        """Of scores [n], float64: above 1 for those that stay, the first ones most; 0 elsewhere.
+
+        Marks at the ends of lines always stay, and first.
+        """
         import torch
 
         best = score.argsort(descending=True, stable=True)[:kept]
-        return torch.zeros_like(score).double().index_fill_(0, best, 4.0)
+        stays = torch.zeros_like(score).double().index_fill_(0, best, 4.0)
+        return stays + 4.0 * score.isinf()
 
     def _merge(
         self, order: torch.Tensor, kept: int, count: int, score: torch.Tensor, similar: torch.Tensor

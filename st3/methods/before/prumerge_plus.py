@@ -45,7 +45,7 @@ class PruMergePlus(PruMerge):
         rest = score.argsort(descending=True, stable=True)[many:].sort().values
         wanted = kept - many
         number = torch.arange(wanted, device=score.device) * len(rest) // max(1, wanted)
-        return marked.index_fill_(0, rest[number], 2.0)
+        return marked.maximum(torch.zeros_like(marked).index_fill_(0, rest[number], 2.0))
 
 
 METHOD = PruMergePlus

@@ -26,8 +26,8 @@ class ToMe(Selecting):
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "once, of what leaves the projector, by its cosines: theirs merges a little in every block "
-        "of the tower, by keys, which no grid of patches survives; tokens stay in prompt order from "
-        "round to round; attention is not weighted by how many a token stands for"
+        "of the tower, by keys, which no grid of patches survives; tokens stay in prompt order; "
+        "attention is not weighted by how many a token stands for"
     )
 
     def choose(self, view: View) -> Chosen:

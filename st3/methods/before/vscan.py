@@ -41,8 +41,8 @@ class VScan(Selecting):
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "where windows do not share their part evenly, the late layer fills it up; positions after "
-        "the second cut are kept, theirs count anew; windows of 6 x 6 tokens in every family, and a "
-        "layer with windows of its own is the next one without"
+        "the second cut are kept, theirs count anew; windows of 6 x 6 tokens in every family, and "
+        "a layer with windows of its own is the next one without"
     )
     published: ClassVar[Mapping[str, str]] = {
         "64": "keep=96,second=0.3333333333,positions=compact",
