@@ -173,7 +173,10 @@ class Prefill:
         if self.entrance is None:
             return hidden
         with self.record.choosing():
-            self.entrance.choose(hidden, self.visual, self.valid, self._frames, self.record.notes)
+            seen = hidden
+            if self.features is not None:  # some decoders add all that a picture is
+                seen = self.features.add(0, hidden, self.place, self.valid)
+            self.entrance.choose(seen, self.visual, self.valid, self._frames, self.record.notes)
             if self.entrance.adaptive:
                 self.turn.entering = self.entrance.entering
                 self._enter_group(self.group)

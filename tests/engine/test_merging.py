@@ -85,7 +85,7 @@ def test_an_adaptive_count_is_the_rule_s_in_every_row_and_cached_as_such(name: s
     model, inputs = tiny_llava(), prompts("ttIttItttt", "tItt")
     for part in model.model.vision_tower.modules():  # else nothing stands out
         if part.__class__.__name__ == "CLIPAttention":
-            part.q_proj.weight.data.mul_(40)
+            part.q_proj.weight.data.mul_(20)
     standing = [outliers(row.tolist()) for row in joint_attention(model, inputs)]
     assert max(standing) > 1
     with st3.trim(model, name, tau=9) as session:
@@ -99,7 +99,7 @@ def test_an_adaptive_count_is_the_rule_s_in_every_row_and_cached_as_such(name: s
     else:
         for row, n, got in zip(joint_attention(model, inputs), standing, many, strict=True):
             best = {*row.argsort(descending=True)[:n].tolist()}
-            assert got == len(best | {*range(0, 64, max(1, int(64 / n) // 3))}) + 1
+            assert got == min(64, 1 + len(best | {*range(0, 64, max(1, int(64 / n) // 3))}))
     assert len(kept[0]) != len(kept[1])
     # What comes after is what the masked oracle says, and a row alone is the same.
     visual = inputs["input_ids"] == model.config.image_token_id

@@ -25,10 +25,10 @@ from st3.verification.compacted import compacted_logits
 from st3.verification.masked import Hidden, masked_logits
 
 CASES = [
-    ("llava", "padded", "visionzip:keep=40%,tau=9"),
+    ("llava", "padded", "visionzip:keep=60%,contextual=0.5,tau=9"),
     ("llava_next, granite", "one", "tome:keep=40%"),  # whose decoder scales its embeddings
     ("granite4_vision", "one", "tome:keep=40%"),  # and adds features
-    ("qwen3_vl", "padded", "visionzip:keep=40%,tau=9"),
+    ("qwen3_vl", "padded", "visionzip:keep=60%,contextual=0.5,tau=9"),
     ("qwen3_vl", "filmed", "aim:keep=40%"),
     ("gemma4", "padded", "tome:keep=40%,tau=9"),  # embeddings of each layer, made of the first
     ("qwen3_5", "one", "tome:keep=40%,tau=9"),
@@ -105,7 +105,10 @@ def test_what_is_merged_is_the_dense_product(
             pool += 1
     assert turn.merged is not None
     torch.testing.assert_close(turn.merged, embeddings, atol=1e-5, rtol=1e-5)
-    assert not torch.equal(embeddings, stock["inputs_embeds"])
+    plain = [stock["inputs_embeds"], *early(stock).values()]
+    merged = [embeddings, *features.values()]
+    for one, other in zip(merged, plain, strict=True):
+        assert not other[visual].any() or not torch.equal(one, other)
     assert turn.features.keys() == features.keys()
     for layer, values in features.items():
         torch.testing.assert_close(turn.features[layer], values, atol=1e-5, rtol=1e-5)
