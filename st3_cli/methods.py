@@ -119,6 +119,7 @@ def _described(name: str, cls: Any, config: Any) -> dict[str, Any]:
 
 def _composed(spec: str, config: Any) -> dict[str, Any]:
     from st3.methods import make_method
+    from st3.methods.composed import INSIDE
 
     try:
         made: Any = make_method(spec)
@@ -131,6 +132,7 @@ def _composed(spec: str, config: Any) -> dict[str, Any]:
             f"{part.name}.{field.name}": getattr(part, field.name)
             for part in parts
             for field in dataclasses.fields(part)
+            if part is made.inside or field.name not in INSIDE
         },
         "what": f"{made.before.name}, and {made.inside.name} inside for what that lets in.",
         "source": made.source,

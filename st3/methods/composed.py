@@ -17,7 +17,7 @@ from st3.methods.schedule import Schedule
 from st3.methods.selecting import Selecting
 
 _JOINT = re.compile(r"\+(?=\s*[^\W\d])")  # and not that of 1e+5
-_INSIDE = ("scorer", "kv_cache_dtype", "tau", "annealing")
+INSIDE = ("scorer", "kv_cache_dtype", "tau", "annealing")
 """Parameters of A that are B's to say."""
 
 
@@ -109,6 +109,6 @@ class Composed(Method):
         before = self.before.settings(layers)
         return {
             "before": {"name": self.before.name}
-            | {name: value for name, value in before.items() if name not in _INSIDE},
+            | {name: value for name, value in before.items() if name not in INSIDE},
             "inside": {"name": self.inside.name, **self.inside.settings(layers)},
         }
