@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from conftest import greedy, prompts, tiny_llava
-from methods.merged_references import outliers
+from methods.merged_references import outliers, prumerge, visionzip
 
 import st3
 from st3.engine import merging
@@ -62,8 +62,8 @@ def test_gradients_are_those_of_the_product() -> None:
     assert values.grad[0, :, 0].tolist() == [1.25, 0.75, 3.0, 0.0]
 
 
-def joint_attention(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """float64 [pictures, patches]: the class token's in the last layer of CLIP, heads as one."""
+def last_layer(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """float64 [pictures, 1 + patches, width]: queries and keys of CLIP's last layer."""
     tower, seen = model.model.vision_tower, []
     layer = tower.encoder.layers[-1].self_attn if hasattr(tower, "encoder") else None
     layer = layer or tower.vision_model.encoder.layers[-1].self_attn
@@ -75,9 +75,45 @@ def joint_attention(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)
     for handle in handles:
         handle.remove()
-    query, key = seen
+    return seen[0], seen[1]
+
+
+def joint_attention(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """float64 [pictures, patches]: the class token's, heads as one."""
+    query, key = last_layer(model, inputs)
     logits = query[:, :1] @ key.transpose(1, 2) / query.shape[2] ** 0.5
     return logits.softmax(-1)[:, 0, 1:]
+
+
+@pytest.mark.parametrize("spec", ["prumerge:keep=10", "visionzip:keep=20,contextual=0.4"])
+def test_from_the_live_tower_to_the_decoder(spec: str) -> None:
+    """Queries and keys as the tower's projections make them, and the reference's matrix."""
+    model, inputs = tiny_llava(), prompts("ttIttItttt")
+    with st3.trim(model, spec) as session:
+        greedy(model, inputs, 1)
+        kept, merged = session.kept(1), session.record.turns[0].merged
+    assert merged is not None
+    query, key = last_layer(model, inputs)
+    by_head = [x.unflatten(2, (2, 16)).transpose(1, 2) for x in (query, key)]
+    logits = by_head[0][:, :, :1] @ by_head[1].transpose(2, 3) / 4
+    mean = logits.softmax(-1).mean(1)[:, 0, 1:]
+    states = model.model.get_image_features(
+        pixel_values=inputs["pixel_values"], return_dict=True
+    ).pooler_output
+    want = []
+    for picture, values in enumerate(states):
+        if spec.startswith("visionzip"):
+            keys = by_head[1][picture].mean(0)[1:]
+            stays, W = visionzip(keys, mean[picture].tolist(), 0.4, 20)
+        else:
+            joint = joint_attention(model, inputs)[picture].tolist()
+            stays, W = prumerge(key[picture, 1:], joint, 32, 10)
+        want += [64 * picture + n for n in sorted(stays)]
+        place = int((inputs["input_ids"][0] == 99).nonzero()[64 * picture])
+        product = torch.tensor(W) @ values.detach()
+        got = merged[0, place : place + 64]
+        torch.testing.assert_close(got[stays], product[stays], atol=1e-5, rtol=1e-5)
+    assert kept == want
 
 
 @pytest.mark.parametrize("name", ["prumerge", "prumerge_plus"])
