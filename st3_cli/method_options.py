@@ -52,7 +52,7 @@ MethodOption = Annotated[
     str,
     option(
         METHOD, "--method", metavar="NAME",
-        help="A method, such as st3, fastv:k=2,r=75% or visionzip:keep=50%+st3 (one before the "
+        help="A method, such as st3, fastv:k=2,r=75% or visionzip+st3 (one before the "
         "decoder, one in it); `st3 methods` lists them.",
     ),
 ]  # fmt: skip

@@ -45,7 +45,7 @@ class VScan(Selecting):
         "a layer with windows of its own is the next one without"
     )
     published: ClassVar[Mapping[str, str]] = {
-        "64": "keep=96,second=0.3333333333,positions=compact",
+        "64": "keep=96,second=0.333,positions=compact",
         "qwen": "keep=16.7%,second=0.333",
     }
 
@@ -54,7 +54,7 @@ class VScan(Selecting):
     local: float = 0.5
     early: float = 0.25
     middle: float = 0.5
-    second: float = 1 / 3
+    second: float = 0.333
 
     def __post_init__(self) -> None:
         super().__post_init__()
