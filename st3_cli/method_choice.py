@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +64,7 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
         UsageError: as `build_method`; or an option that no method in the list takes.
     """
     from st3.methods import PVTP, VTA, parse_methods
+    from st3.methods.composed import split
     from st3.methods.peers import Random, Uniform
 
     chosen = _chosen(given)
@@ -74,16 +74,19 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
     try:
         for spec, method in parse_methods(others).items() if others or not text else ():
             fitting = {key: value for key, value in chosen.items() if key == "kv_cache_dtype"}
-            named = {pair.partition("=")[0].strip() for pair in _parameters(spec)}
-            if isinstance(method, (PVTP, VTA)):
-                if isinstance(method, (Random, Uniform)):
+            *first, last = split(spec)
+            named = {pair.partition("=")[0].strip() for pair in _parameters(last)}
+            decides = getattr(method, "inside", method)
+            if isinstance(decides, (PVTP, VTA)):
+                if isinstance(decides, (Random, Uniform)):
                     named.add("scorer")  # which is what they are
-                fitting = {key: value for key, value in chosen.items() if hasattr(method, key)}
+                fitting = {key: value for key, value in chosen.items() if hasattr(decides, key)}
             taken |= fitting.keys()
             own = {key: value for key, value in fitting.items() if key not in named}
-            label = ",".join((*_parameters(spec), *(f"{k}={_word(v)}" for k, v in own.items())))
-            label = f"{method.name}:{label}" if label else method.name
-            found[label] = dataclasses.replace(method, **own)
+            label = ",".join((*_parameters(last), *(f"{k}={_word(v)}" for k, v in own.items())))
+            label = f"{decides.name}:{label}" if label else decides.name
+            label = "+".join((*(part.strip() for part in first), label))
+            found[label] = method.changed(**own)
             found[label].schedule(layers)
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -52,7 +52,8 @@ MethodOption = Annotated[
     str,
     option(
         METHOD, "--method", metavar="NAME",
-        help="A method, such as st3 or divprune:keep=64; `st3 methods` lists them.",
+        help="A method, such as st3, divprune:keep=64 or visionzip+st3 (one before the decoder, "
+        "one in it); `st3 methods` lists them.",
     ),
 ]  # fmt: skip
 PruneRatioOption = Annotated[

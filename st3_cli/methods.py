@@ -48,9 +48,14 @@ def methods(
 ) -> None:  # fmt: skip
     """List the trimming methods by stage, what they need, and their papers; or explain one."""
     from st3.methods import METHODS, make_method
+    from st3.methods.composed import split
     from st3.methods.scorers import SCORERS
 
     config = None if model is None else _config(model)
+    if name is not None and len(split(name)) > 1:
+        one = _composed(name, config)
+        print_json(one) if json else _explain(one, name)
+        return
     if name is not None:
         try:
             made = make_method(name)
@@ -68,14 +73,15 @@ def methods(
     heads = ["name", "parameters", "what it does", "needs", "source"]
     if config is not None:
         heads.insert(4, f"fits {model}")
-    for stage in sorted({one["stage"] for one in found}, key=_depth):
+    for stage in sorted({one["stage"] for one in found}, key=lambda one: (_depth(one), one)):
         rows = [_row(one) for one in found if one["stage"] == stage]
         print_table(f"Methods that drop {stage}", heads, rows, wrap=True)
     print_table(
         "Every method takes scorer=NAME, what decides which tokens stay (or a method that drops "
         "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; those "
         "before the decoder also keep=64 (tokens) or keep=25% (a share; keep=1 is one token, "
-        "keep=1.0 all), per=picture or prompt, positions=original or compact, tau=TOKENS",
+        "keep=1.0 all), per=picture or prompt, positions=original or compact, tau=TOKENS. A+B is "
+        "one of these and, for what it lets in, one inside: visionzip:keep=50%+st3:tau=64",
         ("scorers",),
         [(", ".join(SCORERS),)],
         wrap=True,
@@ -120,6 +126,42 @@ def _described(name: str, cls: Any, config: Any) -> dict[str, Any]:
     return found
 
 
+def _composed(spec: str, config: Any) -> dict[str, Any]:
+    from st3.methods import make_method
+    from st3.methods.composed import INSIDE
+
+    try:
+        made: Any = make_method(spec)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    parts = made.before, made.inside
+    found = {
+        "name": made.name,
+        "parameters": {
+            f"{part.name}.{field.name}": getattr(part, field.name)
+            for part in parts
+            for field in dataclasses.fields(part)
+            if part is made.inside or field.name not in INSIDE
+        },
+        "what": f"{made.before.name}, and {made.inside.name} inside for what that lets in.",
+        "source": made.source,
+        "stage": made.stage,
+        "needs": list(made.before.asks()),
+        "order": not made.before.is_set,
+        "published": {},
+        "differs": made.before.differs,
+        "text": " ".join(
+            f"{part.name}: {(inspect.getdoc(part) or '').partition('Attributes:')[0]}"
+            for part in parts
+        ),
+    }
+    if config is not None:
+        from st3.inference.suits import suits
+
+        found["fits"], found["instead"] = suits(lambda: made, config)
+    return found
+
+
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     hidden = _BEFORE if one["needs"] else _SHARED
     parameters = ", ".join(
@@ -146,6 +188,10 @@ def _needs(one: dict[str, Any]) -> str:
             said.append(f"the class token's attention ({layer})")
         elif kind == "received":
             said.append(f"attention that patches get ({layer})")
+        elif kind == "joint":
+            said.append(f"the class token's attention, heads as one ({layer})")
+        elif kind == "keys":
+            said.append(f"the tower's keys ({layer})")
         else:
             said.append(_MEANS[need])
     return ", ".join(said)
@@ -179,6 +225,8 @@ def _keeps(name: str, setting: str) -> str:
     if not isinstance(method, Selecting):
         return ""
     budget = method.budget()
+    if budget.adaptive:
+        return "keeps as many as it finds: "
     kept = f"{budget.tokens} tokens" if budget.share is None else f"{budget.share:.3g} of all"
     spared = {"marks": " and the marks at the ends of lines", "pictures": ", still pictures whole"}
     return f"keeps {kept} of each {budget.per}{spared.get(budget.spares, '')}: "

@@ -1,7 +1,8 @@
 """Layer 0, the stage between the vision tower and the decoder: a selector chooses what enters.
 
 It sees each picture's tokens by themselves, or all of a prompt's, and gives an order. How many
-enter is known on the host beforehand; which ones, on the device alone.
+enter is known on the host beforehand, but for selectors that decide that themselves; which ones, on
+the device alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 
 import torch
 
+from st3.engine.merging import Merging
 from st3.engine.prompt import Prompt
 from st3.methods.base import Selector
 from st3.methods.budget import Budget
 from st3.methods.clips import Clip, in_pools
-from st3.methods.selecting import Chosen
+from st3.methods.selecting import Chosen, Merge
 from st3.methods.view import Tower, View, fixed
 
 
@@ -30,12 +32,13 @@ class Entrance:
         prompt: whose.
 
     Attributes:
-        sizes, counts: of each pool, how many tokens it has and how many of them enter.
+        sizes, counts: of each pool, how many tokens it has and how many of them enter; at most so
+            many, until an adaptive choice has been made.
         doubt: bool [], on the device, whether the choice cannot be; see `complain`.
     """
 
     def __init__(self, selector: Selector, budget: Budget, prompt: Prompt) -> None:
-        self.selector, self.prompt = selector, prompt
+        self.selector, self.prompt, self.adaptive = selector, prompt, budget.adaptive
         rows = [budget.pools(row) if row else () for row in prompt.parts]
         self.pools = tuple(pool for row in rows for pool in row)
         self.rows = tuple(
@@ -98,15 +101,20 @@ class Entrance:
         with torch.no_grad():
             chosen = self.selector.choose(view)
         picks = chosen.picks
-        few = picks.dim() != 2 or len(picks) != len(self.sizes) or picks.shape[1] < view.most
+        if self.adaptive:
+            self.counts = self._counted(chosen)
+        most = max(self.counts)
+        few = picks.dim() != 2 or len(picks) != len(self.sizes) or picks.shape[1] < most
         if few or picks.dtype != torch.long:
             raise ValueError(
                 f"the selector {self.selector.name!r} returned {list(picks.shape)} of "
-                f"{picks.dtype}: it must order at least {view.most} tokens, int64 "
-                f"[{len(self.sizes)}, {view.most}]"
+                f"{picks.dtype}: it must order at least {most} tokens, int64 "
+                f"[{len(self.sizes)}, {most}]"
             )
         self._chosen = chosen
         self._standing, self.doubt = _standing(picks, table.valid, self.counts, self.sizes)
+        if chosen.merge is not None:
+            self.doubt = self.doubt | self._unsound(chosen.merge)
 
     def tables(self) -> tuple[Any, ...]:
         """What it looks up on the device; caches may let go of it while a recording reads it."""
@@ -114,9 +122,22 @@ class Entrance:
         return _Table.of(self.rows, device), fixed(self.counts, device), fixed(self.sizes, device)
 
     @property
-    def merges(self) -> bool:
-        """Whether it gives some tokens new values."""
-        return self._chosen is not None and self._chosen.merge is not None
+    def entering(self) -> tuple[int, ...]:
+        """How many of each row's visual tokens enter."""
+        counts = iter(self.counts)
+        return tuple(sum(next(counts) for _ in row) for row in self.rows)
+
+    @property
+    def merging(self) -> Merging | None:
+        """The new values of some tokens; None where the selector gives none."""
+        if self._chosen is None or self._chosen.merge is None:
+            return None
+        merge = self._chosen.merge
+        table = _Table.of(self.rows, self._place.device)
+        row, last = table.row[:, None], table.valid.shape[1] - 1
+        place = self._place[row, table.ordinal]
+        into, of = (place.gather(1, x.clamp(0, last)) for x in (merge.into, merge.of))
+        return Merging(row, into, of, merge.weight)
 
     def pooled(self, values: torch.Tensor) -> torch.Tensor:
         """What belongs to tokens, [B, n, ...], by pools: [G, n, ...]."""
@@ -138,21 +159,28 @@ class Entrance:
         by_number = self.standing
         return by_number.gather(1, ordinal.clamp_max(by_number.shape[1] - 1))
 
-    def merged(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The embeddings [B, n, d], some of them with the values that the selector gives them."""
-        assert self._chosen is not None
-        assert self._chosen.merge is not None
-        merge = self._chosen.merge
-        table = _Table.of(self.rows, hidden.device)
-        row = table.row[:, None]
-        place = self._place[row, table.ordinal]
-        into, of = place.gather(1, merge.into), place.gather(1, merge.of)
-        row, weight = row.expand_as(into), merge.weight.float()
-        new = torch.zeros_like(hidden, dtype=torch.float32)
-        new.index_put_((row, into), hidden[row, of].float() * weight[..., None], accumulate=True)
-        named = torch.zeros(hidden.shape[:2], device=hidden.device)
-        named.index_put_((row, into), (weight != 0).float(), accumulate=True)
-        return torch.where(named[..., None] > 0, new.to(hidden.dtype), hidden)
+    def _counted(self, chosen: Chosen) -> tuple[int, ...]:
+        """What a selector that decides how many stay has decided."""
+        found = () if chosen.counts is None else tuple(chosen.counts)
+        known = len(found) == len(self.sizes)
+        if not known or not all(1 <= n <= size for n, size in zip(found, self.sizes, strict=True)):
+            raise ValueError(
+                f"the selector {self.selector.name!r} was to decide how many of "
+                f"{list(self.sizes)} tokens stay, and said {list(found) or 'nothing'}"
+            )
+        return found
+
+    def _unsound(self, merge: Merge) -> torch.Tensor:
+        """bool []: whether a merge names tokens that are none, or by weights that are none."""
+        shapes = [list(x.shape) for x in (merge.into, merge.of, merge.weight)]
+        if shapes[1:] != shapes[:-1] or len(shapes[0]) != 2 or shapes[0][0] != len(self.sizes):
+            raise ValueError(
+                f"the selector {self.selector.name!r} merges by {', '.join(map(str, shapes))}: "
+                f"into, of and weight must be [{len(self.sizes)}, m] each"
+            )
+        size = fixed(self.sizes, merge.into.device)[:, None]
+        off = [(x < 0) | (x >= size) for x in (merge.into, merge.of)]
+        return (~merge.weight.isfinite() | ((merge.weight != 0) & (off[0] | off[1]))).any()
 
     def _grids(self) -> tuple[tuple[int, int] | None, ...]:
         found = () if self.grids is None else self.grids()
@@ -181,7 +209,7 @@ def complain(selector: str) -> ValueError:
     """What is wrong where `Entrance.doubt` is true."""
     return ValueError(
         f"the selector {selector!r} chose a token twice, one that is none, or by numbers that are "
-        "none (NaN)"
+        "none (NaN); or it merges such"
     )
 
 

@@ -110,7 +110,7 @@ def go_on(trim: Trim, forward: Forward, seen: Seen, kwargs: dict[str, Any]) -> d
     else:
         _next_turn(trim, forward, seen, tokens, kwargs)
     changed = forward.arguments() | unpadded(kwargs, padded=record.padded)
-    return changed | moved_up(forward, kwargs)
+    return changed | _brought(forward, kwargs) | moved_up(forward, kwargs)
 
 
 def _next_turn(
@@ -213,12 +213,21 @@ def begin(
         graph.rest()
         plain = features is None and not plan.scorer.looks_at_frames
         plain = plain and not trim.wish.any and not trim.framed and not compacts(plan)
+        plain = plain and not plan.schedule.entering.adaptive
         wanted = use_cache and plain and graph.takes_prefill(kwargs)
         if wanted and graph.prefill.prepare(prompt, visual, kwargs, prefill):
             return kwargs
     forward = prefill(visual)
     changed = forward.arguments() | unpadded(kwargs, padded=not prompt.full)
-    return kwargs | changed | moved_up(forward, kwargs)
+    return kwargs | changed | _brought(forward, kwargs) | moved_up(forward, kwargs)
+
+
+def _brought(forward: Forward, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Embeddings among which a selector has chosen; nothing where there is none."""
+    prefill = forward.prefill
+    if prefill is None or prefill.entrance is None:
+        return {}
+    return {"inputs_embeds": prefill.bring(kwargs["inputs_embeds"])}
 
 
 def _masks(parts: Parts, visual: torch.Tensor, seen: Seen) -> dict[str, torch.Tensor]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from st3.engine.merging import Merging
+
 
 class Followers:
     """Gathers tensors of a prompt's tokens down to those alive.
@@ -64,6 +66,18 @@ class Features:
     def __init__(self, mask: torch.Tensor, layers: Mapping[int, torch.Tensor]) -> None:
         self.mask, self.layers = mask, layers
         self.number = (mask.flatten().long().cumsum(0) - 1).clamp_min(0).view(mask.shape)
+
+    def merge(self, merging: Merging) -> dict[int, torch.Tensor]:
+        """Merge them as the embeddings are; returns them, by layer, float [B, n, d]."""
+        device = merging.row.device
+        mask, number = self.mask.to(device), self.number.to(device)
+        found = {
+            layer: merging(extra.to(device)[number].masked_fill(~mask[..., None], 0))
+            for layer, extra in self.layers.items()
+        }
+        self.layers = {layer: extra.flatten(0, 1) for layer, extra in found.items()}
+        self.number = torch.arange(mask.numel(), device=device).view(mask.shape)
+        return found
 
     def add(
         self, layer: int, hidden: torch.Tensor, place: torch.Tensor, valid: torch.Tensor | None

@@ -48,7 +48,7 @@ def moved_up(forward: Forward, kwargs: dict[str, Any]) -> dict[str, Any]:
     if entrance is not None:
         assert prefill is not None
         with record.choosing():
-            gone = prefill.visual & ~prefill.enters(hidden)
+            gone = prefill.visual & ~prefill.enters()
         moved = moved - gone.long().cumsum(1).to(moved.device)
         turn = prefill.turn
         for row, (all_of_it, enter) in enumerate(

@@ -164,15 +164,33 @@ class Prefill:
         """Visual tokens of each row that the group keeps at prefill."""
         return tuple(self.schedule.count(self.group.first, n) for n in self.turn.entering)
 
-    def select(self, hidden: torch.Tensor) -> None:
-        """Let the selector choose among the prompt's embeddings [B, n, d], once."""
-        assert self.entrance is not None
-        if not self.entrance.done:
-            self.entrance.choose(hidden, self.visual, self.valid, self._frames, self.record.notes)
+    def bring(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The prompt's embeddings [B, n, d] as the decoder gets them.
 
-    def enters(self, hidden: torch.Tensor) -> torch.Tensor:
-        """bool [B, n]: the tokens of the embeddings [B, n, d] that will enter layer 1."""
-        self.select(hidden)
+        A selector, if there is one, chooses among them here, before the decoder does anything with
+        them: what it merges is merged in all that the decoder makes of embeddings.
+        """
+        if self.entrance is None:
+            return hidden
+        with self.record.choosing():
+            seen = hidden
+            if self.features is not None:  # some decoders add all that a picture is
+                seen = self.features.add(0, hidden, self.place, self.valid)
+            self.entrance.choose(seen, self.visual, self.valid, self._frames, self.record.notes)
+            if self.entrance.adaptive:
+                self.turn.entering = self.entrance.entering
+                self._enter_group(self.group)
+            merging = self.entrance.merging
+            if merging is None:
+                return hidden
+            hidden = merging(hidden)
+            self.turn.merges[:] = [hidden]
+            if self.features is not None:
+                self.turn.features.update(self.features.merge(merging))
+        return hidden
+
+    def enters(self) -> torch.Tensor:
+        """bool [B, n]: the tokens of the prompt that will enter layer 1."""
         assert self.entrance is not None
         stays = (self.entrance.importance(self.ordinal) > 1) | ~self.visual
         return stays if self.valid is None else stays & self.valid
@@ -180,10 +198,6 @@ class Prefill:
     def _enter(self, hidden: torch.Tensor) -> torch.Tensor:
         """Layer 0: the hidden states of the tokens that enter layer 1."""
         assert self.entrance is not None
-        self.select(hidden)
-        if self.entrance.merges:
-            hidden = self.entrance.merged(hidden)
-            self.turn.merges[:] = [hidden]
         self.recent = {0: self.entrance.importance(self.ordinal)}
         self.turn.record_standing(self.entrance.standing)
         self.turn.held[:] = [self.entrance.tables()]

@@ -124,8 +124,9 @@ class PrefillGraph:
                 self._failed = True
                 recording.warn(f"prefill is not recorded: {recording.first_line(error)}")
                 forward = self._begin(self._visual)
-                output = self.forward(**kwargs | forward.arguments())
                 assert forward.prefill is not None
+                brought = {"inputs_embeds": forward.prefill.bring(hidden)}
+                output = self.forward(**kwargs | brought | forward.arguments())
                 return spread_output(output, forward.prefill)
             self._recorded = found
         recorded = self._recorded
@@ -156,7 +157,7 @@ class PrefillGraph:
             forward = begin(recorded.visual)
             assert forward.prefill is not None
             output = self.forward(
-                inputs_embeds=recorded.hidden,
+                inputs_embeds=forward.prefill.bring(recorded.hidden),
                 position_ids=recorded.position,
                 use_cache=True,
                 attention_mask=NO_MASK,

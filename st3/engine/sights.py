@@ -41,7 +41,7 @@ class PooledTower:
                     f"the method {name!r} does not fit this model: {sight.trouble}; take one that "
                     "looks at the tokens alone (st3 methods says what each needs)"
                 )
-            average = any(asked.startswith("attention") for asked in sight.attention)
+            average = any(asked.startswith(("attention", "joint")) for asked in sight.attention)
             if average and not sight.class_token and _AVERAGE not in notes:
                 notes.append(_AVERAGE)
             if sight.moved and _MOVED not in notes:
@@ -66,6 +66,17 @@ class PooledTower:
     def received(self, layer: str) -> torch.Tensor:
         """See `Tower`."""
         return self._asked(f"received {layer}")
+
+    def joint(self, layer: str) -> torch.Tensor:
+        """See `Tower`."""
+        return self._asked(f"joint {layer}")
+
+    def keys(self, layer: str) -> torch.Tensor:
+        """See `Tower`."""
+        found = {kind: sight.keys[f"keys {layer}"] for kind, sight in self.sights.items()}
+        shape = next(iter(found.values())).shape[1:]
+        pooled = self._pooled({kind: keys.flatten(1) for kind, keys in found.items()})
+        return torch.where(pooled.isinf(), 0, pooled).view(*pooled.shape[:2], *shape)
 
     def crops(self) -> torch.Tensor:
         """See `Tower`."""

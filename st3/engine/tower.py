@@ -2,7 +2,7 @@
 
 Towers keep their fast attention. In the blocks that a method names, and in no others, the few rows
 that it needs are computed once more: of the class token or, where there is none, of all patches,
-some at a time, to see how much each is attended to on average.
+some at a time, to see how much each is attended to on average. Or keys are kept as they pass.
 
 The modules that encode pictures run before the decoder does, in the same thread: what was seen lies
 there until the prompt comes.
@@ -37,9 +37,10 @@ from st3.families.patches import (
     tower_of,
     whole_block,
 )
-from st3.methods.attention_rows import received
+from st3.methods.attention_rows import as_one_head, received
 
 _PREFIX = "st3_tower_"
+_OF_LAYERS = ("attention", "joint", "received", "keys")
 Mark = Callable[[], None] | None
 _ENCODERS = {"image": "get_image_features", "video": "get_video_features"}
 _NOW = threading.local()
@@ -57,6 +58,7 @@ class Sight:
         attention: what a method asked for -> float32 [tokens].
         crops: int64 [tokens], the number of the crop that each is of, counted through; -1 where it
             is of none, such as marks at the ends of lines.
+        keys: the same -> float32 [tokens, heads, size].
         features: float32 [tokens, c], what the projector gets; None if nobody asked.
         class_token: whether attention is that of a class token.
         moved: whether another block was looked at than asked for, because that one has windows.
@@ -70,6 +72,7 @@ class Sight:
     films: list[tuple[int, int]] = field(default_factory=list)
     tiled: bool = False
     attention: dict[str, torch.Tensor] = field(default_factory=dict)
+    keys: dict[str, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None
     crops: torch.Tensor | None = None
     class_token: bool = False
@@ -83,8 +86,8 @@ class Wish:
     """What a method wants to see.
 
     Attributes:
-        layers: `attention LAYER`, from the class token if there is one, or `received LAYER`, from
-            all patches; see `TowerWatch.block`.
+        layers: `attention LAYER` or `joint LAYER`, from the class token if there is one, `received
+            LAYER`, from all patches, or `keys LAYER`; see `TowerWatch.block`.
         features: what the projector gets. `grids`: shapes of pictures.
     """
 
@@ -95,13 +98,37 @@ class Wish:
     @classmethod
     def of(cls, needs: Sequence[str]) -> Wish:
         """From what a selector needs, such as `patches` and `grid`."""
-        layers = tuple(x for x in needs if x.startswith(("attention ", "received ")))
+        layers = tuple(x for x in needs if x.partition(" ")[0] in _OF_LAYERS)
         return cls(layers, "patches" in needs, "grid" in needs or bool(layers))
 
     @property
     def any(self) -> bool:
         """Whether the tower must be watched at all."""
         return bool(self.layers) or self.features or self.grids
+
+
+@dataclass(frozen=True)
+class _What:
+    """What is asked of a module of attention.
+
+    Attributes:
+        kind: one of `_OF_LAYERS`. `first_only`: whether of the class token alone.
+    """
+
+    kind: str
+    first_only: bool
+
+    def of(
+        self, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Float32 [B, n], or of keys [B, n, heads, size]; arguments as for `received`."""
+        if self.kind == "keys":
+            return key.detach().transpose(1, 2).float()
+        if self.kind == "joint":
+            heads = query.shape[1]
+            query, key = as_one_head(query, heads), as_one_head(key, heads)
+            scaling = query.shape[-1] ** -0.5
+        return received(query, key, scaling, mask, first_only=self.first_only)
 
 
 class TowerWatch:
@@ -197,10 +224,11 @@ class TowerWatch:
             return 0 if layer == "first" else count - 1
         return min(count, max(1, round(float(layer) * count))) - 1
 
-    def _rows(self, asked: str) -> tuple[Any, bool]:
-        """The module whose attention is asked for, and whether of the class token alone."""
+    def _rows(self, asked: str) -> tuple[Any, _What]:
+        """The module that is asked, and for what."""
         module = attention_of(self.blocks[self.block(asked)])
-        return module, self.class_token and asked.startswith("attention ")
+        what = asked.partition(" ")[0]
+        return module, _What(what, self.class_token and what in ("attention", "joint"))
 
     def _watched(self, kind: str, encode: Callable[..., Any]) -> Callable[..., Any]:
         names = list(signature(encode).parameters)
@@ -212,8 +240,8 @@ class TowerWatch:
                 return encode(*args, **kwargs)
             _NOW.seen, _NOW.rows, _NOW.mark = {}, {}, mark
             for asked in wish.layers if self.blocks else ():
-                module, first = self._rows(asked)
-                _NOW.rows.setdefault(module, set()).add(first)
+                module, what = self._rows(asked)
+                _NOW.rows.setdefault(module, set()).add(what)
             try:
                 made = encode(*args, **kwargs)
                 seen = _NOW.seen
@@ -246,6 +274,11 @@ class TowerWatch:
                 rows = seen.get(self._rows(layer))
                 if not rows:
                     raise ValueError("its vision tower did not call attention where st3 sees it")
+                if layer.startswith("keys "):
+                    keys = _joined([x.flatten(2) for x in rows])
+                    found = self._tokens(given, keys, sight.lengths, own)
+                    sight.keys[layer] = found.unflatten(1, rows[0].shape[2:])
+                    continue
                 scores = _joined(rows)[..., None]
                 sight.tiled = len(scores) > len(sight.lengths)
                 sight.attention[layer] = self._tokens(given, scores, sight.lengths, own)[:, 0]
@@ -270,12 +303,14 @@ class TowerWatch:
 
 
 def _joined(calls: list[torch.Tensor]) -> torch.Tensor:
-    """What calls of one module found, [B, n] each: [crops, n], or one by one [1, all of them]."""
+    """What calls of one module found, [B, n, ...] each: [crops, n, ...], or [1, all of them, ...]
+    where they were called one by one.
+    """
     if len(calls) == 1:
         return calls[0]
     if calls[0].shape[0] > 1 and len({x.shape[1] for x in calls}) == 1:
         return torch.cat(calls)
-    return torch.cat([x.flatten() for x in calls])[None]
+    return torch.cat([x.flatten(0, 1) for x in calls])[None]
 
 
 def _attend(
@@ -285,11 +320,11 @@ def _attend(
     seen = getattr(_NOW, "seen", None)
     if seen is not None:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        for first in _NOW.rows.get(module, ()):
+        for what in _NOW.rows.get(module, ()):
             _tell()
             with torch.no_grad():
-                found = received(query, key, scaling, attention_mask, first_only=first)
-            seen.setdefault((module, first), []).append(found)
+                found = what.of(query, key, scaling, attention_mask)
+            seen.setdefault((module, what), []).append(found)
             _tell()
     named = stand_in(module, backend) if backend.startswith("flash") else module
     return stock_attention(module, backend)(named, query, key, value, attention_mask, **kwargs)

@@ -21,7 +21,7 @@ from st3.methods.scorers import Scorer
 NEVER = sys.maxsize
 
 
-@dataclass(frozen=True)
+@dataclass
 class Turn:
     """One of them.
 
@@ -30,8 +30,11 @@ class Turn:
         prompt: its layout.
         begun: tokens generated before it. `base`: all tokens before it, padding included.
         first: visual tokens of each row before it.
-        entering: visual tokens of each row that enter layer 1, of those that the prompt brought.
-        merges: see `merged`. `held`: what a recording of its prefill reads at its address.
+        entering: visual tokens of each row that enter layer 1, of those that the prompt brought; at
+            most so many, until a selector has chosen that decides that itself.
+        merges: see `merged`. `features`: layer -> those that a decoder adds behind it, float
+            [B, n, d], where they were merged as well. `held`: what a recording of its prefill reads
+            at its address.
     """
 
     schedule: Schedule
@@ -43,6 +46,7 @@ class Turn:
     first: tuple[int, ...] = ()
     entering: tuple[int, ...] = ()
     merges: list[torch.Tensor] = field(default_factory=list)
+    features: dict[int, torch.Tensor] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
     _standing: list[torch.Tensor] = field(default_factory=list)
     _kept: dict[Group, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -79,6 +83,7 @@ class Turn:
             first=tuple(self.first[row] for row in rows) if self.first else (),
             entering=tuple(self.entering[row] for row in rows),
             merges=[merged[rows] for merged in self.merges],
+            features={layer: merged[rows] for layer, merged in self.features.items()},
             _standing=[standing[rows] for standing in self._standing],
             _kept={group: some(pair) for group, pair in self._kept.items()},
             _order={group: some(pair) for group, pair in self._order.items()},

@@ -16,7 +16,7 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     """Whether a method fits a model of this configuration, and what it does otherwise there.
 
     Args:
-        method: of the registry, with its default parameters.
+        method: makes it: a class of the registry, with its default parameters.
         config: of a model that fits st3.
 
     Raises:
@@ -37,6 +37,8 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     tower = tower_of(parts.merger)
     if tower is None or not blocks_of(tower):
         return False, "its vision tower has no blocks of attention to look into"
-    if any(need.startswith("attention") for need in needs) and not has_class_token(tower):
+    if any(need.startswith(("attention", "joint")) for need in needs) and not has_class_token(
+        tower
+    ):
         return True, "no class token: attention from all patches instead"
     return True, ""

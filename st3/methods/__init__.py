@@ -5,7 +5,8 @@ decoder, put its file into `st3.methods.before`, where it is found; to add any o
 class and put it into `METHODS`. `trim` and every command know it from then on. A method can be
 written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a
 published setting of the method stands for its parameters, as in `dpp:64`; what follows it goes
-before, as in `cdpruner:64,theta=0.5`.
+before, as in `cdpruner:64,theta=0.5`. Two specs with a `+` between are one method: the first before
+the decoder, the second inside it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from typing import Any
 
 from st3.methods.base import Method, Untrimmed
 from st3.methods.before import selectors
+from st3.methods.composed import Composed, split
 from st3.methods.peers import VTW, FastV, PyramidDrop, Random, Uniform
 from st3.methods.st3 import PVTP, ST3, VTA
 
-__all__ = ["METHODS", "PVTP", "VTA", "Method", "make_method", "parameters", "parse_methods"]
+__all__ = [
+    "METHODS", "PVTP", "VTA", "Method", "compose", "make_method", "parameters", "parse_methods",
+]  # fmt: skip
 
 METHODS: dict[str, type[Method]] = {
     m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)
@@ -38,6 +42,25 @@ def parameters(name: str) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(_find(name)))
 
 
+def compose(first: str, *others: str, **given: Any) -> Method:
+    """The method of two specs; what is given goes to the second, or else to the first.
+
+    Raises:
+        ValueError: as `make_method`; more than two, or two that do not go together.
+    """
+    if len(others) != 1:
+        raise ValueError(
+            f"{'+'.join((first, *others))}: a composition has two methods, one before the decoder "
+            "and one inside it"
+        )
+    (second,) = others
+    known = parameters(second.partition(":")[0].strip())
+    inside = {name: value for name, value in given.items() if name in known}
+    outside = {name: value for name, value in given.items() if name not in known}
+    before: Any = make_method(first, **outside)
+    return Composed(before=before, inside=make_method(second, **inside))
+
+
 def make_method(spec: str, **given: Any) -> Method:
     """The method that `spec` names, with the parameters in it and those in `given`.
 
@@ -45,8 +68,11 @@ def make_method(spec: str, **given: Any) -> Method:
 
     Raises:
         ValueError: an unknown method, setting or parameter (the known ones are named), a parameter
-            given twice, or a bad value.
+            given twice, a bad value, or two methods that do not go together.
     """
+    parts = split(spec)
+    if len(parts) > 1:
+        return compose(*parts, **given)
     name, _, rest = spec.strip().partition(":")
     cls = _find(name)
     known = parameters(name)
@@ -81,15 +107,15 @@ def make_method(spec: str, **given: Any) -> Method:
 def parse_methods(text: str) -> dict[str, Method]:
     """Methods from a list such as `none,st3,fastv:k=2,r=0.5,vtw:k=16`: spec -> method.
 
-    A piece with `=` and no `:` goes on with the parameters of the method before it.
+    A piece that begins with a parameter goes on with those of the method before it.
 
     Raises:
         ValueError: as `make_method`; or nothing in the list.
     """
     specs: list[str] = []
     for piece in filter(None, (part.strip() for part in text.split(","))):
-        if specs and "=" in piece and ":" not in piece:
-            specs[-1] += ("," if ":" in specs[-1] else ":") + piece
+        if specs and "=" in split(piece)[0].partition(":")[0]:
+            specs[-1] += ("," if ":" in split(specs[-1])[-1] else ":") + piece
         else:
             specs.append(piece)
     if not specs:

@@ -39,6 +39,16 @@ def attention_rows(
     return logits.softmax(-1)
 
 
+def as_one_head(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """Queries or keys [B, key heads, n, size] of `heads` query heads, side by side in one.
+
+    Returns:
+        [B, 1, n, heads x size].
+    """
+    states = states.repeat_interleave(heads // states.shape[1], 1)
+    return states.transpose(1, 2).flatten(2)[:, None]
+
+
 def received(
     query: torch.Tensor,
     key: torch.Tensor,

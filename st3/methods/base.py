@@ -76,6 +76,10 @@ class Method(ABC):
         found: Any = selectors().get(self.scorer)
         return None if found is None else found()
 
+    def changed(self, **parameters: Any) -> Method:
+        """The same with other parameters."""
+        return dataclasses.replace(self, **parameters)
+
     def settings(self, layers: int) -> dict[str, Any]:
         """Every parameter with the value that is in force for `layers` layers, for reports."""
         return dataclasses.asdict(self)

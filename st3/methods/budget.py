@@ -1,4 +1,4 @@
-"""How many visual tokens a selector leaves before the decoder: a share, or a number a picture.
+"""How many visual tokens a selector leaves before the decoder: a share, a number, or as it finds.
 
 Standard library only.
 """
@@ -56,14 +56,15 @@ class Budget:
 
     Attributes:
         share: of them, in 0..1; or
-        tokens: so many, or all where there are fewer.
+        tokens: so many, or all where there are fewer; or
+        adaptive: as many as the selector finds, which nobody knows before it has looked.
         per: one of `PER`.
         down: whether a share is rounded down (as some authors' code does), or to the nearest.
         spares: one of `SPARES`, what is not counted and stays. With `pictures`, as many tokens as a
             frame has stay of a video at least.
 
     Raises:
-        ValueError: neither or both of them, or one that leaves nothing.
+        ValueError: none or several of them, or one that leaves nothing.
     """
 
     share: float | None = None
@@ -71,10 +72,11 @@ class Budget:
     per: str = "picture"
     down: bool = False
     spares: str = ""
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
-        if (self.share is None) == (self.tokens is None):
-            raise ValueError("a budget is a share or a number of tokens, one of them")
+        if [self.share is None, self.tokens is None, not self.adaptive].count(False) != 1:
+            raise ValueError("a budget is a share, a number of tokens or adaptive, one of them")
         if self.tokens is not None and self.tokens < 1:
             raise ValueError(f"keep must be at least 1 token, got {self.tokens}")
         if self.share is not None and not 0 < self.share <= 1:
@@ -83,7 +85,12 @@ class Budget:
             raise ValueError(f"per must be one of {', '.join(PER)}, got {self.per!r}")
 
     def of(self, tokens: int) -> int:
-        """How many stay of one picture's, or one prompt's, tokens: at least 1 if there are any."""
+        """How many stay of one picture's, or one prompt's, tokens: at least 1 if there are any.
+
+        An adaptive budget leaves all at most.
+        """
+        if self.adaptive:
+            return tokens
         if self.tokens is not None:
             return min(self.tokens, tokens)
         assert self.share is not None

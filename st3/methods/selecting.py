@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from st3.methods.view import View
 
+ADAPTIVE = "adaptive"
+"""A `keep` that leaves it to the method how many stay."""
 POSITIONS = ("original", "compact")
 """Positions of what stays: those of the untrimmed prompt, or counted anew without gaps."""
 
@@ -34,17 +36,20 @@ class Chosen:
         picks: int64 [G, m], tokens of each pool by falling importance, m at least the largest
             count.
         merge: what is added to what stays, None for nothing.
+        counts: how many of each pool's picks enter; asked for where the budget is adaptive.
     """
 
     picks: torch.Tensor
     merge: Merge | None = None
+    counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Merge:
     """New values of tokens: each is the weighted sum of others, all within its pool.
 
-    A token that no `into` names keeps its value.
+    One sparse matrix a pool: row `into`, column `of`. A token that no `into` names keeps its value.
+    What was merged stays where its `into` stood, and is merged in all that a model adds to tokens.
 
     Attributes:
         into, of: int64 [G, m], tokens of the pool: which one, and of what.
@@ -63,7 +68,8 @@ class Selecting(Method):
     Attributes:
         scorer: what orders those that stay, where they leave later (`tau`); by default the method
             itself, and otherwise any scorer.
-        keep: a share of the visual tokens such as 0.11 or 11%, or a number of them such as 64.
+        keep: a share of the visual tokens such as 0.11 or 11%, or a number of them such as 64; or
+            `adaptive`, where the method can decide that itself.
         per: what `keep` is spent on, one of `st3.methods.budget.PER`.
         positions: one of `POSITIONS`.
         tau, annealing: as for `VTA`; no annealing unless asked for.
@@ -74,6 +80,8 @@ class Selecting(Method):
     """What it must see, by default; see `asks`."""
     is_set: ClassVar[bool] = False
     """Whether its choice holds for one budget only, and others do not nest in it."""
+    adapts: ClassVar[bool] = False
+    """Whether it can decide how many stay."""
     differs: ClassVar[str] = ""
     """What differs from the authors' code."""
     published: ClassVar[Mapping[str, str]] = {}
@@ -103,6 +111,8 @@ class Selecting(Method):
 
     def budget(self) -> Budget:
         """What `keep` and `per` ask for."""
+        if self.adapts and self.keep == ADAPTIVE:
+            return Budget(per=self.per, adaptive=True)
         share, tokens = read_keep(self.keep)
         return Budget(share, tokens, self.per, spares=self.spares)
 
@@ -110,18 +120,19 @@ class Selecting(Method):
         return Schedule((1.0,) * layers, self.tau, self.annealing, self.budget())
 
     def settings(self, layers: int) -> dict[str, Any]:
-        share, tokens = read_keep(self.keep)
-        return super().settings(layers) | {"keep": tokens if share is None else share}
+        budget = self.budget()
+        keep = budget.tokens if budget.share is None else budget.share
+        return super().settings(layers) | {"keep": ADAPTIVE if budget.adaptive else keep}
 
     @property
     def selector(self) -> Selecting:
         return self
 
     def asks(self) -> tuple[str, ...]:
-        """What it must see: `features`, `text`, `frames`, `grid`; of the tower, `patches`, and
-        `attention LAYER` (from the class token, where there is one) or `received LAYER` (from all
-        patches), a layer being `first`, `last`, `features` (whose output the projector gets) or a
-        share of the depth.
+        """What it must see: `features`, `text`, `frames`, `grid`; of the tower, `patches`, and of
+        its layers `attention LAYER` (from the class token, where there is one), `joint LAYER` (the
+        same, all heads as one), `received LAYER` (from all patches) or `keys LAYER`, a layer being
+        `first`, `last`, `features` (whose output the projector gets) or a share of the depth.
         """
         return self.needs
 

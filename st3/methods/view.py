@@ -35,6 +35,12 @@ class Tower(Protocol):
     def received(self, layer: str) -> torch.Tensor:
         """Float32 [G, n]: the same from all patches of the picture on average, always."""
 
+    def joint(self, layer: str) -> torch.Tensor:
+        """Float32 [G, n]: as `attention`, of all heads as one, by one softmax."""
+
+    def keys(self, layer: str) -> torch.Tensor:
+        """Float32 [G, n, heads, size]: keys there, mean over a token's patches; 0 where none."""
+
     def crops(self) -> torch.Tensor:
         """int64 [G, n]: the number of the crop that a token is of, counted through all pictures.
 

@@ -43,8 +43,8 @@ def save_schedule(path: Path, schedules: dict[str, Schedule], visual: int) -> No
 
 def save_profile(path: Path, report: Report) -> None:
     """Draw what a profile counted: visual tokens per layer and over time, MACs and KV cache."""
-    rows = [row for row in report.rows if row.method in report.alive]
-    rows = [row for row in rows if row.batch_size == rows[0].batch_size]
+    batch = report.rows[0].batch_size
+    rows = [row for row in report.rows if row.method in report.alive and row.batch_size == batch]
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     (layers, time), (macs, cache) = figure.subplots(2, 2)
     looks = _looks(len(report.alive))
@@ -67,7 +67,7 @@ def save_profile(path: Path, report: Report) -> None:
     labels = [row.method for row in rows]
     _bars(macs, labels, {"prefill": [row.prefill_macs_ratio for row in rows]})
     macs.set(
-        xlabel=f"MACs of the decoder, share of untrimmed ({si(report.rows[0].prefill_macs)})",
+        xlabel=f"MACs of the decoder, share of untrimmed ({si(report.rows[0].prefill_macs or 0)})",
         title="Compute of prefill",
     )
     _bars(
@@ -87,7 +87,7 @@ def save_profile(path: Path, report: Report) -> None:
     headline(
         figure,
         f"{report.model}: {settings['visual_tokens']} visual + {settings['text_tokens']} text "
-        f"tokens, {settings['new_tokens']} new, batch {rows[0].batch_size}: compute and memory"
+        f"tokens, {settings['new_tokens']} new, batch {batch}: compute and memory"
         " (counted)",
     )
     save(figure, path)
@@ -101,7 +101,7 @@ def _looks(count: int) -> Iterator[dict[str, Any]]:
         yield {"color": COLOURS[number % len(COLOURS)], "linestyle": style, "linewidth": width}
 
 
-def _bars(axis: Any, labels: list[str], series: dict[str, list[float]]) -> None:
+def _bars(axis: Any, labels: list[str], series: dict[str, list[Any]]) -> None:
     """Horizontal bars, one group a label, the first on top; each with its figure."""
     height = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):

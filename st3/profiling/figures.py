@@ -50,6 +50,32 @@ def counted(cost: Costs, full: Costs) -> dict[str, Any]:
     }
 
 
+def uncounted(cost: Costs, full: Costs, measured: Measured | None) -> dict[str, Any]:
+    """Where nobody knows how many tokens enter the decoder: only what was measured is said.
+
+    Args:
+        cost: if all did; of it, what does not depend on that.
+        full: of stock. `measured`: None where nothing was.
+    """
+    known = dict.fromkeys(counted(cost, full))
+    known |= {
+        "vision_macs": cost.vision_macs,
+        "projector_macs": cost.projector_macs,
+        "lm_head_macs": cost.head_macs,
+    }
+    held = None if measured is None else measured.runs[0].kv_bytes
+    if held is None:
+        return known
+    mean = statistics.fmean(held)
+    return known | {
+        "kv_bytes": held[0],
+        "kv_ratio": held[0] / full.kv_bytes[0],
+        "kv_mean_bytes": mean,
+        "kv_mean_ratio": mean / statistics.fmean(full.kv_bytes),
+        "kv_peak_bytes": max(held),
+    }
+
+
 def check_bytes(label: str, cost: Costs, measured: Measured) -> None:
     """Raises RuntimeError where a live cache held other bytes than were counted."""
     for run in measured.runs:

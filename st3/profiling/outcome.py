@@ -24,6 +24,7 @@ class Run:
         recording: what compiling and recording took, in earlier generations; None without.
         selection: choosing and dropping tokens, of what is in `vision` and `prefill`; None for
             stock, and where prefill was a replay.
+        entered: visual tokens of each row that entered layer 1; None for stock.
     """
 
     ttft: float
@@ -36,6 +37,7 @@ class Run:
     allocated: int | None
     recording: float | None = None
     selection: float | None = None
+    entered: tuple[int, ...] | None = None
 
     def until(self, new: int) -> Run:
         """The same run as far as its first `new` tokens; `peak` and `allocated` stay the whole's.

@@ -34,6 +34,7 @@ _BEYOND = (
     "roofline."
 )
 _STATE = "Recurrent layers keep {} of state for each prompt beside the KV cache, trimmed or not."
+_ADAPTIVE = "{}: how many tokens stay depends on the picture, so MACs are not known beforehand."
 _INTERRUPTED = "Interrupted: medians are over the rounds that had ended, if any."
 
 
@@ -92,7 +93,8 @@ def profile(
     if live is None:  # what is only counted is stock's
         variants = {label: v for label, v in variants.items() if v.seen_through}
     dropped: dict[tuple[str, str], list[int]] = {}
-    schedules = {label: maker.schedule(variants[label], works[0]) for label in methods}
+    for label in methods:  # what does not fit is refused before anything is timed
+        maker.schedule(variants[label], works[0])
     options: dict[str, Any] = {"repeats": repeats, "min_seconds": min_seconds}
     timed, ceilings, interrupted = _time(live, works, variants, dtype, on_run, dropped, options)
     best = best_of(ceilings) if ceilings else None
@@ -103,6 +105,13 @@ def profile(
         rows += maker.rows(work, variants, measured, best, held)
         samples += [samples_of(label, work, found) for label, found in measured.items()]
     layers = range(1, maker.shape.layers + 1)
+    seen = timed[0] if timed else {}
+    schedules = {
+        label: maker.schedule(variants[label], works[0], seen.get(label)) for label in methods
+    }
+    unknown = [label for label, schedule in schedules.items() if schedule.entering.adaptive]
+    if unknown:
+        notes = [*notes, _ADAPTIVE.format(", ".join(unknown))]
     watched: list[dict[str, Any]] = []
     if watch_operators and samples and not interrupted:
         for work in works:
@@ -120,10 +129,10 @@ def profile(
     if best is not None:
         machine["ceilings"] = asdict(best)
     work = works[0]
-    picture, unknown = picture_if_any(config, work.picture, work.together, work.frames)
+    picture, untold = picture_if_any(config, work.picture, work.together, work.frames)
     pictures, like = pictures_in(work, picture), None if picture is None else picture.piece
     if picture is None:
-        notes = [*notes, f"Vision tower and projector not counted: {unknown}."]
+        notes = [*notes, f"Vision tower and projector not counted: {untold}."]
     if maker.state_bytes:
         notes = [*notes, _STATE.format(si(maker.state_bytes, "B"))]
     if quantization is not None:
@@ -157,6 +166,7 @@ def profile(
                 for t in range(work.new)
             ]
             for label, schedule in schedules.items()
+            if not schedule.entering.adaptive
         },
         operators=tuple(watched),
         interrupted=interrupted,

@@ -21,7 +21,9 @@ class Row:
     MACs are multiply-accumulates, FLOPs twice as many, of the whole batch; `prefill_*` and
     `decode_*` count the decoder layers alone, decode over all steps of the answer. Ratios are to
     untrimmed. KV bytes are those of live keys and values: at the end of prefill, at most, and on
-    average over prefill and decode steps; `kv_allocated_bytes` are those of the buffers.
+    average over prefill and decode steps; `kv_allocated_bytes` are those of the buffers. A method
+    that decides by each picture how many tokens stay has MACs of what was timed, and none where
+    nothing was, or where rows of a batch differ: KV bytes are then what was measured.
     `weights_bytes` are predicted from the configuration, in their bits and with their scales,
     `weights_measured_bytes` counted in the model that was timed, as loaded, on all devices;
     `*_by_device` are predicted where a device map spreads the model, KV after prefill.
@@ -40,20 +42,20 @@ class Row:
 
     method: str
     batch_size: int
-    prefill_macs: int
-    prefill_flops: int
-    prefill_macs_ratio: float
-    decode_macs: int
-    decode_flops: int
+    prefill_macs: int | None
+    prefill_flops: int | None
+    prefill_macs_ratio: float | None
+    decode_macs: int | None
+    decode_flops: int | None
     decode_macs_ratio: float | None
     vision_macs: int | None
     projector_macs: int | None
     lm_head_macs: int
-    kv_bytes: int
-    kv_ratio: float
-    kv_mean_bytes: float
-    kv_mean_ratio: float
-    kv_peak_bytes: int
+    kv_bytes: int | None
+    kv_ratio: float | None
+    kv_mean_bytes: float | None
+    kv_mean_ratio: float | None
+    kv_peak_bytes: int | None
     weights_bytes: int | None = None
     weights_measured_bytes: int | None = None
     weights_bytes_by_device: dict[str, int] | None = None

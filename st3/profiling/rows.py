@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from st3.families.parts import find_parts
 from st3.inference.quantization import Quantization
 from st3.inference.weights import predicted_bytes, saved_bytes
 from st3.methods import make_method
+from st3.methods.budget import Budget
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
 from st3.profiling.costs import Costs, costs_of, kv_by_layer, pictures_in
 from st3.profiling.course import Course, course_of, schedule_of
-from st3.profiling.figures import NO_STEP, against_roofline, check_bytes, counted, timed
+from st3.profiling.figures import NO_STEP, against_roofline, check_bytes, counted, timed, uncounted
 from st3.profiling.latency import Measured
 from st3.profiling.macs import MacCounter
 from st3.profiling.picture import Picture, picture_if_any
@@ -68,14 +70,23 @@ class RowMaker:
             self.weights_bytes = sum(self._spread.values())
         self.state_bytes = sum(x.state_bytes(self._element) for x in self._counter.layers)
 
-    def schedule(self, variant: Variant, work: Workload) -> Schedule:
+    def schedule(
+        self, variant: Variant, work: Workload, measured: Measured | None = None
+    ) -> Schedule:
         """What a variant leaves alive of such prompts; all, without a method.
+
+        How many a method lets in that decides so by the picture is what it `measured`; its budget
+        stays adaptive where nobody knows, or rows of a batch differ.
 
         Raises:
             ValueError: the method does not fit the model's depth.
         """
         method = variant.method or make_method("none")
-        return schedule_of(method, self._parts, work)
+        schedule = schedule_of(method, self._parts, work)
+        entered = {n for run in (measured.runs if measured else ()) for n in run.entered or ()}
+        if schedule.entering.adaptive and len(entered) == 1:
+            return replace(schedule, entering=Budget(tokens=entered.pop(), per="prompt"))
+        return schedule
 
     def rows(
         self,
@@ -99,28 +110,34 @@ class RowMaker:
             RuntimeError: the live cache held other bytes than the schedule says.
         """
         rows = []
-        full, full_ms = self._costs(variants[STOCK], work), 0.0
+        stock, full_ms = self.schedule(variants[STOCK], work), 0.0
+        full = self._costs(variants[STOCK], work, stock)
         if ceilings is not None:
-            full_ms = self._ideal_prefill(ceilings, variants[STOCK], work).time
+            full_ms = self._ideal_prefill(ceilings, variants[STOCK], work, stock).time
         for label, variant in variants.items():
             if measured and label not in measured:
                 continue
-            cost = self._costs(variant, work)
-            figures = counted(cost, full)
+            schedule = self.schedule(variant, work, measured.get(label))
+            known, by_device = not schedule.entering.adaptive, None
+            if known:
+                by_device = self._kv_by_device(variant, work, schedule)
+            cost = self._costs(variant, work, schedule)
+            figures = counted(cost, full) if known else uncounted(cost, full, measured.get(label))
             figures |= {
                 "weights_bytes": self.weights_bytes,
                 "weights_measured_bytes": None if variant.peer else weights_measured,
                 "weights_bytes_by_device": self._spread,
-                "kv_bytes_by_device": self._kv_by_device(variant, work),
+                "kv_bytes_by_device": by_device,
             }  # fmt: skip
             if ceilings is not None and measured:
-                check_bytes(label, cost, measured[label])
                 figures |= timed(label, measured, work)
+            if ceilings is not None and measured and known:
+                check_bytes(label, cost, measured[label])
                 figures |= against_roofline(
                     figures, measured, label, ceilings,
-                    self._ideal_prefill(ceilings, variant, work), full_ms,
+                    self._ideal_prefill(ceilings, variant, work, schedule), full_ms,
                     ideal_step(
-                        ceilings, self._counter, self.shape, self._course(variant, work), work,
+                        ceilings, self._counter, self.shape, self._course(work, schedule), work,
                         self._element, self._saved, variant.kind,
                     ),
                 )  # fmt: skip
@@ -140,28 +157,32 @@ class RowMaker:
             return dict(variant.peer.facts)
         return {} if variant.method is None else variant.method.settings(self.shape.layers)
 
-    def _costs(self, variant: Variant, work: Workload) -> Costs:
-        picture, schedule = self._picture(work), self.schedule(variant, work)
+    def _costs(self, variant: Variant, work: Workload, schedule: Schedule) -> Costs:
+        picture = self._picture(work)
         element = self._element if variant.peer is None else variant.peer.element or self._element
         return costs_of(self._counter, picture, schedule, work, element, variant.kind)
 
-    def _kv_by_device(self, variant: Variant, work: Workload) -> dict[str, int] | None:
+    def _kv_by_device(
+        self, variant: Variant, work: Workload, schedule: Schedule
+    ) -> dict[str, int] | None:
         if self._places is None:
             return None
-        course, layers = self._course(variant, work), self._counter.layers
+        course, layers = self._course(work, schedule), self._counter.layers
         each = kv_by_layer(layers, course, work.batch, self._element, variant.kind)
         return kv_by_device(self._config, each, self._places)
 
-    def _course(self, variant: Variant, work: Workload) -> Course:
-        picture, schedule = self._picture(work), self.schedule(variant, work)
+    def _course(self, work: Workload, schedule: Schedule) -> Course:
+        picture = self._picture(work)
         pictures, like = pictures_in(work, picture), None if picture is None else picture.piece
         return course_of(self._counter.layers, schedule, work, pictures, like)
 
     def _picture(self, work: Workload) -> Picture | None:
         return picture_if_any(self._config, work.picture, work.together, work.frames)[0]
 
-    def _ideal_prefill(self, ceilings: Ceilings, variant: Variant, work: Workload) -> Ideal:
-        course = self._course(variant, work)
+    def _ideal_prefill(
+        self, ceilings: Ceilings, variant: Variant, work: Workload, schedule: Schedule
+    ) -> Ideal:
+        course = self._course(work, schedule)
         return ideal_prefill(
             ceilings, self._counter, course, work, self._element, self._saved, variant.kind
         )

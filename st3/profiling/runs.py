@@ -203,5 +203,6 @@ def generate_once(
         selection=sum(between(a, b) for a, b in choices)
         if marks.choices or (session is not None and not variant.cuda_graphs)
         else None,
+        entered=None if session is None else session.record.turns[0].entering,
         recording=None if session is None else 1000 * session.recording_seconds or None,
     )

@@ -78,9 +78,13 @@ def make_grid(
                     for r in ratios
                 ]
     for spec in peers:
-        keeps = make_method(spec).schedule(layers)
+        method = make_method(spec)
+        keeps = method.schedule(layers)
+        problem = None
+        if keeps.entering.adaptive:
+            problem = f"{spec} decides by each picture how many tokens stay: give keep a number"
         enter = keeps.entering.share or 1.0  # a number of tokens is a share of nobody knows what
-        found.append(Cell(spec, None, None, keeps.tau, keeps.keeps[-1] * enter))
+        found.append(Cell(spec, None, None, keeps.tau, keeps.keeps[-1] * enter, problem))
     unique = list({cell.spec: cell for cell in found}.values())
     if not unique:
         raise ValueError("the grid is empty: give strides and ratios, or methods")

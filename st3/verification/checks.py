@@ -165,11 +165,13 @@ class Verifier:
                     visual,
                     choice,
                     entered,
+                    session.record.turns[0].merged,
                 )
             else:
                 said = Hidden(plan.schedule, plan.groups, visual, parts.lenders, choice)
                 said.entered = None if entered is None else [entered]
                 said.embeddings = session.record.turns[0].merged
+                said.features = session.record.turns[0].features
                 want = masked_logits(self.model, parts.decoder, inputs, answer, said)
         row, wrong = self._distance(row, logits, want)
         standing = {place: n for n, place in enumerate(numbers)}

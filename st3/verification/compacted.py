@@ -31,6 +31,7 @@ def compacted_logits(
     visual: torch.Tensor,
     choice: Choice | None = None,
     entered: list[int] | None = None,
+    embeddings: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, _Left]:
     """Logits [1, T, vocabulary] of the answer [1, T], and what was left in each layer.
 
@@ -44,8 +45,12 @@ def compacted_logits(
         choice: how tokens are chosen; by the last token's attention if None.
         entered: places of the visual tokens that a selector let in, the most important first; None
             where all enter.
+        embeddings: float [1, n, d], what the decoder gets of the prompt in place of its own; None
+            where no token was merged into another.
     """
     forwards = _watched(model, decoder, inputs, answer)
+    if embeddings is not None:
+        forwards[0] = (embeddings, *forwards[0][1:])
     left = _Left(plan, visual, choice or Choice(), entered)
     cache = DynamicCache(config=decoder.config)
     for number, kind in enumerate(_kinds(decoder)):

@@ -7,6 +7,7 @@ this attention. The answer is forced, so that every step can be compared.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from st3.inference.decoding import decode
 from st3.verification.choice import Choice
 
 _NAME = "st3_oracle"
+_EARLY = {"deepstack_visual_embeds": "visual_pos_masks", "deepstack_features": "vision_mask"}
+"""Arguments of decoders with features to add, and those that say to which tokens."""
 _RUNS: list[Hidden] = []
 
 
@@ -35,7 +38,8 @@ class Hidden:
         entered: of each row, places of the visual tokens that a selector let in, the most important
             first; None where all enter.
         embeddings: float [B, n, d], what the decoder gets of the prompt in place of its own; None
-            where no token was merged into another.
+            where no token was merged into another. `features`: the same of what it adds behind
+            early layers, by layer.
     """
 
     schedule: Any
@@ -46,6 +50,7 @@ class Hidden:
     seen: dict[int, list[list[float]]] = field(default_factory=dict)
     entered: list[list[int]] | None = None
     embeddings: torch.Tensor | None = None
+    features: Mapping[int, torch.Tensor] = field(default_factory=dict)
     _alive: dict[tuple[int, int, int], list[int]] = field(default_factory=dict)
     _places: dict[int, list[int]] = field(default_factory=dict)
 
@@ -186,7 +191,15 @@ def _attention(
 def _merge(hidden: Hidden, decoder: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if hidden.embeddings is None or kwargs["inputs_embeds"].shape[1] == 1:
         return None
-    return args, kwargs | {"inputs_embeds": hidden.embeddings}
+    changed: dict[str, Any] = {"inputs_embeds": hidden.embeddings}
+    for name, where in _EARLY.items():
+        if kwargs.get(name) is not None and hidden.features:
+            mask = kwargs[where]
+            mask = mask[..., 0] if mask.dim() == 3 else mask
+            merged = {layer: values[mask] for layer, values in hidden.features.items()}
+            early = isinstance(kwargs[name], Mapping)
+            changed[name] = merged if early else [merged[n] for n in sorted(merged)]
+    return args, kwargs | changed
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:

@@ -213,7 +213,10 @@ def test_pooled_tokens_are_means_of_their_cells() -> None:
     assert torch.equal(merged[0, [0, 1, 18, -1]], stock[[0, 1, 18, -1]])
 
 
-@pytest.mark.parametrize("method", ["divprune", "fastervlm", "vispruner", "pool"])
+@pytest.mark.parametrize(
+    "method",
+    ["divprune", "fastervlm", "vispruner", "pool", "visionzip:contextual=0.5", "prumerge_plus"],
+)
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_a_batch_is_its_rows(name: str, method: str) -> None:
     """Whatever stands beside it: the same tokens, and the same answer."""
