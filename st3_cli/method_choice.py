@@ -64,7 +64,7 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
     Raises:
         UsageError: as `build_method`; or an option that no method in the list takes.
     """
-    from st3.methods import PVTP, VTA, parse_methods
+    from st3.methods import PVTP, VTA, parse_methods, split_spec
     from st3.methods.peers import Random, Uniform
 
     chosen = _chosen(given)
@@ -82,7 +82,8 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
             taken |= fitting.keys()
             own = {key: value for key, value in fitting.items() if key not in named}
             label = ",".join((*_parameters(spec), *(f"{k}={_word(v)}" for k, v in own.items())))
-            label = f"{method.name}:{label}" if label else method.name
+            name = split_spec(spec)[0]
+            label = f"{name}:{label}" if label else name
             found[label] = dataclasses.replace(method, **own)
             found[label].schedule(layers)
     except ValueError as error:
@@ -94,7 +95,9 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
 
 
 def _parameters(spec: str) -> list[str]:
-    return [pair.strip() for pair in spec.partition(":")[2].split(",") if pair.strip()]
+    from st3.methods import split_spec
+
+    return [pair.strip() for pair in split_spec(spec)[1].split(",") if pair.strip()]
 
 
 def _word(value: Any) -> str:

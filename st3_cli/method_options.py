@@ -52,7 +52,8 @@ MethodOption = Annotated[
     str,
     option(
         METHOD, "--method", metavar="NAME",
-        help="A method, such as st3 or fastv:k=2,r=75%; `st3 methods` lists them.",
+        help="A method, such as st3 or fastv:k=2,r=75%; `st3 methods` lists them. Or a class in a "
+        "file of your own, ./mine.py:Mine.",
     ),
 ]  # fmt: skip
 PruneRatioOption = Annotated[

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from st3_cli import options as o
-from st3_cli.console import print_json, print_table
+from st3_cli.console import err, print_json, print_table
 from st3_cli.errors import UsageError
 
 EXAMPLES = o.examples(
     "st3 methods --model qwen2.5-vl-7b",
     "st3 methods cdpruner",
+    "st3 methods ./mine.py:Mine",
 )
 _SHARED = ("scorer", "kv_cache_dtype")
 _BEFORE = (*_SHARED, "per", "positions", "tau", "annealing")
@@ -30,7 +31,10 @@ _MEANS = {
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Explain one of them.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]", show_default=False,
+            help="Explain one of them, or a class of your own, ./mine.py:Mine.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -43,19 +47,29 @@ def methods(
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """List the trimming methods by stage, what they need, and their papers; or explain one."""
-    from st3.methods import METHODS
+    from st3.methods import METHODS, find_method
+    from st3.methods.own import offered
     from st3.methods.scorers import SCORERS
 
-    if name is not None and name not in METHODS:
-        raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    chosen, broken = {**METHODS} if name is None else {}, []
+    for one in offered() if name is None else (name,):
+        try:
+            if name is None and one in METHODS:
+                raise ValueError(f"the method {one!r} of another package is named as one of st3's")
+            chosen[one] = find_method(one)
+        except ValueError as error:
+            if name is not None:
+                raise UsageError(str(error)) from None
+            broken.append(str(error))
     config = None if model is None else _config(model)
-    chosen = METHODS if name is None else {name: METHODS[name]}
     found = [_described(one, cls, config) for one, cls in chosen.items()]
+    for line in broken:
+        err.print(f"left out: {line}", style="yellow", soft_wrap=True)
     if name is not None:
         print_json(found[0]) if json else _explain(found[0])
         return
     if json:
-        print_json({"methods": found, "scorers": list(SCORERS)})
+        print_json({"methods": found, "scorers": list(SCORERS), "broken": broken})
         return
     heads = ["name", "parameters", "what it does", "needs", "source"]
     if config is not None:
@@ -65,7 +79,8 @@ def methods(
         print_table(f"Methods that drop {stage}", heads, rows, wrap=True)
     print_table(
         "Every method takes scorer=NAME, what decides which tokens stay (or a method that drops "
-        "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; those "
+        "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; a "
+        "method may be a class in a file of your own, ./mine.py:Mine (docs/adding-a-method.md); those "
         "before the decoder also per=picture or prompt, positions=original or compact, tau=TOKENS",
         ("scorers",),
         [(", ".join(SCORERS),)],

@@ -24,7 +24,7 @@ from st3.families.parts import Parts
 from st3.methods import Method
 from st3.methods.base import Selector
 from st3.methods.schedule import Group, Schedule
-from st3.methods.scorers import SCORERS, InOrder, Scorer
+from st3.methods.scorers import InOrder, Scorer
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
     ) -> Plan:  # fmt: skip
         """The plan for prompts of so many tokens: which layers see all of them decides."""
         schedule, seeing = method.schedule(len(parts.layers)), None
-        selector, scorer = method.selector, SCORERS.get(method.scorer, InOrder())
+        selector, scorer = method.selector, method.ranks_by()
         ordered = isinstance(scorer, InOrder)
         if not parts.plain:
             seeing = () if ordered else parts.seeing(tokens)

@@ -2,9 +2,11 @@
 
 A method is a frozen dataclass whose fields are its parameters. To add one that chooses before the
 decoder, put its file into `st3.methods.before`, where it is found; to add any other, write the
-class and put it into `METHODS`. `trim` and every command know it from then on. A method can be
-written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a
-published setting of the method stands for its parameters, as in `fastervlm:75%`.
+class and put it into `METHODS`. `trim` and every command know it from then on. One outside the
+package is named by its file (`st3.methods.own`). A method can be
+written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`, `./mine.py:Mine:k=2`; a
+word in it that names a published setting of the method stands for its parameters, as in
+`fastervlm:75%`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,21 @@ from typing import Any
 
 from st3.methods.base import Method, Untrimmed
 from st3.methods.before import selectors
+from st3.methods.own import find_own, offered, split_spec
 from st3.methods.peers import VTW, FastV, PyramidDrop, Random, Uniform
 from st3.methods.st3 import PVTP, ST3, VTA
 
-__all__ = ["METHODS", "PVTP", "VTA", "Method", "make_method", "parameters", "parse_methods"]
+__all__ = [
+    "METHODS",
+    "PVTP",
+    "VTA",
+    "Method",
+    "find_method",
+    "make_method",
+    "parameters",
+    "parse_methods",
+    "split_spec",
+]
 
 METHODS: dict[str, type[Method]] = {
     m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)
@@ -34,19 +47,24 @@ def parameters(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown method.
     """
-    return tuple(field.name for field in dataclasses.fields(_find(name)))
+    return tuple(field.name for field in dataclasses.fields(find_method(name)))
 
 
-def make_method(spec: str, **given: Any) -> Method:
+def make_method(spec: str | type[Method], **given: Any) -> Method:
     """The method that `spec` names, with the parameters in it and those in `given`.
+
+    A class stands for itself.
 
     Raises:
         ValueError: an unknown method or parameter (the known ones are named), a parameter given
             twice, or a bad value.
     """
-    name, _, rest = spec.strip().partition(":")
-    cls = _find(name)
-    known = parameters(name)
+    if isinstance(spec, str):
+        name, rest = split_spec(spec)
+        cls = find_method(name)
+    else:
+        cls, name, rest = spec, spec.name, ""
+    known = tuple(field.name for field in dataclasses.fields(cls))
     chosen = {}
     published: Mapping[str, str] = getattr(cls, "published", {})
     pairs = [published.get(part.strip(), part.strip()) for part in rest.split(",")]
@@ -104,9 +122,16 @@ def _read(name: str, text: str, hint: Any) -> Any:
     return text
 
 
-def _find(name: str) -> type[Method]:
-    if name not in METHODS:
-        close = difflib.get_close_matches(name.lower(), METHODS, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"unknown method {name!r}{hint}; known: {', '.join(METHODS)}")
-    return METHODS[name]
+def find_method(name: str) -> type[Method]:
+    """The class of a method: of the registry, in a file (`./mine.py:Mine`), of another package.
+
+    Raises:
+        ValueError: there is none of this name, or it cannot be had.
+    """
+    found = METHODS.get(name) or find_own(name)
+    if found is not None:
+        return found
+    everyone = (*METHODS, *offered())
+    close = difflib.get_close_matches(name.lower(), everyone, 1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise ValueError(f"unknown method {name!r}{hint}; known: {', '.join(everyone)}")

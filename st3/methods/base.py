@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from st3.methods.schedule import Schedule
+
+if TYPE_CHECKING:
+    from st3.methods.scorers import Scorer
 
 KV_CACHE_DTYPES = ("auto", "int8", "int4")
 
@@ -36,7 +40,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
-    source: ClassVar[str]
+    source: ClassVar[str] = "own"
     """The paper the method comes from."""
     stage: ClassVar[str] = "in the decoder"
     """Where it drops: in the tower, before the decoder, in the decoder, or while decoding."""
@@ -48,7 +52,7 @@ class Method(ABC):
         from st3.methods.before import selectors
         from st3.methods.scorers import SCORERS  # it needs torch, and a list of methods does not
 
-        if self.scorer not in {*SCORERS, *selectors()}:
+        if not self.decides and self.scorer not in SCORERS and self._ordering() is None:
             known = ", ".join((*SCORERS, *selectors()))
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {known}")
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:
@@ -64,16 +68,57 @@ class Method(ABC):
         """
 
     @property
+    def decides(self) -> bool:
+        """Whether it has a scorer, or an order, of its own and goes by that: `scorer` names it."""
+        return False
+
+    def ranks_by(self) -> Scorer:
+        """What says in the decoder's layers how important tokens are."""
+        from st3.methods.scorers import SCORERS, InOrder
+
+        return SCORERS.get(self.scorer, InOrder())
+
+    @property
     def selector(self) -> Selector | None:
         """What looks at the visual tokens before layer 1, if anything does."""
-        from st3.methods.before import selectors
-
-        found: Any = selectors().get(self.scorer)
+        found = self._ordering()
         return None if found is None else found()
 
+    def _ordering(self) -> Any:
+        """The class of a method before the decoder whose order `scorer` asks for, or None.
+
+        Raises:
+            ValueError: one from outside the package that cannot be had.
+        """
+        from st3.methods.before import selectors
+        from st3.methods.own import find_own
+        from st3.methods.scorers import SCORERS
+
+        if self.decides or self.scorer in SCORERS:
+            return None
+        found: Any = selectors().get(self.scorer) or find_own(self.scorer)
+        return found if hasattr(found, "choose") else None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Other processes find a class that is in a user's file by the file."""
+        from st3.methods.own import revive
+
+        module = sys.modules.get(type(self).__module__)
+        if not hasattr(module, "__st3_sha256__"):
+            return super().__reduce_ex__(protocol)
+        return revive, (module.__file__, type(self).__qualname__, vars(self))
+
     def settings(self, layers: int) -> dict[str, Any]:
-        """Every parameter with the value that is in force for `layers` layers, for reports."""
-        return dataclasses.asdict(self)
+        """Every parameter with the value that is in force for `layers` layers, for reports.
+
+        Of a method from outside the package also its `origin`: which class, and what its file held.
+        """
+        from st3.methods.own import origin
+
+        found = dataclasses.asdict(self)
+        ordering = self._ordering()
+        where = origin(self) or ({} if ordering is None else origin(ordering))
+        return found | ({"origin": where} if where else {})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from st3.methods.schedule import Schedule
 if TYPE_CHECKING:
     import torch
 
+    from st3.methods.scorers import Scorer
     from st3.methods.view import View
 
 POSITIONS = ("original", "compact")
@@ -106,6 +107,15 @@ class Selecting(Method):
     def settings(self, layers: int) -> dict[str, Any]:
         share, tokens = read_keep(self.keep)
         return super().settings(layers) | {"keep": tokens if share is None else share}
+
+    @property
+    def decides(self) -> bool:
+        return self.scorer == self.name
+
+    def ranks_by(self) -> Scorer:
+        from st3.methods.scorers import InOrder
+
+        return InOrder() if self.decides else super().ranks_by()
 
     @property
     def selector(self) -> Selecting:

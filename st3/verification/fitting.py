@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from st3.methods import METHODS, Method
+from st3.methods import METHODS, Method, split_spec
 from st3.methods.peers import FastV, PyramidDrop
 
 _SHARE = 0.75  # of the answer, after which nothing visual is left
@@ -29,12 +29,13 @@ def fitted(label: str, method: Method, new: int) -> tuple[str, Method]:
         method: as it was asked for.
         new: tokens of the answer.
     """
-    given = {pair.partition("=")[0] for pair in label.partition(":")[2].split(",")}
+    asked = split_spec(label)[1]
+    given = {pair.partition("=")[0] for pair in asked.split(",")}
     changed: dict[str, Any] = {}
     if getattr(method, "tau", None) is not None and "tau" not in given:
         changed["tau"] = max(1, round(_SHARE * new))
     if not changed:
         return label, method
     words = ",".join(f"{key}={value}" for key, value in changed.items())
-    joint = "," if ":" in label else ":"
+    joint = "," if asked else ":"
     return f"{label}{joint}{words}", dataclasses.replace(method, **changed)
