@@ -50,6 +50,8 @@ class Trim(Scope):
         self.session = session
         selector = session.plan.selector
         asks = () if selector is None else selector.asks()
+        if "cells" in session.plan.scorer.needs:
+            asks = (*asks, "grid")
         self.wish, self.framed = Wish.of(asks), "frames" in asks
         self.graph: DecodeGraph | None = None
 

@@ -13,7 +13,7 @@ visual and text tokens: shorter rows then carry invalid tokens on the left, as l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from st3.engine.cache import TrimmedCache
 from st3.engine.entrance import Entrance
 from st3.engine.filling import Filling
 from st3.engine.follow import Features, Followers
+from st3.engine.insight import Grids, Insight, blended, cell_table
 from st3.engine.masks import MaskRule
 from st3.engine.order import Order, to_device
 from st3.engine.record import Record
@@ -88,6 +89,10 @@ class Prefill:
         self.followers = Followers(prompt.tokens)
         self.features: Features | None = None
         self.frames: Callable[[], torch.Tensor] | None = None  # int64 [B, tokens], see `frames`
+        self.grids: Callable[[], Grids] = tuple  # of each picture
+        self.again: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.embedded: torch.Tensor | None = None
+        self._waiting: tuple[int, LayerView] | None = None  # a layer that decides, once it is done
         self._of_all: torch.Tensor | None = None
         self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
         self.unseen = {*self.plan.parts.keyed, *self.plan.parts.lenders}
@@ -128,6 +133,11 @@ class Prefill:
         self.go_to(hidden.device)
         if self.features is not None:
             hidden = self.features.add(layer - 1, hidden, self.place, self.valid)
+        if layer == 1 and "embeddings" in self.scorer.needs:
+            self.embedded = hidden
+        if self._waiting is not None:
+            with self.record.choosing():
+                hidden = self._decide(*self._waiting, layer, hidden)
         if layer == 1 and self.entrance is not None:
             with self.record.choosing():
                 hidden = self._enter(hidden)
@@ -224,9 +234,13 @@ class Prefill:
                 query, key, scaling, valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
                 allowed=allowed, softcap=softcap, frames=self._frames, across=self.plan.ranks,
+                counts=self._left_by(layer), seen=self._insight(),
             )  # fmt: skip
-            with self.record.choosing():
-                self.recent[layer] = self.scorer.score(view)
+            if "states" in self.scorer.needs:
+                self._waiting = layer, view
+            else:
+                with self.record.choosing():
+                    self.recent[layer] = self.scorer.score(view)
         first = self.group.first == 1 and self.schedule.anneals
         if first and layer == self.group.scored_in:  # never where a selector's order decides
             listed = self._list(self.turn.entering)
@@ -238,6 +252,45 @@ class Prefill:
             return
         self.filling.store(self.order, self.place, self.valid, self.capacity)
         self.lent[layer] = self.place
+
+    def _insight(self) -> Insight | None:
+        """What the scorer needs of this layer."""
+        if not self.scorer.needs:
+            return None
+        pictures, device = self.prompt.pictures, self.place.device
+        return Insight(
+            self.plan.parts, self.place, self.ordinal, self.embedded, self.again,
+            table=lambda: cell_table(pictures, self.grids(), device),
+        )  # fmt: skip
+
+    def _left_by(self, layer: int) -> tuple[int, ...]:
+        """Visual tokens of each row that the first cut leaves which this layer decides."""
+        cuts = [g.first for g in self.groups.values() if g.scored_in == layer and g.first > 1]
+        if not cuts:
+            return ()
+        return tuple(self.schedule.count(min(cuts), n) for n in self.turn.entering)
+
+    def _decide(
+        self, layer: int, view: LayerView, coming: int, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Score by what a layer returned; hidden states [B, n, d], some of them merged.
+
+        Raises:
+            ValueError: tokens are to be merged, and the cut comes later.
+        """
+        self._waiting = None
+        assert isinstance(view.seen, Insight)
+        view = replace(view, seen=replace(view.seen, returned=hidden))
+        score = self.recent[layer] = self.scorer.score(view)
+        merge = self.scorer.merge(view, score)
+        if merge is None:
+            return hidden
+        if coming not in self.groups:
+            raise ValueError(
+                f"the scorer merges tokens by what layer {layer} says, and in this model they "
+                "leave later: let it merge none"
+            )
+        return blended(hidden, merge)
 
     def _ranking(self) -> torch.Tensor:
         """int64 [B, n]: visual tokens by falling importance, padding, then text in prompt order.

@@ -61,6 +61,11 @@ class Plan:
         if not parts.plain:
             seeing = () if ordered else parts.seeing(tokens)
             schedule = schedule.fitted(seeing, min(parts.lenders) - 1 if parts.lenders else None)
+        if schedule.anneals and "states" in scorer.needs:
+            raise ValueError(
+                f"{method.name} decides by what a layer returns, when its keys are in the cache in "
+                "an order: nothing can leave it while decoding (leave tau out)"
+            )
         groups = schedule.groups(seeing, ordered=ordered)
         return cls(method, parts, max_new_tokens, schedule, scorer, groups, ranks, selector)
 

@@ -15,7 +15,9 @@ from typing import Literal
 
 import torch
 
-from st3.methods.attention_rows import attention_rows
+from st3.methods.attention_rows import ROWS, attention_rows
+from st3.methods.look import Look
+from st3.methods.selecting import Merge
 
 _GOLDEN = (5**0.5 - 1) / 2
 How = Literal["mean", "max"]
@@ -42,6 +44,9 @@ class LayerView:
         softcap: logits go through softcap * tanh(logits / softcap), if there is one.
         across: where other processes hold other heads: makes what was merged over the heads here
             what it is over all of them.
+        counts: visual tokens of each row that the cut will leave which this layer decides; nothing
+            where it decides none.
+        seen: what a scorer asked for by its `needs`.
     """
 
     query: torch.Tensor
@@ -56,6 +61,15 @@ class LayerView:
     softcap: float | None = None
     frames: Callable[[], torch.Tensor] | None = None
     across: Callable[[torch.Tensor, How], torch.Tensor] | None = None
+    counts: tuple[int, ...] = ()
+    seen: Look | None = None
+
+    @property
+    def look(self) -> Look:
+        """What is there besides queries and keys."""
+        if self.seen is None:
+            raise ValueError("nobody looks at more than queries and keys here")
+        return self.seen
 
     @property
     def frame(self) -> torch.Tensor:
@@ -71,6 +85,43 @@ class LayerView:
             self.query, self.key, self.scaling, self.valid, count, allowed, self.softcap
         )
         return rows[..., -self.visual.shape[1] :]
+
+    def received(self, weights: torch.Tensor, how: How = "mean") -> torch.Tensor:
+        """Attention that each token gets from the last r tokens, weighted, float32 [B, n].
+
+        Heads are merged before rows are added. Some rows are computed at a time, so r may be all.
+
+        Args:
+            weights: float32 [B, r], of rows; 0 for those that do not count.
+            how: heads are merged.
+        """
+        asked, alive, keys = weights.shape[1], self.visual.shape[1], self.key.shape[2]
+        total: torch.Tensor | None = None
+        step = max(1, ROWS // max(1, self.query.shape[0] * self.query.shape[1] * keys))
+        for begin in range(alive - asked, alive, step):
+            end = min(begin + step, alive)
+            allowed, sees = None, keys - alive + end  # by causality, no key behind the last row
+            if self.allowed is not None:
+                allowed, sees = self.allowed(alive - begin)[:, :, : end - begin], keys
+            rows = attention_rows(
+                self.query[:, :, :end], self.key[:, :, :sees], self.scaling,
+                None if self.valid is None else self.valid[:, :sees],
+                end - begin, allowed, self.softcap,
+            )  # fmt: skip
+            weight = weights[:, begin - alive + asked : end - alive + asked]
+            if how == "mean":
+                part = torch.einsum("bhrn,br->bhn", rows, weight)
+            else:
+                part = (self.merged(rows, how) * weight[..., None]).sum(1)
+            part = torch.nn.functional.pad(part, (0, keys - sees))
+            total = part if total is None else total + part
+        assert total is not None
+        return (self.merged(total) if how == "mean" else total)[..., -alive:]
+
+    def asks(self) -> torch.Tensor:
+        """bool [B, trailing]: which of the last tokens are text, behind the last picture."""
+        text = ~self.visual[:, -self.trailing :]
+        return text if self.valid is None else text & self.valid[:, -self.trailing :]
 
     def merged(self, values: torch.Tensor, how: How = "mean") -> torch.Tensor:
         """Float32 [B, heads, ...] of query or key heads, merged over all heads: [B, ...].
@@ -89,6 +140,8 @@ class Scorer(ABC):
     """Whether it asks for `LayerView.frame`."""
     layers_summed: int = 1
     """Scores of this many layers, up to the deciding one, are added."""
+    needs: tuple[str, ...] = ()
+    """Of `st3.methods.look.NEEDS`, what it asks `LayerView.look` for."""
 
     @property
     def across_ranks(self) -> bool:
@@ -101,6 +154,13 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, view: LayerView) -> torch.Tensor:
         """float32 [B, n], greater is more important. A few rows of n: never an n x n matrix."""
+
+    def merge(self, view: LayerView, score: torch.Tensor) -> Merge | None:
+        """New values of what the cut leaves, by numbers of tokens alive; None for none.
+
+        Asked of scorers that need `states` alone, right before the cut.
+        """
+        return None
 
 
 @dataclass(frozen=True)
