@@ -24,7 +24,7 @@ class Insight:
     Attributes:
         parts: of the model.
         place, ordinal: int64 [B, n], of the tokens alive.
-        embedded: float [B, tokens, d], what the decoder got.
+        embedded: what the decoder got, float [B, tokens, d], and what of it is visual, bool.
         again: makes queries and keys without positions.
         table: makes int64 [B, N, 2], line and column by a visual token's number in its row.
         returned: float [B, n, d], what the layer returned, once it has.
@@ -33,7 +33,7 @@ class Insight:
     parts: Parts
     place: torch.Tensor
     ordinal: torch.Tensor
-    embedded: torch.Tensor | None = None
+    embedded: tuple[torch.Tensor, torch.Tensor] | None = None
     again: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
     table: Callable[[], torch.Tensor] | None = None
     returned: torch.Tensor | None = None
@@ -44,17 +44,17 @@ class Insight:
 
     def normed(self) -> torch.Tensor:
         """See `Look`."""
-        norm = self.parts.last_norm
-        states = self.states()
-        found: torch.Tensor = states if norm is None else norm(states)
+        norm, states = self.parts.last_norm, self.states()
+        if norm is None:
+            return states
+        device = next(norm.parameters()).device  # the last layer's, and this one may lie elsewhere
+        found: torch.Tensor = norm(states.to(device)).to(states.device)
         return found
 
-    def embeddings(self) -> torch.Tensor:
+    def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Look`."""
-        embedded = _there(self.embedded, "embeddings").to(self.place.device)
-        rows = torch.arange(len(self.place), device=self.place.device)[:, None]
-        found: torch.Tensor = embedded[rows, self.place]
-        return found
+        embedded, visual = _there(self.embedded, "embeddings")
+        return embedded.to(self.place.device), visual.to(self.place.device)
 
     def unrotated(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Look`."""
@@ -75,13 +75,12 @@ def _there(value: Any, what: str) -> Any:
 
 def blended(hidden: torch.Tensor, merge: Merge) -> torch.Tensor:
     """Hidden states [B, n, d] with the values that a scorer gives some of the tokens alive."""
-    rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(merge.into)
-    weight = merge.weight.float()
+    into, of, weight = (x.to(hidden.device) for x in (merge.into, merge.of, merge.weight.float()))
+    rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(into)
     new = torch.zeros_like(hidden, dtype=torch.float32)
-    parts = hidden[rows, merge.of].float() * weight[..., None]
-    new.index_put_((rows, merge.into), parts, accumulate=True)
+    new.index_put_((rows, into), hidden[rows, of].float() * weight[..., None], accumulate=True)
     named = torch.zeros(hidden.shape[:2], device=hidden.device)
-    named.index_put_((rows, merge.into), (weight != 0).float(), accumulate=True)
+    named.index_put_((rows, into), (weight != 0).float(), accumulate=True)
     return torch.where(named[..., None] > 0, new.to(hidden.dtype), hidden)
 
 

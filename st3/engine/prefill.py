@@ -91,7 +91,8 @@ class Prefill:
         self.frames: Callable[[], torch.Tensor] | None = None  # int64 [B, tokens], see `frames`
         self.grids: Callable[[], Grids] = tuple  # of each picture
         self.again: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
-        self.embedded: torch.Tensor | None = None
+        self.embedded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._now = prompt.visual  # visual tokens alive in each row
         self._waiting: tuple[int, LayerView] | None = None  # a layer that decides, once it is done
         self._of_all: torch.Tensor | None = None
         self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
@@ -134,7 +135,7 @@ class Prefill:
         if self.features is not None:
             hidden = self.features.add(layer - 1, hidden, self.place, self.valid)
         if layer == 1 and "embeddings" in self.scorer.needs:
-            self.embedded = hidden
+            self.embedded = hidden, self.visual
         if self._waiting is not None:
             with self.record.choosing():
                 hidden = self._decide(*self._waiting, layer, hidden)
@@ -234,7 +235,8 @@ class Prefill:
                 query, key, scaling, valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
                 allowed=allowed, softcap=softcap, frames=self._frames, across=self.plan.ranks,
-                counts=self._left_by(layer), seen=self._insight(),
+                before=self._now, counts=self._left_by(layer)[1], cut=self._left_by(layer)[0],
+                seen=self._insight(),
             )  # fmt: skip
             if "states" in self.scorer.needs:
                 self._waiting = layer, view
@@ -263,12 +265,13 @@ class Prefill:
             table=lambda: cell_table(pictures, self.grids(), device),
         )  # fmt: skip
 
-    def _left_by(self, layer: int) -> tuple[int, ...]:
-        """Visual tokens of each row that the first cut leaves which this layer decides."""
-        cuts = [g.first for g in self.groups.values() if g.scored_in == layer and g.first > 1]
-        if not cuts:
-            return ()
-        return tuple(self.schedule.count(min(cuts), n) for n in self.turn.entering)
+    def _left_by(self, layer: int) -> tuple[int, tuple[int, ...]]:
+        """The first cut that this layer decides, from 1, and what it leaves in each row."""
+        cuts = sorted(first for first in self.groups if first > 1)
+        for number, first in enumerate(cuts, 1):
+            if self.groups[first].scored_in == layer:
+                return number, tuple(self.schedule.count(first, n) for n in self.turn.entering)
+        return 1, ()
 
     def _decide(
         self, layer: int, view: LayerView, coming: int, hidden: torch.Tensor
@@ -280,9 +283,10 @@ class Prefill:
         """
         self._waiting = None
         assert isinstance(view.seen, Insight)
-        view = replace(view, seen=replace(view.seen, returned=hidden))
-        score = self.recent[layer] = self.scorer.score(view)
-        merge = self.scorer.merge(view, score)
+        there, here = view.visual.device, hidden.device
+        view = replace(view, seen=replace(view.seen, returned=hidden.to(there)))
+        score, merge = self.scorer.judge(view)
+        self.recent[layer] = score.to(here)
         if merge is None:
             return hidden
         if coming not in self.groups:
@@ -350,6 +354,7 @@ class Prefill:
         needed = min(later, default=self.plan.layers)
         self.recent = {n: score.gather(1, index) for n, score in self.recent.items() if n >= needed}
         self.ranked = None
+        self._now = counts
         self.turn.record_kept(self.group, self.visual, self.ordinal)
         if self.schedule.anneals and (self.ordered or self.group.first > 1):
             places = torch.arange(alive, device=index.device).expand_as(column)

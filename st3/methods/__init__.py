@@ -1,7 +1,8 @@
 """The registry of trimming methods: name -> schedule and scorer.
 
 A method is a frozen dataclass whose fields are its parameters. To add one that chooses before the
-decoder, put its file into `st3.methods.before`, where it is found; to add any other, write the
+decoder, or has a score of its own in it, put its file into `st3.methods.before` or
+`st3.methods.inside`, where it is found; to add any other, write the
 class and put it into `METHODS`. `trim` and every command know it from then on. One outside the
 package is named by its file (`st3.methods.own`). A method can be
 written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`, `./mine.py:Mine:k=2`; a
@@ -20,6 +21,7 @@ from typing import Any
 
 from st3.methods.base import Method, Untrimmed
 from st3.methods.before import selectors
+from st3.methods.inside import insiders
 from st3.methods.own import find_own, offered, split_spec
 from st3.methods.peers import VTW, FastV, PyramidDrop, Random, Uniform
 from st3.methods.st3 import PVTP, ST3, VTA
@@ -38,7 +40,10 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)
-} | selectors()
+} | selectors() | insiders()
+
+
+_TRUTHS = {"true": True, "false": False, "yes": True, "no": False}
 
 
 def parameters(name: str) -> tuple[str, ...]:
@@ -111,6 +116,10 @@ def _read(name: str, text: str, hint: Any) -> Any:
         return None
     if str in allowed:
         return text
+    if bool in allowed:
+        if text.lower() not in _TRUTHS:
+            raise ValueError(f"{name} must be one of {', '.join(_TRUTHS)}, got {text!r}")
+        return _TRUTHS[text.lower()]
     try:
         if int in allowed:
             return int(text)

@@ -34,7 +34,8 @@ class Method(ABC):
 
     Attributes:
         scorer: a key of `SCORERS`, what importance is; or the name of a method that chooses before
-            the decoder, whose order then decides in every layer.
+            the decoder, whose order then decides in every layer, or of one that has a score of its
+            own.
         kv_cache_dtype: how the KV cache holds what is left, one of `KV_CACHE_DTYPES`: `auto` as the
             model makes it, `int8` and `int4` in fewer bits (ours: the papers drop tokens alone).
     """
@@ -50,10 +51,11 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         from st3.methods.before import selectors
+        from st3.methods.inside import insiders
         from st3.methods.scorers import SCORERS  # it needs torch, and a list of methods does not
 
-        if not self.decides and self.scorer not in SCORERS and self._ordering() is None:
-            known = ", ".join((*SCORERS, *selectors()))
+        if not self.decides and self.scorer not in SCORERS and self._other() is None:
+            known = ", ".join((*SCORERS, *selectors(), *insiders()))
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {known}")
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:
             known = ", ".join(KV_CACHE_DTYPES)
@@ -76,28 +78,34 @@ class Method(ABC):
         """What says in the decoder's layers how important tokens are."""
         from st3.methods.scorers import SCORERS, InOrder
 
+        other = self._other()
+        if hasattr(other, "score"):
+            found: Scorer = other().ranks_by()
+            return found
         return SCORERS.get(self.scorer, InOrder())
 
     @property
     def selector(self) -> Selector | None:
         """What looks at the visual tokens before layer 1, if anything does."""
-        found = self._ordering()
-        return None if found is None else found()
+        other = self._other()
+        return other() if hasattr(other, "choose") else None
 
-    def _ordering(self) -> Any:
-        """The class of a method before the decoder whose order `scorer` asks for, or None.
+    def _other(self) -> Any:
+        """The class of another method whose order or score `scorer` asks for; None if of none.
 
         Raises:
             ValueError: one from outside the package that cannot be had.
         """
         from st3.methods.before import selectors
+        from st3.methods.inside import insiders
         from st3.methods.own import find_own
         from st3.methods.scorers import SCORERS
 
         if self.decides or self.scorer in SCORERS:
             return None
-        found: Any = selectors().get(self.scorer) or find_own(self.scorer)
-        return found if hasattr(found, "choose") else None
+        known: dict[str, Any] = selectors() | insiders()
+        found = known.get(self.scorer) or find_own(self.scorer)
+        return found if hasattr(found, "choose") or hasattr(found, "score") else None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Other processes find a class that is in a user's file by the file."""
@@ -116,8 +124,8 @@ class Method(ABC):
         from st3.methods.own import origin
 
         found = dataclasses.asdict(self)
-        ordering = self._ordering()
-        where = origin(self) or ({} if ordering is None else origin(ordering))
+        other = self._other()
+        where = origin(self) or ({} if other is None else origin(other))
         return found | ({"origin": where} if where else {})
 
 

@@ -1,7 +1,8 @@
-"""Methods with a scorer of their own: they say themselves which tokens a layer's cut leaves.
+"""Methods with a score of their own: they say themselves which tokens a cut in the decoder leaves.
 
-Their fields are the parameters, `decider` makes the scorer of them. Those that come with st3 lie in
-`st3.methods.inside`. No torch is imported to list them: `decider` imports what it computes with.
+Such a method is its own scorer: its fields are the parameters, `score` is the algorithm. Those that
+come with st3 lie in `st3.methods.inside`. No torch is imported to list them: `score` imports what
+it computes with.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 from st3.methods.base import Method
 
 if TYPE_CHECKING:
-    from st3.methods.scorers import Scorer
+    import torch
+
+    from st3.methods.scorers import LayerView, Scorer
+    from st3.methods.selecting import Merge
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Deciding(Method):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """What it must see besides queries and keys; see `Scorer.needs`."""
+    """What it must see besides queries and keys, by default; see `asks`."""
+    across_ranks: ClassVar[bool] = False
+    """See `Scorer.across_ranks`."""
     is_set: ClassVar[bool] = False
     """Whether its choice holds for one budget only, and others do not nest in it."""
     differs: ClassVar[str] = ""
@@ -46,8 +52,18 @@ class Deciding(Method):
         return self.scorer == self.name
 
     def ranks_by(self) -> Scorer:
-        return self.decider() if self.decides else super().ranks_by()
+        from st3.methods.scorers import ByMethod
+
+        return ByMethod(self, self.asks()) if self.decides else super().ranks_by()
+
+    def asks(self) -> tuple[str, ...]:
+        """Of `st3.methods.look.NEEDS`, what it asks `LayerView.look` for."""
+        return self.needs
 
     @abstractmethod
-    def decider(self) -> Scorer:
-        """What ranks the visual tokens in the layer that decides a cut."""
+    def score(self, view: LayerView) -> torch.Tensor:
+        """Float32 [B, n], greater is more important; see `Scorer.score`."""
+
+    def judge(self, view: LayerView) -> tuple[torch.Tensor, Merge | None]:
+        """The score, and new values of some tokens; see `Scorer.judge`."""
+        return self.score(view), None

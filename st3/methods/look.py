@@ -22,8 +22,12 @@ class Look(Protocol):
     def normed(self) -> torch.Tensor:
         """The same behind the decoder's last norm; as they are, where it has none."""
 
-    def embeddings(self) -> torch.Tensor:
-        """Float [B, n, d]: what layer 1 got of these tokens."""
+    def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float [B, m, d] and bool [B, m]: what layer 1 got, and which of it was visual.
+
+        Of the whole prompt, before anything was dropped. Text stands at the same places from the
+        end as it does among the tokens alive.
+        """
 
     def unrotated(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries [B, heads, n, head size] and keys [B, key heads, n, head size] without positions.

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -44,8 +44,9 @@ class LayerView:
         softcap: logits go through softcap * tanh(logits / softcap), if there is one.
         across: where other processes hold other heads: makes what was merged over the heads here
             what it is over all of them.
-        counts: visual tokens of each row that the cut will leave which this layer decides; nothing
-            where it decides none.
+        before, counts: visual tokens of each row that are alive, and that the cut will leave which
+            this layer decides; no `counts` where it decides none.
+        cut: the number of that cut, from 1.
         seen: what a scorer asked for by its `needs`.
     """
 
@@ -61,7 +62,9 @@ class LayerView:
     softcap: float | None = None
     frames: Callable[[], torch.Tensor] | None = None
     across: Callable[[torch.Tensor, How], torch.Tensor] | None = None
+    before: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
+    cut: int = 1
     seen: Look | None = None
 
     @property
@@ -155,12 +158,12 @@ class Scorer(ABC):
     def score(self, view: LayerView) -> torch.Tensor:
         """float32 [B, n], greater is more important. A few rows of n: never an n x n matrix."""
 
-    def merge(self, view: LayerView, score: torch.Tensor) -> Merge | None:
-        """New values of what the cut leaves, by numbers of tokens alive; None for none.
+    def judge(self, view: LayerView) -> tuple[torch.Tensor, Merge | None]:
+        """The score, and new values of some tokens, by their numbers among those alive.
 
-        Asked of scorers that need `states` alone, right before the cut.
+        Scorers that need `states` alone may give some: they are put in place right before the cut.
         """
-        return None
+        return self.score(view), None
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,31 @@ class KeyNormScorer(Scorer):
             view.key[:, :, -view.visual.shape[1] :].float(), dim=-1
         )
         return -view.merged(norms)
+
+
+@dataclass(frozen=True)
+class ByMethod(Scorer):
+    """What a method with a score of its own says.
+
+    Attributes:
+        method: a `st3.methods.deciding.Deciding`. `needs`: what it asks for.
+    """
+
+    method: Any
+    needs: tuple[str, ...] = ()
+
+    @property
+    def across_ranks(self) -> bool:
+        """As the method says."""
+        return bool(self.method.across_ranks)
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        found: torch.Tensor = self.method.score(view)
+        return found
+
+    def judge(self, view: LayerView) -> tuple[torch.Tensor, Merge | None]:
+        found: tuple[torch.Tensor, Merge | None] = self.method.judge(view)
+        return found
 
 
 @dataclass(frozen=True)

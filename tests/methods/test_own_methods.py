@@ -153,7 +153,7 @@ def test_other_processes_find_the_file(mine: Path) -> None:
         [sys.executable, "-c", code, pickle.dumps(method).hex()],
         check=True, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
-    assert "Evenly" in done.stdout
+    assert "ByMethod(method=Anew(" in done.stdout
 
 
 WRONG = {
