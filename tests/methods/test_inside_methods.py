@@ -1,0 +1,198 @@
+"""Each method with a score of its own in the decoder, against loops: what stays, and what is said."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from conftest import greedy, prompts, tiny_llava
+from methods import inside_reference as reference
+
+import st3
+from st3.methods import METHODS, make_method
+from st3.methods.clusters import density_peaks
+from st3.methods.inside import insiders
+from st3.methods.inside.sparsevlm import _parts
+from st3.methods.pivots import unlike
+from st3.methods.scorers import LayerView
+
+CUTS: dict[str, reference.Cut] = {
+    "dart": lambda seen: reference.dart(seen, 4, 4),
+    "dart:k=1,keep=7%,pivots=6,text_pivots=1": lambda seen: reference.dart(seen, 6, 1),
+    "dart:k=3,keep=4%,pivots=0,text_pivots=2": lambda seen: reference.dart(seen, 0, 2),
+    "fastv_norope:r=75%": lambda seen: (reference.best(reference.still(seen), seen.count), {}),
+    "feather": lambda seen: reference.feather(seen, 3, 8, 64),
+    "feather:first=1,second=4,f=0.1,stride=2": lambda seen: reference.feather(seen, 2, 8, 64),
+    "sparsevlm": lambda seen: reference.sparsevlm(seen, False),
+    "sparsevlm:64,recycle=true": lambda seen: reference.sparsevlm(seen, True),
+    "sparsevlm:keep=60%/30%/5%,recycle=true": lambda seen: reference.sparsevlm(seen, True),
+}
+
+
+@pytest.mark.parametrize("rows", [("ttItttttt",), ("ttItttt", "tItIttttttt", "ttttt")])
+@pytest.mark.parametrize("spec", CUTS)
+def test_the_published_formula_and_what_comes_of_it(spec: str, rows: tuple[str, ...]) -> None:
+    """Batches of unlike rows, each against its own slow walk."""
+    model, inputs = tiny_llava(), prompts(*rows)
+    with st3.trim(model, spec) as session:
+        result = greedy(model, inputs, 4)
+        cache = session.cache
+        assert cache is not None
+        assert cache.live_bytes == session.kv_bytes[-1]
+    answers = result.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    got, schedule = torch.stack(result.logits, 1), make_method(spec).schedule(10)
+    features = model.model.get_image_features(
+        pixel_values=inputs["pixel_values"], return_dict=True
+    ).pooler_output
+    first = 0
+    for row, kinds in enumerate(rows):
+        many = kinds.count("I")
+        own = torch.cat([*features[first : first + many], torch.zeros(0, 64)])
+        first += many
+        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+        counts = {
+            n: schedule.count(n, 64 * many)
+            for n in range(2, 11) if schedule.keeps[n - 1] != schedule.keeps[n - 2]
+        }  # fmt: skip
+        with torch.no_grad():
+            want, kept = reference.walk(model, ids, own, answers[row], counts, CUTS[spec])
+        places = (ids == model.config.image_token_id).nonzero().flatten().tolist()
+        for layer in range(1, 11):
+            assert [places[n] for n in session.kept(layer, row)] == kept[layer - 1], layer
+        torch.testing.assert_close(got[row], want.float(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scorer", ["fastv_norope", "feather", "sparsevlm"])
+def test_a_score_for_other_schedules(scorer: str) -> None:
+    """Under annealing, too."""
+    model, inputs = tiny_llava(), prompts("ttItttt", "tItIttttt")
+    method = make_method("st3", scorer=scorer, tau=4)
+    with st3.trim(model, method) as session:
+        greedy(model, inputs, 6)
+    for row in (0, 1):
+        alive = [[{*session.kept(n, row, t)} for n in range(1, 11)] for t in range(5)]
+        assert all(b <= a for kept in alive for a, b in pairwise(kept))
+        assert all(b <= a for n in range(10) for a, b in pairwise([kept[n] for kept in alive]))
+        assert alive[0][9]
+        assert not any(alive[4])
+
+
+def test_what_a_layer_returned_cannot_order_what_anneals() -> None:
+    with (
+        pytest.raises(ValueError, match="decides by what a layer returns"),
+        st3.trim(tiny_llava(), "st3:scorer=dart"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", insiders())
+def test_published_settings_are_settings(name: str) -> None:
+    kind: Any = METHODS[name]
+    for setting, parameters in kind.published.items():
+        assert make_method(f"{name}:{setting}") == make_method(f"{name}:{parameters}")
+    assert make_method(name).schedule(32).keeps[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "counts", "mean"),
+    [
+        ("sparsevlm:192,recycle=true", (309, 204, 113), 192.0),
+        ("sparsevlm:128,recycle=true", (312, 117, 39), 128.6),
+        ("sparsevlm:64,recycle=true", (82, 32, 18), 64.8),
+        ("sparsevlm:192", (300, 200, 110), None),
+    ],
+)
+def test_sparsevlm_counts_as_its_authors(
+    spec: str, counts: tuple[int, ...], mean: float | None
+) -> None:
+    """Their averages take the layer that decides first for a trimmed one, of 32."""
+    schedule = make_method(spec).schedule(32)
+    found = [schedule.count(n, 576) for n in range(1, 33)]
+    assert found == [576] * 3 + [counts[0]] * 4 + [counts[1]] * 9 + [counts[2]] * 16
+    if mean is not None:
+        assert (sum(found) - 576 + counts[0]) / 32 == pytest.approx(mean, abs=0.05)
+
+
+def test_other_counts() -> None:
+    assert [make_method(f"dart:{n}").schedule(32).count(3, 576) for n in (192, 128, 64)] == [
+        192, 128, 64,
+    ]  # fmt: skip
+    feather = make_method("feather").schedule(32)
+    assert [feather.count(n, 576) for n in (8, 9, 16, 17)] == [576, 218, 218, 20]
+    assert feather.count(17, 576) == round(218 * 0.09)
+    for alive in range(0, 80, 7):
+        for count in range(alive + 1):
+            kept, clusters, members = _parts(alive, count)
+            assert kept + clusters == count
+            assert clusters <= members <= alive - kept
+
+
+def test_unlike_takes_what_is_wanted_and_no_token_twice() -> None:
+    draw = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(3, 12, 5, generator=draw), dim=-1)
+    free = torch.rand(3, 12, generator=draw) > 0.2
+    real = torch.tensor([[True] * 4, [True, True, False, False], [False] * 4])
+    wanted = torch.tensor([7, 5, 0])
+    order = unlike(unit, free, unit[:, :4], real, wanted)
+    for row, many in enumerate(wanted.tolist()):
+        taken = sorted(x for x in order[row].tolist() if x < 12)
+        assert taken == list(range(many))
+        assert bool(free[row][order[row] < 12].all())
+
+
+def test_density_peaks_of_heaps() -> None:
+    """Heaps far from each other are clusters, whatever order their tokens have."""
+    draw = torch.Generator().manual_seed(1)
+    heaps = torch.arange(12) % 3
+    tokens = torch.eye(3)[heaps] * 9 + torch.randn(12, 3, generator=draw) / 9
+    centres, cluster = density_peaks(tokens, 3)
+    assert sorted(heaps[centres].tolist()) == [0, 1, 2]
+    assert torch.equal(heaps[centres][cluster], heaps)
+    assert cluster[centres].tolist() == [0, 1, 2]
+
+
+def test_rows_of_attention_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weighted sums over all rows are those of the whole matrix, padding and rules or not."""
+    monkeypatch.setattr("st3.methods.scorers.ROWS", 100)
+    draw = torch.Generator().manual_seed(2)
+    query, key = (torch.randn(2, heads, 9, 8, generator=draw) for heads in (4, 2))
+    valid = torch.arange(9) >= torch.tensor([0, 3])[:, None]
+    visual = torch.zeros(2, 9, dtype=torch.bool)
+    weights = torch.rand(2, 7, generator=draw) * valid[:, 2:]
+    rule = torch.ones(9, 9, dtype=torch.bool).tril()
+    rule[3:6, 3:6] = True  # a picture that sees itself both ways
+    for allowed in (None, rule):
+        view = LayerView(
+            query, key, 0.3, valid, visual, visual.long(), 0, 1,
+            None if allowed is None else lambda rows: rule[None, None, -rows:].expand(2, -1, -1, -1),
+        )  # fmt: skip
+        logits = query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.3
+        seen = torch.ones(9, 9, dtype=torch.bool).tril() if allowed is None else allowed
+        hidden = ~seen | ~valid[:, None, None]
+        matrix = logits.masked_fill(hidden, torch.finfo(torch.float32).min).softmax(-1)[:, :, 2:]
+        mean = (matrix.mean(1) * weights[..., None]).sum(1)
+        most = (matrix.amax(1) * weights[..., None]).sum(1)
+        torch.testing.assert_close(view.received(weights), mean)
+        torch.testing.assert_close(view.received(weights, "max"), most)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dart:k=0", r"dart: K must lie in 1\.\.11 for 12 layers, got 0"),
+        ("dart:keep=2", "what stays must lie between 0 and 1, got 2"),
+        ("dart:pivots=0,text_pivots=0", "at least one pivot"),
+        ("fastv_norope:r=2", "between 0 and 1"),
+        ("feather:stride=0", "stride must be at least 1"),
+        ("feather:f=2", "f must lie between 0 and 1"),
+        ("feather:first=6,second=6", "1 <= first < second < 12, got 6 and 6"),
+        ("sparsevlm:keep=100", "keep must be one of 192, 128, 96, 64, or three falling shares"),
+        ("sparsevlm:keep=10%/20%/30%", "three falling shares"),
+        ("sparsevlm:recycle=maybe", "recycle must be one of true, false, yes, no, got 'maybe'"),
+    ],
+)
+def test_settings_that_cannot_be(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_method(spec).schedule(12)
