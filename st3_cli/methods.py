@@ -25,6 +25,10 @@ _MEANS = {
     "frames": "which frame a token is of",
     "grid": "the picture's shape",
     "patches": "features before the projector",
+    "states": "what the layer returned",
+    "embeddings": "the prompt's embeddings",
+    "unrotated": "queries and keys without positions",
+    "cells": "the picture's shape",
 }
 
 

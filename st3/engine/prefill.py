@@ -294,6 +294,7 @@ class Prefill:
                 f"the scorer merges tokens by what layer {layer} says, and in this model they "
                 "leave later: let it merge none"
             )
+        self.record.blended = True
         return blended(hidden, merge)
 
     def _ranking(self) -> torch.Tensor:

@@ -100,6 +100,7 @@ class Record:
         padded: whether any row has been padded so far.
         notes: what a selector did otherwise than it would, or what it did without.
         doubts: bool [] each, on the device, whether a selector's choice cannot be.
+        blended: whether tokens were merged in the decoder.
         mark: see `TrimSession.mark`.
         shift: of each row, by how many positions what follows has moved up, where positions are
             counted without those that did not enter.
@@ -122,6 +123,7 @@ class Record:
         self.padded = not prompt.full
         self.notes: list[str] = []
         self.doubts: list[torch.Tensor] = []
+        self.blended = False
         self.mark: Callable[[], None] | None = None
         self.shift = [0] * len(prompt.visual)
         valid = torch.ones_like(visual) if self.padding is None else self.padding
