@@ -84,8 +84,9 @@ def methods(
     print_table(
         "Every method takes scorer=NAME, what decides which tokens stay (or a method that drops "
         "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; a "
-        "method may be a class in a file of your own, ./mine.py:Mine (docs/adding-a-method.md); those "
-        "before the decoder also per=picture or prompt, positions=original or compact, tau=TOKENS",
+        "method may be a class in a file of your own, ./mine.py:Mine (docs/adding-a-method.md); "
+        "those before the decoder also per=picture or prompt, positions=original or compact, "
+        "tau=TOKENS",
         ("scorers",),
         [(", ".join(SCORERS),)],
         wrap=True,

@@ -74,7 +74,9 @@ class Forward:
             changed["attention_mask"] = self.prefill.valid
         named = arguments | changed
         if "unrotated" in self.prefill.scorer.needs:
-            self.prefill.again = partial(without_positions, self.parts.layers[number - 1], named)
+            self.prefill.again = partial(
+                without_positions, self.parts.layers[number - 1], {**named}
+            )
         return named
 
     def attend(

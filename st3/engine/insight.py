@@ -132,7 +132,9 @@ class _Probe:
 
     code = None
 
-    def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, *_: Any, **__: Any) -> Any:
+    def attend(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, *_: Any, **__: Any
+    ) -> Any:
         """Never returns."""
         raise _Found(query, key)
 

@@ -38,9 +38,11 @@ __all__ = [
     "split_spec",
 ]
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)
-} | selectors() | insiders()
+METHODS: dict[str, type[Method]] = (
+    {m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)}
+    | selectors()
+    | insiders()
+)
 
 
 _TRUTHS = {"true": True, "false": False, "yes": True, "no": False}

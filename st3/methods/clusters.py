@@ -21,9 +21,10 @@ def density_peaks(tokens: torch.Tensor, count: int) -> tuple[torch.Tensor, torch
         tokens: float32 [m, d], m at least `count`.
         count: of clusters.
     """
-    distance = torch.cdist(
-        tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist"
-    ) / tokens.shape[1] ** 0.5
+    distance = (
+        torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist")
+        / tokens.shape[1] ** 0.5
+    )
     nearest = distance.topk(count, dim=1, largest=False).values
     density = (-nearest.square().mean(1)).exp()
     denser = density[None] > density[:, None]

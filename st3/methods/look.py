@@ -1,4 +1,4 @@
-"""What a scorer may ask for besides queries and keys, made only for those that name it in `needs`."""
+"""What a scorer may ask for besides queries and keys, made for those that name it in `needs`."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from st3.methods.base import Method
 
 GROUP = "st3.methods"
 """Of entry points."""
-_FILE = re.compile(r"([^=]+?\.py)(?::([A-Za-z_]\w*)(?=[:,]|$))?[:,]?(.*)", re.DOTALL)
+_FILE = re.compile(r"([^=]+?\.py)(?::([A-Za-z_]\w*)(?=[:,]|$))?(?:[:,](.*))?", re.DOTALL)
 _LOADED: dict[tuple[Path, str], Any] = {}
-"""Path and hash of what is in it -> the module, so that a file is one module however often named."""
+"""Path and hash of what is in it -> the module: a file is one, however often it is named."""
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -36,7 +36,7 @@ def split_spec(spec: str) -> tuple[str, str]:
         name, _, rest = spec.strip().partition(":")
         return name, rest
     file, kind, rest = found.groups()
-    return file if kind is None else f"{file}:{kind}", rest
+    return file if kind is None else f"{file}:{kind}", rest or ""
 
 
 def find_own(name: str) -> type[Method] | None:
@@ -155,14 +155,16 @@ def _checked(kind: Any, what: str) -> type[Method]:
     Raises:
         ValueError: it is none; says what it lacks.
     """
-    if not isinstance(kind, type) or not issubclass(kind, Method):
-        raise ValueError(f"{what} is no method: derive a class from st3.methods.Method")
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise ValueError(  # noqa: TRY004  a user's line, not a programmer's
+            f"{what} is no method: derive a class from st3.methods.Method"
+        )
     lacks = sorted(getattr(kind, "__abstractmethods__", ()))
     if lacks:
         raise ValueError(f"{what} is no method yet: it lacks {' and '.join(lacks)}()")
-    if not isinstance(getattr(kind, "name", None), str):
+    if not getattr(kind, "name", ""):
         raise ValueError(f'{what} has no name: give it name: ClassVar[str] = "..."')
-    if kind.__dict__.get("__annotations__") and "__dataclass_fields__" not in kind.__dict__:
+    if inspect.get_annotations(kind) and "__dataclass_fields__" not in vars(kind):
         raise ValueError(f"{what} lacks @dataclass(frozen=True): its parameters would be none")
     return kind
 

@@ -64,9 +64,7 @@ def masses_of(
     return found
 
 
-def _inputs(
-    model: Any, processor: Any, questions: Iterable[Question]
-) -> Iterator[dict[str, Any]]:
+def _inputs(model: Any, processor: Any, questions: Iterable[Question]) -> Iterator[dict[str, Any]]:
     prepare = Preparer(processor, room_of(model))
     for number, asked in enumerate(questions):
         row = prepare(Row(number, asked.prompt, (asked.picture,), number=number))

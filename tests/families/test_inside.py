@@ -79,12 +79,13 @@ def test_without_positions_is_as_if_all_stood_at_one(
         monkeypatch.setattr(insight, "_nought", phases)
         method: Any = make_method("fastv_norope:k=2")
 
-        def spy(seen: Any, score: Any = type(method).score, method: Any = method) -> torch.Tensor:
-            view.append(score(method, seen))
-            found: torch.Tensor = view[-1]
-            return found
+        score = type(method).score
 
-        monkeypatch.setattr(type(method), "score", lambda self, seen, spy=spy: spy(seen))
+        def spy(self: Any, seen: Any, score: Any = score) -> torch.Tensor:
+            view.append(score(self, seen))
+            return view[-1]
+
+        monkeypatch.setattr(type(method), "score", spy)
         with st3.trim(model, method):
             greedy(model, inputs, 1)
         monkeypatch.undo()

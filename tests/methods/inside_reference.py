@@ -60,7 +60,7 @@ def walk(
     if everyone:
         hidden[everyone] = features.double()
     embedded, places = hidden, list(range(len(hidden)))
-    text = [n for n in range(max(everyone, default=-1) + 1, prompt)]
+    text = list(range(max(everyone, default=-1) + 1, prompt))
     kept, last, cuts = [], None, 0
     for number, layer in enumerate(decoder.layers, 1):
         if number in counts and everyone:
@@ -129,9 +129,7 @@ def dart(seen: Layer, pivots: int, text_pivots: int) -> tuple[list[int], dict[in
         quota = wanted // len(guides) + (number < wanted % len(guides))
         for _ in range(quota):
             free = [p for p in seen.visual if p not in kept]
-            unlike = [
-                cosine(seen.normed[seen.at[p]], seen.normed[seen.at[pivot]]) for p in free
-            ]
+            unlike = [cosine(seen.normed[seen.at[p]], seen.normed[seen.at[pivot]]) for p in free]
             kept.append(free[unlike.index(min(unlike))])
     return kept, {}
 
@@ -171,7 +169,7 @@ def feather(seen: Layer, stride: int, wide: int, size: int) -> tuple[list[int], 
 
 def rated(seen: Layer) -> dict[int, float]:
     """Attention from the words that have to do with the picture."""
-    match = {t: 0.0 for t in seen.text}
+    match = dict.fromkeys(seen.text, 0.0)
     for place in seen.everyone:
         products = [float(seen.embedded[place] @ seen.embedded[t]) for t in seen.text]
         top = max(products)
@@ -207,9 +205,7 @@ def sparsevlm(seen: Layer, recycle: bool) -> tuple[list[int], dict[int, Any]]:
     members = order[kept : kept + max(clusters, min(pool, dropped))]
     values = [seen.after[seen.at[p]] for p in members]
     apart = [[float((a - b).norm()) / math.sqrt(len(a)) for b in values] for a in values]
-    density = [
-        math.exp(-sum(d * d for d in sorted(row)[:clusters]) / clusters) for row in apart
-    ]
+    density = [math.exp(-sum(d * d for d in sorted(row)[:clusters]) / clusters) for row in apart]
     height = []
     for n, own in enumerate(density):
         nearer = [apart[n][m] for m, other in enumerate(density) if other > own]

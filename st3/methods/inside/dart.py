@@ -37,8 +37,8 @@ class Dart(Deciding):
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "exactly the asked number stays, pivots take in the order of their size, visual ones "
-        "first, and the first ones one more; the authors' count misses by up to a pivot's part, and "
-        "its order is that of a set"
+        "first, and the first ones one more; the authors' count misses by up to a pivot's part, "
+        "and its order is that of a set"
     )
     published: ClassVar[Mapping[str, str]] = {
         "192": "keep=33.3%",

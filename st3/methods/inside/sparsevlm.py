@@ -37,8 +37,8 @@ class SparseVLM(Deciding):
     are clustered, and the mean of each cluster stays at the place of its centre.
 
     Attributes:
-        keep: what the cuts leave: a budget of the authors' tables (192, 128, 96 or 64 of 576 tokens,
-            averaged over layers), or three shares, such as 50%/30%/15%.
+        keep: what the cuts leave: a budget of the authors' tables (192, 128, 96 or 64 of 576
+            tokens, averaged over layers), or three shares, such as 50%/30%/15%.
         recycle: whether means of dropped tokens stay, about 3 % of these.
     """
 
@@ -87,8 +87,8 @@ class SparseVLM(Deciding):
         falls = all(a >= b for a, b in zip((1.0, *found), found, strict=False))
         if len(found) != len(_DECIDE) or not falls or min(found) < 0:
             raise ValueError(
-                f"sparsevlm: keep must be one of {', '.join(_TABLES)}, or three falling shares such "
-                f"as 50%/30%/15%, got {self.keep!r}"
+                f"sparsevlm: keep must be one of {', '.join(_TABLES)}, or three falling shares "
+                f"such as 50%/30%/15%, got {self.keep!r}"
             )
         return found
 
