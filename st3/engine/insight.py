@@ -40,7 +40,8 @@ class Insight:
 
     def states(self) -> torch.Tensor:
         """See `Look`."""
-        return _there(self.returned, "states")
+        found: torch.Tensor = _there(self.returned, "states")
+        return found
 
     def normed(self) -> torch.Tensor:
         """See `Look`."""
@@ -58,7 +59,8 @@ class Insight:
 
     def unrotated(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Look`."""
-        return _there(self.again, "unrotated")()
+        found: tuple[torch.Tensor, torch.Tensor] = _there(self.again, "unrotated")()
+        return found
 
     def cells(self) -> torch.Tensor:
         """See `Look`."""

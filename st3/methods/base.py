@@ -112,7 +112,7 @@ class Method(ABC):
         from st3.methods.own import revive
 
         module = sys.modules.get(type(self).__module__)
-        if not hasattr(module, "__st3_sha256__"):
+        if module is None or not hasattr(module, "__st3_sha256__"):
             return super().__reduce_ex__(protocol)
         return revive, (module.__file__, type(self).__qualname__, vars(self))
 

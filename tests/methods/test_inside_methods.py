@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ import st3
 from st3.methods import METHODS, make_method
 from st3.methods.clusters import density_peaks
 from st3.methods.inside import insiders
+from st3.methods.inside.fitprune import fitted_keeps
 from st3.methods.inside.sparsevlm import _parts
 from st3.methods.pivots import unlike
 from st3.methods.scorers import LayerView
+from st3.sweep.calibrate import masses_of
 
 CUTS: dict[str, reference.Cut] = {
     "dart": lambda seen: reference.dart(seen, 4, 4),
@@ -25,6 +29,7 @@ CUTS: dict[str, reference.Cut] = {
     "fastv_norope:r=75%": lambda seen: (reference.best(reference.still(seen), seen.count), {}),
     "feather": lambda seen: reference.feather(seen, 3, 8, 64),
     "feather:first=1,second=4,f=0.1,stride=2": lambda seen: reference.feather(seen, 2, 8, 64),
+    "fitprune": reference.fitprune,
     "sparsevlm": lambda seen: reference.sparsevlm(seen, False),
     "sparsevlm:64,recycle=true": lambda seen: reference.sparsevlm(seen, True),
     "sparsevlm:keep=60%/30%/5%,recycle=true": lambda seen: reference.sparsevlm(seen, True),
@@ -127,6 +132,67 @@ def test_other_counts() -> None:
             kept, clusters, members = _parts(alive, count)
             assert kept + clusters == count
             assert clusters <= members <= alive - kept
+
+
+def test_a_table_is_fitted_to_what_attention_loses() -> None:
+    """Against loops over all counts; and one that is written is one that is read."""
+    draw = torch.Generator().manual_seed(3)
+    masses = [[(torch.rand(20, generator=draw) ** 3, torch.rand(20, generator=draw) ** 2)
+               for _ in range(3)] for _ in range(6)]  # fmt: skip
+    found = fitted_keeps(masses, 0.6)
+    assert found[0] == 1
+    assert sum(found) / 6 <= 0.6
+    assert sum(found) / 6 > 0.55
+    alphas = [n / 2000 for n in range(2001)]
+    fits = []
+    for alpha in alphas:
+        keeps = [1.0]
+        for of_layer in masses[:5]:
+            gone = []
+            for pair in of_layer:
+                lists = []
+                for mass in pair:
+                    order, lost, leave = sorted(range(20), key=lambda n: mass[n]), 0.0, set()
+                    for n in order:
+                        lost += float(mass[n]) / float(mass.double().sum())
+                        if lost <= alpha:
+                            leave.add(n)
+                    lists.append(leave)
+                gone.append(len(lists[0] & lists[1]) / 20)
+            keeps.append(min(keeps[-1], 1 - sum(gone) / 3))
+        fits.append(keeps)
+    first = next(keeps for keeps in fits if sum(keeps) / 6 <= 0.6)
+    assert found == pytest.approx(first, abs=1e-6)
+    with pytest.raises(ValueError, match="the first of 6 layers keeps all"):
+        fitted_keeps(masses, 0.1)
+
+
+def test_tables_of_fitprune(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"keeps": [1, 0.5, 0.25]}), encoding="utf-8")
+    made = make_method("fitprune", table=str(path))
+    assert made.schedule(6).keeps == (1, 1, 0.5, 0.5, 0.25, 0.25)
+    assert made.schedule(2).keeps == (1, 0.5)
+    for text in ("{", "[]", '{"keeps": []}', '{"keeps": ["x"]}'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r'table.json has no "keeps"'):
+            made.schedule(6)
+    with pytest.raises(ValueError, match="cannot read .*none.json"):
+        make_method("fitprune:table=none.json").schedule(6)
+
+
+def test_what_a_table_is_fitted_to() -> None:
+    """Rows of attention, as eager attention has them."""
+    model, inputs = tiny_llava(layers=3), prompts("ttItttt")
+    found = masses_of(model, [inputs])
+    model.model.language_model.set_attn_implementation("eager")
+    with torch.no_grad():
+        weights = model(**inputs, output_attentions=True, use_cache=False).attentions
+    visual = inputs["input_ids"][0] == model.config.image_token_id
+    for (one,), matrix in zip(found, weights, strict=True):
+        strongest = matrix[0].amax(0)[:, visual]
+        torch.testing.assert_close(one[0], strongest[-4:].sum(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one[1], strongest[visual].sum(0), atol=1e-5, rtol=1e-4)
 
 
 def test_unlike_takes_what_is_wanted_and_no_token_twice() -> None:
