@@ -44,15 +44,15 @@ def test_what_a_cut_leaves_is_all_that_is_seen(name: str, kind: str, method: str
         ours = greedy(model, inputs)
         plan = session.record.plan
         assert session.cache.live_bytes == session.kv_bytes[-1]  # type: ignore[union-attr]
-        answer = ours.sequences[:, inputs["input_ids"].shape[1] :]
-        choice = Choice(told=session.kept, tolerance=float("inf"))
-        said = Hidden(plan.schedule, plan.groups, visual, parts.lenders, choice)
-        with torch.no_grad():
-            want = masked_logits(model, parts.decoder, inputs, answer, said)
-        for row, many in enumerate(visual.sum(1).tolist()):
-            counts = [plan.schedule.count(layer, many) for layer in range(1, 7)]
-            assert [len(session.kept(layer, row)) for layer in range(1, 7)] == counts
-            assert counts[-1] < many
+    answer = ours.sequences[:, inputs["input_ids"].shape[1] :]
+    choice = Choice(told=session.kept, tolerance=float("inf"))
+    said = Hidden(plan.schedule, plan.groups, visual, parts.lenders, choice)
+    with torch.no_grad():
+        want = masked_logits(model, parts.decoder, inputs, answer, said)
+    for row, many in enumerate(visual.sum(1).tolist()):
+        counts = [plan.schedule.count(layer, many) for layer in range(1, 7)]
+        assert [len(session.kept(layer, row)) for layer in range(1, 7)] == counts
+        assert counts[-1] < many
     got = torch.stack(ours.logits, 1)
     torch.testing.assert_close(got, want.to(got.dtype), atol=1e-4, rtol=1e-5)
 
@@ -77,7 +77,7 @@ def test_without_positions_is_as_if_all_stood_at_one(
 
     for phases in (ours, at_one, lambda phases: phases):
         monkeypatch.setattr(insight, "_nought", phases)
-        method: Any = make_method("fastv_norope:k=2")
+        method: Any = make_method("fastv_norope:k=1")
 
         score = type(method).score
 
