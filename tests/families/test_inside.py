@@ -90,5 +90,6 @@ def test_without_positions_is_as_if_all_stood_at_one(
             greedy(model, inputs, 1)
         monkeypatch.undo()
     torch.testing.assert_close(view[0], view[1], atol=1e-6, rtol=1e-4)
-    assert (view[0] - view[2]).abs().max() > 1e-3
+    if name != "llama4":  # whose layers that see everything turn nothing
+        assert (view[0] - view[2]).abs().max() > 1e-3
     assert view[0][0].sum() == pytest.approx(1, abs=1e-4)
