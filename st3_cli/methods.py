@@ -78,7 +78,7 @@ def methods(
     heads = ["name", "parameters", "what it does", "needs", "source"]
     if config is not None:
         heads.insert(4, f"fits {model}")
-    for stage in sorted({one["stage"] for one in found}, key=_depth):
+    for stage in sorted({one["stage"] for one in found}, key=lambda x: (_depth(x), x)):
         rows = [_row(one) for one in found if one["stage"] == stage]
         print_table(f"Methods that drop {stage}", heads, rows, wrap=True)
     print_table(

@@ -12,7 +12,7 @@ import torch
 
 from st3.engine.attention import FORWARD
 from st3.families.parts import Parts
-from st3.methods.selecting import Merge
+from st3.methods.merge import Merge
 
 Grids = tuple[tuple[int, int] | None, ...]
 

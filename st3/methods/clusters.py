@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from st3.methods.selecting import Merge
+from st3.methods.merge import Merge
 
 
 def density_peaks(tokens: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

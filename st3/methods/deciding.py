@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from st3.methods.scorers import LayerView, Scorer
-    from st3.methods.selecting import Merge
+    from st3.methods.merge import Merge
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Deciding(Method):
         scorer: what decides; by default the method itself, and otherwise any scorer.
     """
 
+    stage: ClassVar[str] = "in the decoder by a score of their own"
     needs: ClassVar[tuple[str, ...]] = ()
     """What it must see besides queries and keys, by default; see `asks`."""
     across_ranks: ClassVar[bool] = False

@@ -17,11 +17,11 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
-from st3.methods.base import Method
-
 GROUP = "st3.methods"
 """Of entry points."""
 _FILE = re.compile(r"([^=]+?\.py)(?::([A-Za-z_]\w*)(?=[:,]|$))?(?:[:,](.*))?", re.DOTALL)
+_PARTS = ("schedule", "ranks_by", "settings")
+"""What every method has, whose base class knows this module."""
 _LOADED: dict[tuple[Path, str], Any] = {}
 """Path and hash of what is in it -> the module: a file is one, however often it is named."""
 
@@ -39,7 +39,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     return file if kind is None else f"{file}:{kind}", rest or ""
 
 
-def find_own(name: str) -> type[Method] | None:
+def find_own(name: str) -> type[Any] | None:
     """The method of this name in a file or in another package, None where there is no such name.
 
     Raises:
@@ -57,7 +57,7 @@ def offered() -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
 
 
-def origin(method: Method | type[Method]) -> dict[str, str]:
+def origin(method: Any) -> dict[str, str]:
     """Where a method from outside comes from: its class, and a hash of the file; else nothing.
 
     What is in the file decides results as any parameter does.
@@ -82,14 +82,14 @@ def revive(file: str, name: str, state: dict[str, Any]) -> Any:
     return made
 
 
-def _in_file(path: Path, name: str | None) -> type[Method]:
+def _in_file(path: Path, name: str | None) -> type[Any]:
     module = _module(path)
     here = {
         key: value
         for key, value in vars(module).items()
         if isinstance(value, type) and value.__module__ == module.__name__
     }
-    methods = [key for key, value in here.items() if _is_method(value)]
+    methods = [k for k, x in here.items() if _is_method(x) and not inspect.isabstract(x)]
     if name is None:
         if len(methods) != 1:
             many = f"{len(methods)} methods: name one, as in {path}:{methods[0]}" if methods else (
@@ -134,7 +134,7 @@ def _module(path: Path) -> Any:
     return _LOADED[key]
 
 
-def _of_package(point: EntryPoint) -> type[Method]:
+def _of_package(point: EntryPoint) -> type[Any]:
     package = "another package" if point.dist is None else f"the package {point.dist.name}"
     try:
         kind = point.load()
@@ -146,19 +146,17 @@ def _of_package(point: EntryPoint) -> type[Method]:
 
 
 def _is_method(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Method) and not inspect.isabstract(kind)
+    return isinstance(kind, type) and all(hasattr(kind, part) for part in _PARTS)
 
 
-def _checked(kind: Any, what: str) -> type[Method]:
+def _checked(kind: Any, what: str) -> type[Any]:
     """`kind`, if it is a method.
 
     Raises:
         ValueError: it is none; says what it lacks.
     """
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise ValueError(  # noqa: TRY004  a user's line, not a programmer's
-            f"{what} is no method: derive a class from st3.methods.Method"
-        )
+    if not _is_method(kind):
+        raise ValueError(f"{what} is no method: derive a class from st3.methods.Method")
     lacks = sorted(getattr(kind, "__abstractmethods__", ()))
     if lacks:
         raise ValueError(f"{what} is no method yet: it lacks {' and '.join(lacks)}()")
@@ -166,7 +164,8 @@ def _checked(kind: Any, what: str) -> type[Method]:
         raise ValueError(f'{what} has no name: give it name: ClassVar[str] = "..."')
     if inspect.get_annotations(kind) and "__dataclass_fields__" not in vars(kind):
         raise ValueError(f"{what} lacks @dataclass(frozen=True): its parameters would be none")
-    return kind
+    found: type[Any] = kind
+    return found
 
 
 def _line(error: BaseException, file: str | None = None) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from st3.methods.attention_rows import ROWS, attention_rows
 from st3.methods.look import Look
-from st3.methods.selecting import Merge
+from st3.methods.merge import Merge
 
 _GOLDEN = (5**0.5 - 1) / 2
 How = Literal["mean", "max"]

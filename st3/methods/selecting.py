@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from st3.methods.base import Method
 from st3.methods.budget import Budget, read_keep
+from st3.methods.merge import Merge
 from st3.methods.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -38,22 +39,6 @@ class Chosen:
 
     picks: torch.Tensor
     merge: Merge | None = None
-
-
-@dataclass(frozen=True)
-class Merge:
-    """New values of tokens: each is the weighted sum of others, all within its pool.
-
-    A token that no `into` names keeps its value.
-
-    Attributes:
-        into, of: int64 [G, m], tokens of the pool: which one, and of what.
-        weight: float [G, m], 0 where nothing is to be added.
-    """
-
-    into: torch.Tensor
-    of: torch.Tensor
-    weight: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -68,5 +68,5 @@ def test_a_family_without_a_tower() -> None:
 def test_no_such_method(st3_: Any) -> None:
     result = st3_("methods", "divprun")
     assert result.code == 2
-    assert "unknown method 'divprun'; known: none" in result.err
+    assert "unknown method 'divprun' (did you mean divprune?); known: none" in result.err
     assert len(result.err.strip().splitlines()) == 1

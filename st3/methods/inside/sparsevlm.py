@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from st3.methods.scorers import LayerView
-    from st3.methods.selecting import Merge
+    from st3.methods.merge import Merge
 
 _OF = 576
 _TABLES = {
