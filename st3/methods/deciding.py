@@ -17,8 +17,8 @@ from st3.methods.base import Method
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.scorers import LayerView, Scorer
     from st3.methods.merge import Merge
+    from st3.methods.scorers import LayerView, Scorer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from st3.methods.base import Method
 from st3.methods.budget import Budget, read_keep
-from st3.methods.merge import Merge
+from st3.methods.merge import Merge as Merge
 from st3.methods.schedule import Schedule
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from st3.methods.schedule import Schedule, tidy
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.scorers import LayerView
     from st3.methods.merge import Merge
+    from st3.methods.scorers import LayerView
 
 _OF = 576
 _TABLES = {
