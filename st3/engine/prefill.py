@@ -30,6 +30,7 @@ from st3.engine.record import Record
 from st3.engine.turn import Turn
 from st3.methods.schedule import Group
 from st3.methods.scorers import InOrder, LayerView
+from st3.methods.view import fixed
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,7 @@ class Prefill:
         the layer sees, this forward's n tokens last.
         """
         if layer in self.scored:
+            cut, counts = self._left_by(layer)
             allowed = None
             if rule is not None and not rule.plain:
                 assert places is not None
@@ -235,8 +237,7 @@ class Prefill:
                 query, key, scaling, valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
                 allowed=allowed, softcap=softcap, frames=self._frames, across=self.plan.ranks,
-                before=self._now, counts=self._left_by(layer)[1], cut=self._left_by(layer)[0],
-                seen=self._insight(),
+                before=self._now, counts=counts, cut=cut, seen=self._insight(counts),
             )  # fmt: skip
             if "states" in self.scorer.needs:
                 self._waiting = layer, view
@@ -255,11 +256,13 @@ class Prefill:
         self.filling.store(self.order, self.place, self.valid, self.capacity)
         self.lent[layer] = self.place
 
-    def _insight(self) -> Insight | None:
-        """What the scorer needs of this layer."""
+    def _insight(self, counts: tuple[int, ...]) -> Insight | None:
+        """What the scorer needs of this layer, which leaves so many visual tokens in each row."""
         if not self.scorer.needs:
             return None
         pictures, device = self.prompt.pictures, self.place.device
+        if counts:  # a recording reads them at their address
+            self.turn.held.append(fixed(counts, device))
         return Insight(
             self.plan.parts, self.place, self.ordinal, self.embedded, self.again,
             table=lambda: cell_table(pictures, self.grids(), device),

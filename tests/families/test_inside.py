@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import greedy as any_greedy
+from families.talk import Talk
 from families.zoo import ZOO
 
 import st3
@@ -93,3 +94,20 @@ def test_without_positions_is_as_if_all_stood_at_one(
     if name != "llama4":  # whose layers that see everything turn nothing
         assert (view[0] - view[2]).abs().max() > 1e-3
     assert view[0][0].sum() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", insiders())
+def test_pictures_of_later_turns(method: str) -> None:
+    """Among what was said before, whose keys lie in front; rows of unlike lengths."""
+    talk = Talk(_model("llava"), ZOO["llava"].inputs)
+    schedule = make_method(method).schedule(6)
+    with st3.trim(talk.model, method) as session:
+        for rows in (("ttIIttttt", "tItt"), ("tItt", "tIItttt"), ("ttt", "tttt")):
+            talk.say(rows)
+        assert session.cache is not None
+        assert session.cache.live_bytes == session.kv_bytes[-1]
+    for turn in session.record.turns:
+        for row, many in enumerate(turn.prompt.visual):
+            for layer in range(1, 7):
+                alive = turn.alive(layer, row, session.generated)
+                assert len({*alive}) == len(alive) == schedule.count(layer, many)
