@@ -271,7 +271,9 @@ def test_a_recording_serves_the_next_generations(
 
 
 @pytest.mark.parametrize("rows", [["tttItttt"], ["ttIttIt", "ttIttIt"]])
-@pytest.mark.parametrize("name", ["none", "pvtp", "st3", "fastv", "random"])
+@pytest.mark.parametrize(
+    "name", ["none", "pvtp", "st3", "fastv", "random", "dart", "sparsevlm:recycle=yes"]
+)
 def test_prefill_of_one_layout_is_replayed(
     graphs: list[DecodeGraph], name: str, rows: list[str], where: str
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import greedy, prompts, tiny_llava
 from methods import inside_reference as reference
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import st3
 from st3.methods import METHODS, make_method
@@ -19,7 +20,7 @@ from st3.methods.inside import insiders
 from st3.methods.inside.fitprune import fitted_keeps
 from st3.methods.inside.sparsevlm import _parts
 from st3.methods.pivots import unlike
-from st3.methods.scorers import LayerView
+from st3.methods.scorers import ByMethod, LayerView
 from st3.sweep.calibrate import masses_of
 
 CUTS: dict[str, reference.Cut] = {
@@ -82,6 +83,32 @@ def test_a_score_for_other_schedules(scorer: str) -> None:
         assert all(b <= a for n in range(10) for a, b in pairwise([kept[n] for kept in alive]))
         assert alive[0][9]
         assert not any(alive[4])
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would make the host wait for a device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero")
+        assert not any(name in str(func) for name in waits), func
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("spec", [*insiders(), "sparsevlm:recycle=true"])
+def test_no_number_goes_to_the_host(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    model, inputs = tiny_llava(layers=6), prompts("ttItttt", "tItIttttt")
+    judge, judged = ByMethod.judge, []
+
+    def watched(scorer: ByMethod, view: LayerView) -> Any:
+        with NoWaiting():
+            judged.append(judge(scorer, view))
+        return judged[-1]
+
+    monkeypatch.setattr(ByMethod, "judge", watched)
+    monkeypatch.setattr(ByMethod, "score", lambda scorer, view: watched(scorer, view)[0])
+    with st3.trim(model, spec):
+        greedy(model, inputs, 1)
+    assert judged
 
 
 def test_what_a_layer_returned_cannot_order_what_anneals() -> None:
