@@ -63,7 +63,7 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
     Raises:
         UsageError: as `build_method`; or an option that no method in the list takes.
     """
-    from st3.methods import PVTP, VTA, parse_methods
+    from st3.methods import PVTP, VTA, parse_methods, split_spec
     from st3.methods.composed import split
     from st3.methods.peers import Random, Uniform
 
@@ -84,7 +84,7 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
             taken |= fitting.keys()
             own = {key: value for key, value in fitting.items() if key not in named}
             label = ",".join((*_parameters(last), *(f"{k}={_word(v)}" for k, v in own.items())))
-            label = f"{decides.name}:{label}" if label else decides.name
+            label = f"{split_spec(last)[0]}:{label}" if label else split_spec(last)[0]
             label = "+".join((*(part.strip() for part in first), label))
             found[label] = method.changed(**own)
             found[label].schedule(layers)
@@ -97,7 +97,9 @@ def build_methods(text: str, layers: int, given: Given) -> dict[str, Method]:
 
 
 def _parameters(spec: str) -> list[str]:
-    return [pair.strip() for pair in spec.partition(":")[2].split(",") if pair.strip()]
+    from st3.methods import split_spec
+
+    return [pair.strip() for pair in split_spec(spec)[1].split(",") if pair.strip()]
 
 
 def _word(value: Any) -> str:

@@ -52,8 +52,8 @@ MethodOption = Annotated[
     str,
     option(
         METHOD, "--method", metavar="NAME",
-        help="A method, such as st3, divprune:keep=64 or visionzip+st3 (one before the decoder, "
-        "one in it); `st3 methods` lists them.",
+        help="A method: st3, divprune:keep=64, visionzip+st3 (one before the decoder, one in it); "
+        "`st3 methods` lists them. Or a class in a file of your own, ./mine.py:Mine.",
     ),
 ]  # fmt: skip
 PruneRatioOption = Annotated[

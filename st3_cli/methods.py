@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from st3_cli import options as o
-from st3_cli.console import print_json, print_table
+from st3_cli.console import err, print_json, print_table
 from st3_cli.errors import UsageError
 
 EXAMPLES = o.examples(
     "st3 methods --model qwen2.5-vl-7b",
     "st3 methods cdpruner",
     "st3 methods dpp:64",
+    "st3 methods ./mine.py:Mine",
 )
 _SHARED = ("scorer", "kv_cache_dtype")
 _BEFORE = (*_SHARED, "per", "positions", "tau", "annealing")
@@ -25,6 +26,10 @@ _MEANS = {
     "frames": "which frame a token is of",
     "grid": "the picture's shape",
     "patches": "features before the projector",
+    "states": "what the layer returned",
+    "embeddings": "the prompt's embeddings",
+    "unrotated": "queries and keys without positions",
+    "cells": "the picture's shape",
 }
 
 
@@ -32,8 +37,8 @@ def methods(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="Explain one of them, by its name or as it would be used.",
-            show_default=False,
+            metavar="[NAME]", show_default=False,
+            help="Explain one of them, by its name or as it would be used; or ./mine.py:Mine.",
         ),
     ] = None,
     model: Annotated[
@@ -47,8 +52,9 @@ def methods(
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """List the trimming methods by stage, what they need, and their papers; or explain one."""
-    from st3.methods import METHODS, make_method
+    from st3.methods import METHODS, find_method, make_method, split_spec
     from st3.methods.composed import split
+    from st3.methods.own import offered
     from st3.methods.scorers import SCORERS
 
     config = None if model is None else _config(model)
@@ -61,14 +67,26 @@ def methods(
             made = make_method(name)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        one = _described(made.name, type(made), config)
-        if ":" in name:
+        one = _described(split_spec(name)[0], type(made), config)
+        if split_spec(name)[1]:
             one["parameters"] = dataclasses.asdict(made)
         print_json(one) if json else _explain(one, name)
         return
-    found = [_described(one, cls, config) for one, cls in METHODS.items()]
+    known, broken = {**METHODS}, []
+    for theirs in offered():
+        try:
+            if theirs in METHODS:
+                raise ValueError(
+                    f"the method {theirs!r} of another package is named as one of st3's"
+                )
+            known[theirs] = find_method(theirs)
+        except ValueError as error:
+            broken.append(str(error))
+    for line in broken:
+        err.print(f"left out: {line}", style="yellow", soft_wrap=True)
+    found = [_described(one, cls, config) for one, cls in known.items()]
     if json:
-        print_json({"methods": found, "scorers": list(SCORERS)})
+        print_json({"methods": found, "scorers": list(SCORERS), "broken": broken})
         return
     heads = ["name", "parameters", "what it does", "needs", "source"]
     if config is not None:
@@ -81,7 +99,8 @@ def methods(
         "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; those "
         "before the decoder also keep=64 (tokens) or keep=25% (a share; keep=1 is one token, "
         "keep=1.0 all), per=picture or prompt, positions=original or compact, tau=TOKENS. A+B is "
-        "one of these and, for what it lets in, one inside: visionzip:keep=50%+st3:tau=64",
+        "one of these and, for what it lets in, one inside: visionzip:keep=50%+st3:tau=64. A "
+        "method may be a class in a file of your own, ./mine.py:Mine (docs/adding-a-method.md)",
         ("scorers",),
         [(", ".join(SCORERS),)],
         wrap=True,

@@ -163,6 +163,8 @@ def sweep(
         "attn_implementation": attn_implementation.value if attn_implementation else None,
         "quantization": quantization.value if quantization else None,
     }  # fmt: skip
+    if own := grid.origins(cells, layers):
+        settings["origins"] = own
 
     def make() -> Sweep:
         live, processor = load_model(

@@ -32,7 +32,7 @@ def answer_all(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     rows: Iterable[Row | Mapping[str, Any]],
-    method: str | Method | None = "st3",
+    method: str | Method | type[Method] | None = "st3",
     *,
     prompt: str | None = None,
     max_new_tokens: int = 128,
@@ -109,7 +109,7 @@ def batches(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     rows: Iterable[Row],
-    method: str | Method | None = "st3",
+    method: str | Method | type[Method] | None = "st3",
     *,
     max_new_tokens: int = 128,
     batch_size: int | None = None,
@@ -142,7 +142,7 @@ def answer_prepared(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     coming: Iterator[Prepared],
-    method: str | Method | None = "st3",
+    method: str | Method | type[Method] | None = "st3",
     *,
     max_new_tokens: int = 128,
     batch_size: int | None = None,
@@ -152,7 +152,7 @@ def answer_prepared(
     **parameters: Any,
 ) -> Generator[list[Result], None, None]:
     """The same of rows that somebody else makes ready."""
-    if isinstance(method, str):
+    if method is not None and not isinstance(method, Method):
         method = make_method(method, **parameters)
     course = course if course is not None else Course()
     sizes = Sizes(model, batch_size if pads(processor) else 1)

@@ -52,7 +52,9 @@ class Trim(Scope):
         asks = () if selector is None else selector.asks()
         self.framed = "frames" in asks
         self.moves = selector is not None and selector.spares == "pictures"
-        self.wish = Wish.of((*asks, "grid") if self.moves else asks)  # to see videos come
+        if self.moves or "cells" in session.plan.scorer.needs:
+            asks = (*asks, "grid")  # to see videos come, and lines
+        self.wish = Wish.of(asks)
         self.graph: DecodeGraph | None = None
 
 

@@ -9,12 +9,14 @@ generation is kept in the model: forwards of several threads do not meet.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from st3.engine.attention import FORWARD, stand_in, stock_attention
 from st3.engine.cache import TrimmedCache
+from st3.engine.insight import without_positions
 from st3.engine.kernels import call_attention
 from st3.engine.masks import CAUSAL, MaskRule, attention_mask, in_form, rule_mask
 from st3.engine.packed import Packed
@@ -70,7 +72,12 @@ class Forward:
                 changed[name] = self.prefill.follow(arguments[name], behind)
         if number in self.parts.recurrent:
             changed["attention_mask"] = self.prefill.valid
-        return arguments | changed
+        named = arguments | changed
+        if "unrotated" in self.prefill.scorer.needs:
+            self.prefill.again = partial(
+                without_positions, self.parts.layers[number - 1], {**named}
+            )
+        return named
 
     def attend(
         self,

@@ -13,7 +13,7 @@ visual and text tokens: shorter rows then carry invalid tokens on the left, as l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,12 +23,14 @@ from st3.engine.cache import TrimmedCache
 from st3.engine.entrance import Entrance
 from st3.engine.filling import Filling
 from st3.engine.follow import Features, Followers
+from st3.engine.insight import Grids, Insight, blended, cell_table
 from st3.engine.masks import MaskRule
 from st3.engine.order import Order, to_device
 from st3.engine.record import Record
 from st3.engine.turn import Turn
 from st3.methods.schedule import Group
 from st3.methods.scorers import InOrder, LayerView
+from st3.methods.view import fixed
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Prefill:
         self.followers = Followers(prompt.tokens)
         self.features: Features | None = None
         self.frames: Callable[[], torch.Tensor] | None = None  # int64 [B, tokens], see `frames`
+        self.grids: Callable[[], Grids] = tuple  # of each picture
+        self.again: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.embedded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._now = prompt.visual  # visual tokens alive in each row
+        self._waiting: tuple[int, LayerView] | None = None  # a layer that decides, once it is done
         self._of_all: torch.Tensor | None = None
         self.lent: dict[int, torch.Tensor] = {}  # layer -> places of its keys
         self.unseen = {*self.plan.parts.keyed, *self.plan.parts.lenders}
@@ -128,6 +135,11 @@ class Prefill:
         self.go_to(hidden.device)
         if self.features is not None:
             hidden = self.features.add(layer - 1, hidden, self.place, self.valid)
+        if layer == 1 and "embeddings" in self.scorer.needs:
+            self.embedded = hidden, self.visual
+        if self._waiting is not None:
+            with self.record.choosing():
+                hidden = self._decide(*self._waiting, layer, hidden)
         if layer == 1 and self.entrance is not None:
             with self.record.choosing():
                 hidden = self._enter(hidden)
@@ -230,6 +242,7 @@ class Prefill:
         the layer sees, this forward's n tokens last.
         """
         if layer in self.scored:
+            cut, counts = self._left_by(layer)
             allowed = None
             if rule is not None and not rule.plain:
                 assert places is not None
@@ -238,9 +251,13 @@ class Prefill:
                 query, key, scaling, valid, self.visual, self.ordinal,
                 total=max(self.prompt.visual), trailing=self.prompt.trailing,
                 allowed=allowed, softcap=softcap, frames=self._frames, across=self.plan.ranks,
+                before=self._now, counts=counts, cut=cut, seen=self._insight(counts),
             )  # fmt: skip
-            with self.record.choosing():
-                self.recent[layer] = self.scorer.score(view)
+            if "states" in self.scorer.needs:
+                self._waiting = layer, view
+            else:
+                with self.record.choosing():
+                    self.recent[layer] = self.scorer.score(view)
         first = self.group.first == 1 and self.schedule.anneals
         if first and layer == self.group.scored_in:  # never where a selector's order decides
             listed = self._list(self.turn.entering)
@@ -252,6 +269,50 @@ class Prefill:
             return
         self.filling.store(self.order, self.place, self.valid, self.capacity)
         self.lent[layer] = self.place
+
+    def _insight(self, counts: tuple[int, ...]) -> Insight | None:
+        """What the scorer needs of this layer, which leaves so many visual tokens in each row."""
+        if not self.scorer.needs:
+            return None
+        pictures, device = self.prompt.pictures, self.place.device
+        if counts:  # a recording reads them at their address
+            self.turn.held.append(fixed(counts, device))
+        return Insight(
+            self.plan.parts, self.place, self.ordinal, self.embedded, self.again,
+            table=lambda: cell_table(pictures, self.grids(), device),
+        )  # fmt: skip
+
+    def _left_by(self, layer: int) -> tuple[int, tuple[int, ...]]:
+        """The first cut that this layer decides, from 1, and what it leaves in each row."""
+        cuts = sorted(first for first in self.groups if first > 1)
+        for number, first in enumerate(cuts, 1):
+            if self.groups[first].scored_in == layer:
+                return number, tuple(self.schedule.count(first, n) for n in self.turn.entering)
+        return 1, ()
+
+    def _decide(
+        self, layer: int, view: LayerView, coming: int, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Score by what a layer returned; hidden states [B, n, d], some of them merged.
+
+        Raises:
+            ValueError: tokens are to be merged, and the cut comes later.
+        """
+        self._waiting = None
+        assert isinstance(view.seen, Insight)
+        there, here = view.visual.device, hidden.device
+        view = replace(view, seen=replace(view.seen, returned=hidden.to(there)))
+        score, merge = self.scorer.judge(view)
+        self.recent[layer] = score.to(here)
+        if merge is None:
+            return hidden
+        if coming not in self.groups:
+            raise ValueError(
+                f"the scorer merges tokens by what layer {layer} says, and in this model they "
+                "leave later: let it merge none"
+            )
+        self.record.blended = True
+        return blended(hidden, merge)
 
     def _ranking(self) -> torch.Tensor:
         """int64 [B, n]: visual tokens by falling importance, padding, then text in prompt order.
@@ -311,6 +372,7 @@ class Prefill:
         needed = min(later, default=self.plan.layers)
         self.recent = {n: score.gather(1, index) for n, score in self.recent.items() if n >= needed}
         self.ranked = None
+        self._now = counts
         self.turn.record_kept(self.group, self.visual, self.ordinal)
         if self.schedule.anneals and (self.ordered or self.group.first > 1):
             places = torch.arange(alive, device=index.device).expand_as(column)

@@ -24,7 +24,7 @@ from st3.families.parts import Parts
 from st3.methods import Method
 from st3.methods.base import Selector
 from st3.methods.schedule import Group, Schedule
-from st3.methods.scorers import SCORERS, InOrder, Scorer
+from st3.methods.scorers import InOrder, Scorer
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,16 @@ class Plan:
     ) -> Plan:  # fmt: skip
         """The plan for prompts of so many tokens: which layers see all of them decides."""
         schedule, seeing = method.schedule(len(parts.layers)), None
-        selector, scorer = method.selector, SCORERS.get(method.scorer, InOrder())
+        selector, scorer = method.selector, method.ranks_by()
         ordered = isinstance(scorer, InOrder)
         if not parts.plain:
             seeing = () if ordered else parts.seeing(tokens)
             schedule = schedule.fitted(seeing, min(parts.lenders) - 1 if parts.lenders else None)
+        if schedule.anneals and "states" in scorer.needs:
+            raise ValueError(
+                f"{method.name} decides by what a layer returns, when its keys are in the cache in "
+                "an order: nothing can leave it while decoding (leave tau out)"
+            )
         groups = schedule.groups(seeing, ordered=ordered)
         return cls(method, parts, max_new_tokens, schedule, scorer, groups, ranks, selector)
 
@@ -95,6 +100,7 @@ class Record:
         padded: whether any row has been padded so far.
         notes: what a selector did otherwise than it would, or what it did without.
         doubts: bool [] each, on the device, whether a selector's choice cannot be.
+        blended: whether tokens were merged in the decoder.
         mark: see `TrimSession.mark`.
         shift: of each row, by how many positions what follows has moved up, where positions are
             counted without those that did not enter.
@@ -117,6 +123,7 @@ class Record:
         self.padded = not prompt.full
         self.notes: list[str] = []
         self.doubts: list[torch.Tensor] = []
+        self.blended = False
         self.mark: Callable[[], None] | None = None
         self.shift = [0] * len(prompt.visual)
         valid = torch.ones_like(visual) if self.padding is None else self.padding

@@ -114,13 +114,16 @@ class PooledTower:
 def look_at_tower(
     prefill: Prefill, sights: Mapping[str, Sight], masks: Mapping[str, torch.Tensor]
 ) -> None:
-    """Tell the entrance of a prefill what was seen, if anything was.
+    """Tell a prefill, and its entrance, what was seen, if anything was.
 
     Args:
         sights: by kind, `image` or `video`.
         masks: by kind, bool [B, n], the places of its tokens.
     """
     entrance = prefill.entrance
+    if len(sights) == 1:
+        (only,) = sights.values()
+        prefill.grids = lambda: tuple(only.grids)
     if entrance is None or not sights:
         return
     entrance.tower = partial(PooledTower, sights, masks, prefill.record.notes)

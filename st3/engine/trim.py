@@ -35,7 +35,7 @@ _HOOKED: weakref.WeakKeyDictionary[nn.Module, Hooks] = weakref.WeakKeyDictionary
 @contextmanager
 def trim(
     model: PreTrainedModel,
-    method: str | Method = "st3",
+    method: str | Method | type[Method] = "st3",
     *,
     max_new_tokens: int | None = None,
     cuda_graphs: bool = False,
@@ -60,8 +60,8 @@ def trim(
         model: a model that `st3.load` or transformers made, of a family that fits (docs/models.md);
             or one in PEFT's wrapper. A family that fits without an oracle's proof is trimmed with
             a warning.
-        method: a name in `st3.methods.METHODS`, a spec such as `visionzip:keep=50%+st3`, or a
-            `Method`.
+        method: a name in `st3.methods.METHODS`, a spec such as `visionzip:keep=50%+st3`, one of
+            one's own, such as `./mine.py:Mine`; or a `Method`, or its class.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
             allocated once, for that many. Longer answers are no error.
         cuda_graphs: record the decode step once and replay it, and prefill, too, where one layout
@@ -94,7 +94,7 @@ def trim(
     inside: Any = getattr(model, "get_base_model", None)
     if inside is not None:  # PEFT's wrapper
         model = inside()
-    if isinstance(method, str):
+    if not isinstance(method, Method):
         method = make_method(method, **parameters)
     elif parameters:
         raise ValueError("give parameters with the name of a method, not with a Method")

@@ -71,6 +71,12 @@ class Parts:
         return not (self.windows or self.recurrent or self.lenders)
 
     @property
+    def last_norm(self) -> Any:
+        """What the decoder's output goes through last, None where it has no such module."""
+        names = ("norm", "final_layernorm", "embedding_norm")
+        return next((x for x in (getattr(self.decoder, n, None) for n in names) if x), None)
+
+    @property
     def keyed(self) -> list[int]:
         """Layers that have keys and values of tokens."""
         count = len(self.layers)

@@ -1,12 +1,14 @@
 """The registry of trimming methods: name -> schedule and scorer.
 
 A method is a frozen dataclass whose fields are its parameters. To add one that chooses before the
-decoder, put its file into `st3.methods.before`, where it is found; to add any other, write the
-class and put it into `METHODS`. `trim` and every command know it from then on. A method can be
-written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`, `st3:tau=none`; a word in it that names a
-published setting of the method stands for its parameters, as in `dpp:64`; what follows it goes
-before, as in `cdpruner:64,theta=0.5`. Two specs with a `+` between are one method: the first before
-the decoder, the second inside it.
+decoder, or has a score of its own in it, put its file into `st3.methods.before` or
+`st3.methods.inside`, where it is found; to add any other, write the class and put it into
+`METHODS`. `trim` and every command know it from then on. One outside the package is named by its
+file (`st3.methods.own`). A method can be written as one word, a *spec*: `st3`, `fastv:k=2,r=50%`,
+`st3:tau=none`, `./mine.py:Mine:k=2`; a word in it that names a published setting of the method
+stands for its parameters, as in `dpp:64`; what follows it goes before, as in
+`cdpruner:64,theta=0.5`. Two specs with a `+` between are one method: the first before the decoder,
+the second inside it.
 """
 
 from __future__ import annotations
@@ -21,16 +23,24 @@ from typing import Any
 from st3.methods.base import Method, Untrimmed
 from st3.methods.before import selectors
 from st3.methods.composed import Composed, split
+from st3.methods.inside import insiders
+from st3.methods.own import find_own, offered, split_spec
 from st3.methods.peers import VTW, FastV, PyramidDrop, Random, Uniform
 from st3.methods.st3 import PVTP, ST3, VTA
 
 __all__ = [
-    "METHODS", "PVTP", "VTA", "Method", "compose", "make_method", "parameters", "parse_methods",
+    "METHODS", "PVTP", "VTA", "Method", "compose", "find_method", "make_method", "parameters",
+    "parse_methods", "split_spec",
 ]  # fmt: skip
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)
-} | selectors()
+METHODS: dict[str, type[Method]] = (
+    {m.name: m for m in (Untrimmed, PVTP, VTA, ST3, FastV, VTW, PyramidDrop, Random, Uniform)}
+    | selectors()
+    | insiders()
+)
+
+
+_TRUTHS = {"true": True, "false": False, "yes": True, "no": False}
 
 
 def parameters(name: str) -> tuple[str, ...]:
@@ -39,7 +49,7 @@ def parameters(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown method.
     """
-    return tuple(field.name for field in dataclasses.fields(_find(name)))
+    return tuple(field.name for field in dataclasses.fields(find_method(name)))
 
 
 def compose(first: str, *others: str, **given: Any) -> Method:
@@ -54,28 +64,32 @@ def compose(first: str, *others: str, **given: Any) -> Method:
             "and one inside it"
         )
     (second,) = others
-    known = parameters(second.partition(":")[0].strip())
+    known = parameters(split_spec(second)[0])
     inside = {name: value for name, value in given.items() if name in known}
     outside = {name: value for name, value in given.items() if name not in known}
     before: Any = make_method(first, **outside)
     return Composed(before=before, inside=make_method(second, **inside))
 
 
-def make_method(spec: str, **given: Any) -> Method:
+def make_method(spec: str | type[Method], **given: Any) -> Method:
     """The method that `spec` names, with the parameters in it and those in `given`.
 
-    A named setting comes first; what is said besides goes before what it says.
+    A named setting comes first; what is said besides goes before what it says. A class
+    stands for itself.
 
     Raises:
         ValueError: an unknown method, setting or parameter (the known ones are named), a parameter
             given twice, a bad value, or two methods that do not go together.
     """
-    parts = split(spec)
-    if len(parts) > 1:
-        return compose(*parts, **given)
-    name, _, rest = spec.strip().partition(":")
-    cls = _find(name)
-    known = parameters(name)
+    if isinstance(spec, str):
+        parts = split(spec)
+        if len(parts) > 1:
+            return compose(*parts, **given)
+        name, rest = split_spec(spec)
+        cls = find_method(name)
+    else:
+        cls, name, rest = spec, spec.name, ""
+    known = tuple(field.name for field in dataclasses.fields(cls))
     words = [word for word in map(str.strip, rest.split(",")) if word]
     published: Mapping[str, str] = getattr(cls, "published", {})
     named: dict[str, str] = {}
@@ -114,8 +128,8 @@ def parse_methods(text: str) -> dict[str, Method]:
     """
     specs: list[str] = []
     for piece in filter(None, (part.strip() for part in text.split(","))):
-        if specs and "=" in split(piece)[0].partition(":")[0]:
-            specs[-1] += ("," if ":" in split(specs[-1])[-1] else ":") + piece
+        if specs and "=" in split_spec(split(piece)[0])[0]:
+            specs[-1] += ("," if split_spec(split(specs[-1])[-1])[1] else ":") + piece
         else:
             specs.append(piece)
     if not specs:
@@ -130,6 +144,10 @@ def _read(name: str, text: str, hint: Any) -> Any:
         return None
     if str in allowed:
         return text
+    if bool in allowed:
+        if text.lower() not in _TRUTHS:
+            raise ValueError(f"{name} must be one of {', '.join(_TRUTHS)}, got {text!r}")
+        return _TRUTHS[text.lower()]
     try:
         if int in allowed:
             return int(text)
@@ -149,9 +167,16 @@ def _settings(published: Mapping[str, str], word: str) -> str:
     return f", or a named setting: {', '.join(published)}" if published else ""
 
 
-def _find(name: str) -> type[Method]:
-    if name not in METHODS:
-        close = difflib.get_close_matches(name.lower(), METHODS, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"unknown method {name!r}{hint}; known: {', '.join(METHODS)}")
-    return METHODS[name]
+def find_method(name: str) -> type[Method]:
+    """The class of a method: of the registry, in a file (`./mine.py:Mine`), of another package.
+
+    Raises:
+        ValueError: there is none of this name, or it cannot be had.
+    """
+    found = METHODS.get(name) or find_own(name)
+    if found is not None:
+        return found
+    everyone = (*METHODS, *offered())
+    close = difflib.get_close_matches(name.lower(), everyone, 1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise ValueError(f"unknown method {name!r}{hint}; known: {', '.join(everyone)}")

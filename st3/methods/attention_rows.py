@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-_ROWS = 1 << 24  # numbers of attention computed at a time
+ROWS = 1 << 24
+"""Numbers of attention that are computed at a time."""
 
 
 def attention_rows(
@@ -66,7 +67,7 @@ def received(
     """
     batch, heads, count, _ = query.shape
     key = key.float().repeat_interleave(heads // key.shape[1], 1)
-    step = 1 if first_only else max(1, _ROWS // (batch * heads * key.shape[2]))
+    step = 1 if first_only else max(1, ROWS // (batch * heads * key.shape[2]))
     total = query.new_zeros(batch, key.shape[2], dtype=torch.float32)
     asked = torch.zeros_like(total)
     with torch.autocast(query.device.type, enabled=False):

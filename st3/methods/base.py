@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from st3.methods.dial import Dial
 from st3.methods.schedule import Schedule
+
+if TYPE_CHECKING:
+    from st3.methods.scorers import Scorer
 
 KV_CACHE_DTYPES = ("auto", "int8", "int4")
 
@@ -32,13 +36,14 @@ class Method(ABC):
 
     Attributes:
         scorer: a key of `SCORERS`, what importance is; or the name of a method that chooses before
-            the decoder, whose order then decides in every layer.
+            the decoder, whose order then decides in every layer, or of one that has a score of its
+            own.
         kv_cache_dtype: how the KV cache holds what is left, one of `KV_CACHE_DTYPES`: `auto` as the
             model makes it, `int8` and `int4` in fewer bits (ours: the papers drop tokens alone).
     """
 
     name: ClassVar[str]
-    source: ClassVar[str]
+    source: ClassVar[str] = "own"
     """The paper the method comes from."""
     stage: ClassVar[str] = "in the decoder"
     """Where it drops: in the tower, before the decoder, in the decoder, or while decoding."""
@@ -51,10 +56,11 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         from st3.methods.before import selectors
+        from st3.methods.inside import insiders
         from st3.methods.scorers import SCORERS  # it needs torch, and a list of methods does not
 
-        if self.scorer not in {*SCORERS, *selectors()}:
-            known = ", ".join((*SCORERS, *selectors()))
+        if not self.decides and self.scorer not in SCORERS and self._other() is None:
+            known = ", ".join((*SCORERS, *selectors(), *insiders()))
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {known}")
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:
             known = ", ".join(KV_CACHE_DTYPES)
@@ -69,20 +75,67 @@ class Method(ABC):
         """
 
     @property
+    def decides(self) -> bool:
+        """Whether it has a scorer, or an order, of its own and goes by that: `scorer` names it."""
+        return False
+
+    def ranks_by(self) -> Scorer:
+        """What says in the decoder's layers how important tokens are."""
+        from st3.methods.scorers import SCORERS, InOrder
+
+        other = self._other()
+        if hasattr(other, "score"):
+            found: Scorer = other().ranks_by()
+            return found
+        return SCORERS.get(self.scorer, InOrder())
+
+    @property
     def selector(self) -> Selector | None:
         """What looks at the visual tokens before layer 1, if anything does."""
-        from st3.methods.before import selectors
+        other = self._other()
+        return other() if hasattr(other, "choose") else None
 
-        found: Any = selectors().get(self.scorer)
-        return None if found is None else found()
+    def _other(self) -> Any:
+        """The class of another method whose order or score `scorer` asks for; None if of none.
+
+        Raises:
+            ValueError: one from outside the package that cannot be had.
+        """
+        from st3.methods.before import selectors
+        from st3.methods.inside import insiders
+        from st3.methods.own import find_own
+        from st3.methods.scorers import SCORERS
+
+        if self.decides or self.scorer in SCORERS:
+            return None
+        known: dict[str, Any] = selectors() | insiders()
+        found = known.get(self.scorer) or find_own(self.scorer)
+        return found if hasattr(found, "choose") or hasattr(found, "score") else None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Other processes find a class that is in a user's file by the file."""
+        from st3.methods.own import revive
+
+        module = sys.modules.get(type(self).__module__)
+        if module is None or not hasattr(module, "__st3_sha256__"):
+            return super().__reduce_ex__(protocol)
+        return revive, (module.__file__, type(self).__qualname__, vars(self))
 
     def changed(self, **parameters: Any) -> Method:
         """The same with other parameters."""
         return dataclasses.replace(self, **parameters)
 
     def settings(self, layers: int) -> dict[str, Any]:
-        """Every parameter with the value that is in force for `layers` layers, for reports."""
-        return dataclasses.asdict(self)
+        """Every parameter with the value that is in force for `layers` layers, for reports.
+
+        Of a method from outside the package also its `origin`: which class, and what its file held.
+        """
+        from st3.methods.own import origin
+
+        found = dataclasses.asdict(self)
+        other = self._other()
+        where = origin(self) or ({} if other is None else origin(other))
+        return found | ({"origin": where} if where else {})
 
 
 @dataclass(frozen=True)

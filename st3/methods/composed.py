@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from st3.methods.base import Method
 from st3.methods.schedule import Schedule
 from st3.methods.selecting import Selecting
 
-_JOINT = re.compile(r"\+(?=\s*[^\W\d])")  # and not that of 1e+5
+if TYPE_CHECKING:
+    from st3.methods.scorers import Scorer
+
+_JOINT = re.compile(r"\+(?=\s*(?:[^\W\d]|\.{0,2}/))")  # a name or a file: not that of 1e+5
 INSIDE = ("scorer", "kv_cache_dtype", "tau", "annealing")
 """Parameters of A that are B's to say."""
 
@@ -80,6 +83,13 @@ class Composed(Method):
         return dataclasses.replace(
             self.inside.schedule(layers), entering=self.before.schedule(layers).entering
         )
+
+    @property
+    def decides(self) -> bool:
+        return self.inside.decides
+
+    def ranks_by(self) -> Scorer:
+        return self.inside.ranks_by()
 
     @property
     def selector(self) -> Selecting:

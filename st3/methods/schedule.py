@@ -158,6 +158,19 @@ class Schedule:
         )
 
 
+def one_cut(name: str, layers: int, k: int, keep: float) -> Schedule:
+    """All in the first `k` layers, and a share `keep` behind them.
+
+    Raises:
+        ValueError: there is no such layer, or no such share; `name` is the method's.
+    """
+    if not 1 <= k < layers:
+        raise ValueError(f"{name}: K must lie in 1..{layers - 1} for {layers} layers, got {k}")
+    if not 0 <= keep <= 1:
+        raise ValueError(f"{name}: what stays must lie between 0 and 1, got {keep:g}")
+    return Schedule((1.0,) * k + (tidy(keep),) * (layers - k))
+
+
 def tidy(share: float) -> float:
     """Free of float noise, so that half a token rounds as it does on paper."""
     tidy = round(share, 12)

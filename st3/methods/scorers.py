@@ -11,11 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from st3.methods.attention_rows import attention_rows
+from st3.methods.attention_rows import ROWS, attention_rows
+from st3.methods.look import Look
+from st3.methods.merge import Merge
 
 _GOLDEN = (5**0.5 - 1) / 2
 How = Literal["mean", "max"]
@@ -42,6 +44,10 @@ class LayerView:
         softcap: logits go through softcap * tanh(logits / softcap), if there is one.
         across: where other processes hold other heads: makes what was merged over the heads here
             what it is over all of them.
+        before, counts: visual tokens of each row that are alive, and that the cut will leave which
+            this layer decides; no `counts` where it decides none.
+        cut: the number of that cut, from 1.
+        seen: what a scorer asked for by its `needs`.
     """
 
     query: torch.Tensor
@@ -56,6 +62,17 @@ class LayerView:
     softcap: float | None = None
     frames: Callable[[], torch.Tensor] | None = None
     across: Callable[[torch.Tensor, How], torch.Tensor] | None = None
+    before: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    cut: int = 1
+    seen: Look | None = None
+
+    @property
+    def look(self) -> Look:
+        """What is there besides queries and keys."""
+        if self.seen is None:
+            raise ValueError("nobody looks at more than queries and keys here")
+        return self.seen
 
     @property
     def frame(self) -> torch.Tensor:
@@ -71,6 +88,43 @@ class LayerView:
             self.query, self.key, self.scaling, self.valid, count, allowed, self.softcap
         )
         return rows[..., -self.visual.shape[1] :]
+
+    def received(self, weights: torch.Tensor, how: How = "mean") -> torch.Tensor:
+        """Attention that each token gets from the last r tokens, weighted, float32 [B, n].
+
+        Heads are merged before rows are added. Some rows are computed at a time, so r may be all.
+
+        Args:
+            weights: float32 [B, r], of rows; 0 for those that do not count.
+            how: heads are merged.
+        """
+        asked, alive, keys = weights.shape[1], self.visual.shape[1], self.key.shape[2]
+        total: torch.Tensor | None = None
+        step = max(1, ROWS // max(1, self.query.shape[0] * self.query.shape[1] * keys))
+        for begin in range(alive - asked, alive, step):
+            end = min(begin + step, alive)
+            allowed, sees = None, keys - alive + end  # by causality, no key behind the last row
+            if self.allowed is not None:
+                allowed, sees = self.allowed(alive - begin)[:, :, : end - begin], keys
+            rows = attention_rows(
+                self.query[:, :, :end], self.key[:, :, :sees], self.scaling,
+                None if self.valid is None else self.valid[:, :sees],
+                end - begin, allowed, self.softcap,
+            )  # fmt: skip
+            weight = weights[:, begin - alive + asked : end - alive + asked]
+            if how == "mean":
+                part = torch.einsum("bhrn,br->bhn", rows, weight)
+            else:
+                part = (self.merged(rows, how) * weight[..., None]).sum(1)
+            part = torch.nn.functional.pad(part, (0, keys - sees))
+            total = part if total is None else total + part
+        assert total is not None
+        return (self.merged(total) if how == "mean" else total)[..., -alive:]
+
+    def asks(self) -> torch.Tensor:
+        """bool [B, trailing]: which of the last tokens are text, behind the last picture."""
+        text = ~self.visual[:, -self.trailing :]
+        return text if self.valid is None else text & self.valid[:, -self.trailing :]
 
     def merged(self, values: torch.Tensor, how: How = "mean") -> torch.Tensor:
         """Float32 [B, heads, ...] of query or key heads, merged over all heads: [B, ...].
@@ -89,6 +143,8 @@ class Scorer(ABC):
     """Whether it asks for `LayerView.frame`."""
     layers_summed: int = 1
     """Scores of this many layers, up to the deciding one, are added."""
+    needs: tuple[str, ...] = ()
+    """Of `st3.methods.look.NEEDS`, what it asks `LayerView.look` for."""
 
     @property
     def across_ranks(self) -> bool:
@@ -101,6 +157,13 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, view: LayerView) -> torch.Tensor:
         """float32 [B, n], greater is more important. A few rows of n: never an n x n matrix."""
+
+    def judge(self, view: LayerView) -> tuple[torch.Tensor, Merge | None]:
+        """The score, and new values of some tokens, by their numbers among those alive.
+
+        Scorers that need `states` alone may give some: they are put in place right before the cut.
+        """
+        return self.score(view), None
 
 
 @dataclass(frozen=True)
@@ -205,6 +268,31 @@ class KeyNormScorer(Scorer):
             view.key[:, :, -view.visual.shape[1] :].float(), dim=-1
         )
         return -view.merged(norms)
+
+
+@dataclass(frozen=True)
+class ByMethod(Scorer):
+    """What a method with a score of its own says.
+
+    Attributes:
+        method: a `st3.methods.deciding.Deciding`. `needs`: what it asks for.
+    """
+
+    method: Any
+    needs: tuple[str, ...] = ()
+
+    @property
+    def across_ranks(self) -> bool:
+        """As the method says."""
+        return bool(self.method.across_ranks)
+
+    def score(self, view: LayerView) -> torch.Tensor:
+        found: torch.Tensor = self.method.score(view)
+        return found
+
+    def judge(self, view: LayerView) -> tuple[torch.Tensor, Merge | None]:
+        found: tuple[torch.Tensor, Merge | None] = self.method.judge(view)
+        return found
 
 
 @dataclass(frozen=True)

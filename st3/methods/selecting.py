@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from st3.methods.base import Method
 from st3.methods.budget import Budget, read_keep
 from st3.methods.dial import Dial
+from st3.methods.merge import Merge as Merge
 from st3.methods.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
 
+    from st3.methods.scorers import Scorer
     from st3.methods.view import View
 
 ADAPTIVE = "adaptive"
@@ -42,23 +44,6 @@ class Chosen:
     picks: torch.Tensor
     merge: Merge | None = None
     counts: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Merge:
-    """New values of tokens: each is the weighted sum of others, all within its pool.
-
-    One sparse matrix a pool: row `into`, column `of`. A token that no `into` names keeps its value.
-    What was merged stays where its `into` stood, and is merged in all that a model adds to tokens.
-
-    Attributes:
-        into, of: int64 [G, m], tokens of the pool: which one, and of what.
-        weight: float [G, m], 0 where nothing is to be added.
-    """
-
-    into: torch.Tensor
-    of: torch.Tensor
-    weight: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -123,6 +108,15 @@ class Selecting(Method):
         budget = self.budget()
         keep = budget.tokens if budget.share is None else budget.share
         return super().settings(layers) | {"keep": ADAPTIVE if budget.adaptive else keep}
+
+    @property
+    def decides(self) -> bool:
+        return self.scorer == self.name
+
+    def ranks_by(self) -> Scorer:
+        from st3.methods.scorers import InOrder
+
+        return InOrder() if self.decides else super().ranks_by()
 
     @property
     def selector(self) -> Selecting:

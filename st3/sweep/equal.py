@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from st3.families.meta import meta_model
@@ -17,6 +17,7 @@ from st3.sweep.grid import Cell
 
 _TEXT = 64  # tokens beside the picture: what a layer with a window leaves depends on them
 _DIGITS = range(1, 10)
+_ABOUT = 0.15  # so far off a table for another depth may be; its MACs stand beside it
 
 
 def equal_cells(
@@ -49,20 +50,39 @@ def equal_cells(
                 fits, why = suits(METHODS[method.name], config)
                 if not fits:
                     raise ValueError(f"{spec}: {why}")
-                ready = turned(method, len(parts.layers), budget, count)
+                ready = _published(method, budget, count) or turned(
+                    method, len(parts.layers), budget, count
+                )
                 keeps = schedule_of(ready, parts, work)
             except ValueError as error:
                 found.append(Cell(spec, None, None, None, 0.0, str(error), budget=budget))
                 continue
             final = keeps.keeps[-1] * (keeps.entering.share or 1.0)
-            word = _short(spec, ready, count)
+            word = _short(spec, ready, count) if ready.dial else f"{spec}:{budget}"
             found.append(Cell(word, None, None, keeps.tau, final, budget=budget))
     return found
 
 
 def all_methods() -> list[str]:
-    """Those that have a dial."""
-    return [name for name, method in METHODS.items() if method.dial is not None]
+    """Those that have a dial, or settings that were published for numbers of tokens."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if method.dial is not None or any(word.isdecimal() for word in _settings(method))
+    ]
+
+
+def _settings(method: type[Method] | Method) -> Mapping[str, str]:
+    found: Mapping[str, str] = getattr(method, "published", {})
+    return found
+
+
+def _published(method: Method, budget: int, count: Callable[[Method], float]) -> Method | None:
+    """A setting that is called after this number, where there is no dial and it is about right."""
+    if method.dial is not None or str(budget) not in _settings(method):
+        return None
+    found = make_method(f"{method.name}:{budget}")
+    return found if abs(count(found) / budget - 1) <= _ABOUT else None
 
 
 def _short(spec: str, method: Method, count: Any) -> str:

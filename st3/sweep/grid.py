@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from st3.methods import Method, make_method
 from st3.methods.pvtp import final_keep, largest_ratio, ratio_for
@@ -97,8 +98,14 @@ def signature(cell: Cell, layers: int) -> tuple[object, ...]:
     schedule = method.schedule(layers)
     annealing = (schedule.tau, schedule.annealing) if schedule.anneals else None
     scorer = method.scorer if schedule.anneals or set(schedule.keeps) - {0.0, 1.0} else None
-    before = method if method.selector is not None else None
-    return schedule.keeps, annealing, scorer, method.kv_cache_dtype, before
+    own = method if method.decides or method.selector is not None else None
+    return schedule.keeps, annealing, scorer, method.kv_cache_dtype, own
+
+
+def origins(cells: Iterable[Cell], layers: int) -> dict[str, Any]:
+    """Spec -> where its method comes from, of those from outside the package."""
+    peers = {cell.spec: cell.method.settings(layers) for cell in cells if cell.stride is None}
+    return {spec: found["origin"] for spec, found in peers.items() if "origin" in found}
 
 
 def _from_final(layers: int, stride: int, final: float, tau: int | None, prune: float) -> Cell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from st3.methods import make_method
+from st3.methods import make_method, split_spec
 from st3.proportion import interval
 from st3.sweep.results import Row, measured
 from st3.tables import Table
@@ -73,8 +73,9 @@ def leaderboard(document: Row) -> Table:
 
 
 def _asked(spec: str) -> str:
-    """The method as it was asked for, without its dial."""
+    """The method as it was asked for, without its dial, or the setting in its place."""
     dial = make_method(spec).dial
-    name, colon, rest = spec.partition(":")
-    kept = [part for part in rest.split(",") if dial and not part.startswith(dial.parameter + "=")]
-    return name + (colon + ",".join(kept) if any(kept) else "")
+    name, rest = split_spec(spec)
+    gone = "" if dial is None else dial.parameter + "="
+    kept = [x for x in rest.split(",") if not (x.startswith(gone) if gone else x.isdecimal())]
+    return name + (":" + ",".join(kept) if any(kept) else "")

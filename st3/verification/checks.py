@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,8 +92,6 @@ class Verifier:
         return replace(row, as_it_was=not left)
 
     def _compare(self, label: str, method: Method) -> Row:
-        if method.scorer not in SCORERS and method.selector is None:
-            return Row(label, NOT_MEASURED, f"no oracle knows the scorer {method.scorer}")
         if method.selector is not None and method.selector.spares == "pictures":
             return Row(label, NOT_MEASURED, "it goes by what moves, and the picture is a still one")
         counted = [0] * self.new
@@ -104,6 +103,8 @@ class Verifier:
             cache = session.cache
             live = None if cache is None else cache.live_bytes
         answer, logits = ours.sequences[:, self.prompt :], torch.stack(ours.logits, 1)
+        if record.blended:
+            return Row(label, NOT_MEASURED, "no oracle knows what is merged in the decoder")
         kept = [session.kept_per_layer(0, t) for t in range(self.new)]
         row = Row(
             label, GREEN, kept_per_layer=kept[0], kept_last_step=kept[-1],
@@ -148,10 +149,12 @@ class Verifier:
         entered = None
         if plan.selector is not None:  # whose choice the oracle takes as it is
             entered = [numbers[n] for n in session.record.turns[0].entered(0)]
+        # A score that the oracles do not know is taken as it is, too.
+        told = method.scorer not in SCORERS and plan.selector is None
         choice = Choice(
             method.scorer if method.scorer in SCORERS else "last-token",
             told=lambda layer, row, generated: session.kept(layer, row, generated),
-            tolerance=TIES[self.dtype],
+            tolerance=math.inf if told else TIES[self.dtype],
         )
         said: Any
         with torch.no_grad():
@@ -188,6 +191,8 @@ class Verifier:
                 continue
             break
         oracle = "compaction oracle" if parts.recurrent else "masked oracle"
+        if told:
+            return replace(row, reference=f"{oracle}, told the choice", ties=0), wrong
         return replace(row, reference=oracle, ties=choice.ties), wrong
 
     def _distance(self, row: Row, got: torch.Tensor, want: torch.Tensor) -> tuple[Row, list[str]]:

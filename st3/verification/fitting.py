@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from st3.methods import METHODS, Method
+from st3.methods import METHODS, Method, split_spec
 from st3.methods.composed import split
 from st3.methods.peers import FastV, PyramidDrop
 
@@ -29,13 +29,13 @@ def fitted(label: str, method: Method, new: int) -> tuple[str, Method]:
         method: as it was asked for.
         new: tokens of the answer.
     """
-    last = split(label)[-1]
-    given = {pair.partition("=")[0] for pair in last.partition(":")[2].split(",")}
+    asked = split_spec(split(label)[-1])[1]
+    given = {pair.partition("=")[0] for pair in asked.split(",")}
     changed: dict[str, Any] = {}
     if getattr(method, "tau", None) is not None and "tau" not in given:
         changed["tau"] = max(1, round(_SHARE * new))
     if not changed:
         return label, method
     words = ",".join(f"{key}={value}" for key, value in changed.items())
-    joint = "," if ":" in last else ":"
+    joint = "," if asked else ":"
     return f"{label}{joint}{words}", method.changed(**changed)

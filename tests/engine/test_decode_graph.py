@@ -270,8 +270,13 @@ def test_a_recording_serves_the_next_generations(
     assert (graphs[0].recordings, graphs[0].replays) == (3, 7 * 19)
 
 
+_REPLAYED = (
+    "none", "pvtp", "st3", "fastv", "random", "dart", "sparsevlm:recycle=yes", "tome:keep=60%+st3",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("rows", [["tttItttt"], ["ttIttIt", "ttIttIt"]])
-@pytest.mark.parametrize("name", ["none", "pvtp", "st3", "fastv", "random", "tome:keep=60%+st3"])
+@pytest.mark.parametrize("name", _REPLAYED)
 def test_prefill_of_one_layout_is_replayed(
     graphs: list[DecodeGraph], name: str, rows: list[str], where: str
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from st3.methods import METHODS, make_method
+from st3.methods.inside import insiders
 from st3.methods.pvtp import final_keep, pvtp_keeps, ratio_for, strides_below
 from st3.methods.schedule import ANNEALINGS, Schedule
 
@@ -161,7 +162,7 @@ def test_unknown_method() -> None:
 @pytest.mark.parametrize("depth", range(1, 60))
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_fit_every_depth(name: str, depth: int) -> None:
-    peers_that_need_four = {"fastv", "vtw", "pyramiddrop"}
+    peers_that_need_four = {"fastv", "vtw", "pyramiddrop", *insiders()}
     depth = max(depth, 4) if name in peers_that_need_four else depth
     assert make_method(name).schedule(depth).layers == depth
 

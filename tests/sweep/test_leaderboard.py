@@ -37,8 +37,15 @@ def test_cells_leave_as_many_tokens_as_they_say(config: Any) -> None:
     assert cells[1].spec.startswith("fastv:k=2,r=0.")
 
 
-def test_methods_with_a_dial_are_all_but_two() -> None:
-    assert {"none", "vta"}.isdisjoint(all_methods())
+def test_a_published_setting_of_that_name_is_as_good_as_a_dial(config: Any) -> None:
+    (cell,) = equal_cells(config, ["sparsevlm"], [192], (336, 336))
+    assert (cell.spec, cell.problem) == ("sparsevlm:192", None)
+    (cell,) = equal_cells(config, ["sparsevlm"], [100], (336, 336))
+    assert cell.problem is not None
+
+
+def test_methods_with_a_dial_are_all_but_a_few() -> None:
+    assert {"none", "vta", "fitprune"}.isdisjoint(all_methods())
     assert {"st3", "fastv", "divprune"} <= set(all_methods())
 
 
