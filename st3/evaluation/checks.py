@@ -112,3 +112,15 @@ def check_room(folder: Path, needed: int = ROOM) -> None:
             f"{si(free, 'B')} are free in {nearest}, and answers and scores may take "
             f"{si(needed, 'B')}: free some, or give --output on another disk"
         )
+
+
+def check_folder(folder: Path) -> None:
+    """See that a folder is an evaluation's, or new.
+
+    Raises:
+        NotReady: it holds other files.
+    """
+    if not folder.is_dir() or (folder / "answers").is_dir():
+        return
+    if other := next((file for file in folder.iterdir() if not file.name.startswith(".")), None):
+        raise NotReady(f"{folder} holds other files ({other.name}): give another --output")
