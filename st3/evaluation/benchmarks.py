@@ -17,6 +17,7 @@ class Benchmark:
         task: lmms-eval's name of it. `title`: the paper's.
         metric: the one that the paper reports.
         documents: about how many (from memory), for estimates alone.
+        unit: times the metric is the score as papers print it.
         java: whether scoring runs a program in Java, the tokenizer of caption metrics.
         login: whether the task asks for a Hub login.
     """
@@ -25,6 +26,7 @@ class Benchmark:
     title: str
     metric: str
     documents: int
+    unit: float = 100.0
     java: bool = False
     login: bool = False
 
@@ -35,7 +37,7 @@ BENCHMARKS = {
         Benchmark("scienceqa_img", "ScienceQA-Img", "exact_match", 2_017),
         Benchmark("mmmu_val", "MMMU (val)", "mmmu_acc", 900),
         # `mmbench_en_dev` asks a paid model where an answer does not parse; this one does not.
-        Benchmark("mmbench_en_dev_static", "MMBench (en, dev)", "gpt_eval_score", 4_330),
+        Benchmark("mmbench_en_dev_static", "MMBench (en, dev)", "gpt_eval_score", 4_330, 1.0),
         Benchmark("coco2017_cap_val", "COCO2017 (val)", "coco_CIDEr", 5_000, java=True, login=True),
         Benchmark("flickr30k_test", "Flickr30k", "flickr_CIDEr", 31_783, java=True, login=True),
         Benchmark("nocaps_val", "NoCaps (val)", "nocaps_CIDEr", 4_500, java=True, login=True),

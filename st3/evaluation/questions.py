@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from st3.batch.preparing import Preparer, open_any
@@ -200,8 +200,3 @@ def _content(parts: Sequence[Part], mark: str, listed: bool) -> Any:
             for part in parts
         ]
     return "\n".join(part.value if part.kind == "text" else mark for part in parts)
-
-
-def numbered(question: Question, number: int) -> Question:
-    """The same at another place."""
-    return replace(question, number=number)
