@@ -5,6 +5,7 @@ stopped and goes on.
 from __future__ import annotations
 
 import datetime
+import enum
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from st3_cli.console import aside, leave_talking, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.evaluate_report import EvaluationBar, print_report
-from st3_cli.models import check_device_map, device_map_of, load_model, note_hub
+from st3_cli.models import load_model, note_hub
 from st3_cli.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -25,16 +26,22 @@ if TYPE_CHECKING:
 
 EXAMPLES = o.examples(
     "st3 evaluate --table 1 --model 7b --methods none,st3,fastv",
-    "torchrun --nproc-per-node 8 -m st3_cli evaluate --table 2 --model 7b",
 )
 BENCHMARKS = "Benchmarks"
 
 
+class Table(enum.StrEnum):
+    """Of the ST3 paper."""
+
+    one = "1"
+    two = "2"
+
+
 def evaluate(
     table: Annotated[
-        int | None,
+        Table | None,
         o.option(
-            BENCHMARKS, "--table", metavar="1|2", min=1, max=2,
+            BENCHMARKS, "--table", metavar="1|2",
             help="The paper's: ScienceQA-Img, MMMU, MMBench; or COCO2017, Flickr30k, NoCaps.",
         ),
     ] = None,
@@ -59,7 +66,7 @@ def evaluate(
     batch_size: Annotated[
         int | None,
         o.option(
-            o.COMPUTE, "--batch-size", min=1, metavar="N", show_default="as memory allows",
+            o.COMPUTE, "--batch-size", min=1, metavar="N", show_default="what fits",
             help="Prompts at a time.",
         ),
     ] = None,
@@ -68,11 +75,9 @@ def evaluate(
     ] = 0,
     quantization: o.QuantizationOption = None,
     device: o.DeviceOption = o.Device.auto,
-    device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
-    attn_implementation: o.AttentionOption = None,
     output: Annotated[
-        Path, o.option(o.OUTPUT, "--output", "-o", metavar="FOLDER", help="Of all answers.")
+        Path, o.option(o.OUTPUT, "--output", metavar="FOLDER", help="Of all answers.")
     ] = Path("st3-evaluation"),
     retry_errors: Annotated[
         bool, o.flag(o.OUTPUT, "--retry-errors", help="Ask documents with an error again.")
@@ -80,18 +85,18 @@ def evaluate(
     json: o.JsonOption = False,
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
-    """Score methods on the field's benchmarks; stopped at any moment, the same command goes on."""
+    """Score methods on the field's benchmarks; stopped, the same command goes on."""
     from st3.evaluation import checks
     from st3.evaluation.benchmarks import BENCHMARKS as KNOWN
     from st3.evaluation.benchmarks import TABLES
 
     if (table is None) == (tasks is None):
         raise UsageError("give --table 1, --table 2 or --tasks, one of them")
-    wanted = TABLES[table] if table else tuple(filter(None, map(str.strip, tasks.split(","))))  # type: ignore[union-attr]
+    listed = tuple(filter(None, map(str.strip, (tasks or "").split(","))))
+    wanted = TABLES[int(table)] if table else listed
     if not wanted:
         raise UsageError("--tasks names none")
     check_folder("--output", output)
-    check_device_map(device, device_map)
     chosen = _methods(methods)
     checks.check_extra()
     known = [KNOWN[name] for name in wanted if name in KNOWN]
@@ -127,7 +132,6 @@ def evaluate(
     how = {
         "dtype": str(numbers).removeprefix("torch."), "device": where.type,
         "quantization": quantization.value if quantization else None,
-        "attn_implementation": attn_implementation.value if attn_implementation else None,
     }  # fmt: skip
     try:
         exams = harness.open_exams(wanted, limit, judge=judge)
@@ -147,14 +151,10 @@ def evaluate(
     ]  # fmt: skip
 
     def load() -> tuple[Any, Any]:
-        place = "auto" if device_map else str(where)
         return load_model(
-            model, place, dtype, attn_implementation, quantization, device_map,
-            quiet=ranks.rank > 0,
+            model, str(where), dtype, None, quantization, quiet=ranks.rank > 0
         )  # fmt: skip
 
-    if device_map is not None:
-        device_map_of(device_map)
     coster = Coster(config, numbers.itemsize)
     try:
         document = run(

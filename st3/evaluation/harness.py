@@ -63,7 +63,12 @@ class Exam(Requests):
         self.settings = {
             "name": name,
             "version": str(task.VERSION),
-            "data": [task.DATASET_PATH, task.DATASET_NAME, split, _fingerprint(task.dataset[split])],
+            "data": [
+                task.DATASET_PATH,
+                task.DATASET_NAME,
+                split,
+                _fingerprint(task.dataset[split]),
+            ],
             "prompt": task.lmms_eval_specific_kwargs,
             "tokens": self.tokens,
             "kind": task.OUTPUT_TYPE,

@@ -31,7 +31,9 @@ def model_identity(name: str) -> dict[str, str]:
         return {"model": source.place, "weights": path.parent.name}
     digest = hashlib.sha256()
     folder = Path(source.place)
-    for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja"))):
+    for path in sorted(
+        (*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja"))
+    ):
         with path.open("rb") as file:
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             digest.update(file.read(_ENDS))

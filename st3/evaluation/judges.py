@@ -29,7 +29,9 @@ def needs_java(task: Any) -> bool:
 
 def _scoring(task: Any) -> list[Any]:
     found = [task.config.process_results, *task.aggregation().values()]
-    return [one for one in found if inspect.isfunction(one) and "lmms_eval.api" not in one.__module__]
+    return [
+        one for one in found if inspect.isfunction(one) and "lmms_eval.api" not in one.__module__
+    ]
 
 
 def _called(task: Any) -> list[str]:

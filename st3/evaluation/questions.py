@@ -77,7 +77,9 @@ def make_question(number: int, name: str | int, turns: Turns) -> Question:
     found = tuple((role, _placed(parts)) for role, parts in turns)
     (role, parts), kinds = found[-1], [part.kind for part in found[-1][1]]
     if odd := sorted({part.kind for _, some in found for part in some} - _KINDS):
-        return Question(name, "", number=number, problem=f"it has {odd[0]}, which st3 does not take")
+        return Question(
+            name, "", number=number, problem=f"it has {odd[0]}, which st3 does not take"
+        )
     if len(found) > 1 or role != "user" or kinds.count("text") != 1 or kinds[-1] != "text":
         plain = False
     else:
@@ -186,7 +188,10 @@ def in_turns(processor: Any, turns: Turns) -> str:
             why = why or str(error) or type(error).__name__
             continue
         if text.count(mark) == count and all(
-            part.value.strip() in text for _, parts in turns for part in parts if part.kind == "text"
+            part.value.strip() in text
+            for _, parts in turns
+            for part in parts
+            if part.kind == "text"
         ):
             return text
         why = why or f"it has {text.count(mark)} places for {count} pictures, or leaves words out"

@@ -128,7 +128,9 @@ def compare(rows: Sequence[Row], scores: Mapping[str, Score]) -> None:
     for row in rows:
         row |= dict.fromkeys(_COMPARED)
         others = [one for one in rows if one["task"] == row["task"] and one["score"] is not None]
-        base = next((one for name in (BASE, "stock") for one in others if one["method"] == name), None)
+        base = next(
+            (one for name in (BASE, "stock") for one in others if one["method"] == name), None
+        )
         if base is None or row["score"] is None:
             continue
         row["compared_with"] = base["method"]

@@ -116,7 +116,9 @@ def make_data(folder: Path, documents: int = 4) -> Path:
     return folder
 
 
-def _write(folder: Path, config: str, split: str, columns: dict[str, tuple[Any, list[Any]]]) -> None:
+def _write(
+    folder: Path, config: str, split: str, columns: dict[str, tuple[Any, list[Any]]]
+) -> None:
     features = datasets.Features(
         {
             name: datasets.Sequence(kind[0]) if isinstance(kind, list) else kind

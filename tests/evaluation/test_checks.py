@@ -107,7 +107,6 @@ def test_without_the_extra_it_says_how_to_get_it(st3_: Any, tmp_path: Path) -> N
         (("--table", 3), "3"),
         (("--tasks", " , "), "names none"),
         (("--table", 1, "--methods", "fastt"), "did you mean fastv"),
-        (("--table", 1, "--device", "cpu", "--device-map", "auto"), "--device-map"),
         (("--table", 1, "--output", __file__), "is a file"),
     ],
 )

@@ -159,7 +159,9 @@ def test_results(both: tuple[Path, dict[str, Any]]) -> None:
         assert row["tokens_per_second"] > 0
 
 
-def test_the_same_command_asks_nothing_again(both: tuple[Path, dict[str, Any]], place: Path) -> None:
+def test_the_same_command_asks_nothing_again(
+    both: tuple[Path, dict[str, Any]], place: Path
+) -> None:
     folder, document = both
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json*")}
     out, err = done(

@@ -35,9 +35,7 @@ INTERLEAVING = (
 
 def user(*parts: Any) -> Any:
     """A user's turn: texts and pictures."""
-    return "user", tuple(
-        Part("text" if isinstance(part, str) else "image", part) for part in parts
-    )
+    return "user", tuple(Part("text" if isinstance(part, str) else "image", part) for part in parts)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +53,7 @@ def test_pictures_and_a_question_are_a_plain_row() -> None:
 
 def test_marks_say_where_pictures_stand() -> None:
     found = make_question(0, "a", (user(RED, BLUE, "First <image> then <image>, which?"),))
-    (_, parts), = found.turns
+    ((_, parts),) = found.turns
     assert [part.kind for part in parts] == ["text", "image", "text", "image", "text"]
     assert (parts[1].value, parts[3].value) == (RED, BLUE)
     one = make_question(0, "a", (user(RED, "<image>\nWhat is it?"),))
@@ -91,14 +89,14 @@ def test_turns_are_put_as_the_template_says(live: tuple[Any, Any], tmp_path: Pat
     (folder / "chat_template.jinja").write_text(INTERLEAVING, encoding="utf-8")
     _, processor = st3.load(str(folder), device="cpu", dtype="float32")
     prepare = QuestionPreparer(processor, room_of(model))
-    turns = (user("a", RED, "or", BLUE, "?"), ("assistant", (Part("text", "red"),)), user("why?"))
+    turns = (user("a", RED, "blue", BLUE, "?"), ("assistant", (Part("text", "red"),)), user("why?"))
     found = prepare(make_question(0, "a", turns))
     assert found.problem is None
     assert found.visual == 128
     ids, mark = found.inputs["input_ids"][0].tolist(), model.config.image_token_id
     first, last = ids.index(mark), len(ids) - ids[::-1].index(mark)
     gap = [token for token in ids[first:last] if token != mark]
-    assert processor.tokenizer.decode(gap) == "or"
+    assert processor.tokenizer.decode(gap) == "blue"
     assert found.inputs["pixel_values"].shape[0] == 2
     blind = prepare(make_question(1, "b", (user("is it red?"),)))
     assert (blind.problem, blind.visual) == (None, 0)
@@ -112,11 +110,15 @@ def test_what_cannot_be_put_is_a_problem(live: tuple[Any, Any], tmp_path: Path) 
     for file in ("tokenizer_config.json", "processor_config.json"):
         edit(folder, file, "chat_template")
     _, processor = st3.load(str(folder), device="cpu", dtype="float32")
-    found = QuestionPreparer(processor, room_of(model))(make_question(0, "a", (user("a", RED, "b"),)))
+    found = QuestionPreparer(processor, room_of(model))(
+        make_question(0, "a", (user("a", RED, "b"),))
+    )
     assert "chat template" in str(found.problem)
     many = make_question(0, "a", (user("a", *[RED] * 40, "b"),))
     _, processor = live
-    assert "the model's context is" in str(QuestionPreparer(processor, room_of(model))(many).problem)
+    assert "the model's context is" in str(
+        QuestionPreparer(processor, room_of(model))(many).problem
+    )
 
 
 WORDS = ("red", "blue circle", "a green square", "circle circle circle circle")

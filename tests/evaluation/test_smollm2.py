@@ -117,9 +117,7 @@ def test_none_is_stock_in_long_answers(live: tuple[Any, Any]) -> None:
 
 
 @torch.inference_mode()
-def test_how_far_each_method_is_from_untrimmed(
-    live: tuple[Any, Any], record_property: Any
-) -> None:
+def test_how_far_each_method_is_from_untrimmed(live: tuple[Any, Any], record_property: Any) -> None:
     """KL of the next token's distribution, nats: nought for `none`, a figure for every other."""
     model, tokenizer = live
     inputs = prompts(tokenizer)
