@@ -70,8 +70,6 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"{where}: {row['errors']} of {row['answered']} could not be asked and count as "
                 f'empty answers; see "error" in answers/{row["cell"]}.jsonl, and --retry-errors'
             )
-        if row["unparsed"]:
-            found.append(f"{where}: {row['unparsed']} answers say nothing that the task can parse")
         known = row["published"]
         if known is not None and row["score"] is not None and row["low"] is not None:
             apart = not row["low"] <= known <= row["high"]

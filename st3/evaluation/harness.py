@@ -34,6 +34,7 @@ from st3.evaluation.results import Row, Score
 from st3.evaluation.scoring import score_of, watched
 
 _SEED = 1234  # lmms-eval's own
+_RANKING = ("loglikelihood", "multiple_choice")
 
 
 class UnknownTask(ValueError):
@@ -99,6 +100,7 @@ class Exam(Requests):
                 found = evaluator.evaluate(
                     lm=_Replay(said), task_dict={self.name: self.task}, limit=self.limit,
                     bootstrap_iters=0, log_samples=True, verbosity="ERROR", cli_args=how,
+                    process_docs_parallel=1,  # draws at random come in their order
                 )  # fmt: skip
                 samples = sorted(found["samples"][self.name], key=lambda one: one["doc_id"])
                 return score_of(self.name, self.task, found["results"][self.name], samples, seen)
@@ -148,7 +150,14 @@ def open_exams(names: Sequence[str], limit: int | None, *, judge: bool) -> list[
             raise UnknownTask(f"lmms-eval has no task {name!r}{hint}")
     exams: dict[str, Exam] = {}
     for name in names:
-        for leaf, task in _tasks(name, manager).items():
+        found = _tasks(name, manager, "chat")
+        if any(task.OUTPUT_TYPE in _RANKING for task in found.values()):  # which have no messages
+            found |= {
+                leaf: task
+                for leaf, task in _tasks(name, manager, "simple").items()
+                if task.OUTPUT_TYPE in _RANKING
+            }
+        for leaf, task in found.items():
             if asks_judge(task) and not judge:
                 raise checks.NotReady(
                     f"{leaf} is scored by a model that is paid by the answer: give --judge, and "
@@ -159,10 +168,11 @@ def open_exams(names: Sequence[str], limit: int | None, *, judge: bool) -> list[
     return list(exams.values())
 
 
-def _tasks(name: str, manager: Any) -> dict[str, Any]:
+def _tasks(name: str, manager: Any, kind: str) -> dict[str, Any]:
+    """Name -> task: `chat` ones say where pictures stand, `simple` ones what is shown."""
     try:
         with hushed():
-            found = get_task_dict([name], manager, "chat")
+            found = get_task_dict([name], manager, kind)
     except Exception as error:
         raise ValueError(f"{name}: {_missing(error)}") from error
     leaves: dict[str, Any] = {}

@@ -199,8 +199,7 @@ def _interval(row: Row) -> str:
 def _difference(row: Row) -> str:
     if row["difference"] is None:
         return "-"
-    low, high = row["difference_low"], row["difference_high"]
-    return f"{row['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}"
 
 
 def _percent(key: str) -> Any:
@@ -215,7 +214,8 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], Any]] = {
     "score": (("asked",), _score),
     "95 % interval": (("score",), _interval),
     "of none's": (("kept",), _percent("kept")),
-    "difference": (("difference",), _difference),
+    "difference": (("difference",), _plain("difference", "+.1f")),
+    "its interval": (("difference",), _difference),
     "p": (("p",), _plain("p", ".2g")),
     "unparsed": (("unparsed",), _plain("unparsed", "d")),
     "errors": (("errors",), _plain("errors", "d")),

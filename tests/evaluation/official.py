@@ -28,7 +28,7 @@ def make_data(folder: Path, documents: int = 4) -> Path:
     places = range(documents)
     letters = ["ABCD"[n % 3] for n in places]
     _write(
-        folder / "lmms-lab" / "ScienceQA", "ScienceQA-IMG", "test",
+        folder / "lmms-lab-encoder" / "ScienceQA", "ScienceQA-IMG", "test",
         {
             "image": (PICTURE, pictures), "question": (TEXT, questions),
             "choices": ([TEXT], [["red", "blue", "green"]] * documents),
@@ -42,7 +42,7 @@ def make_data(folder: Path, documents: int = 4) -> Path:
         },
     )  # fmt: skip
     _write(
-        folder / "lmms-lab" / "MMMU", "default", "validation",
+        folder / "lmms-lab-encoder" / "MMMU", "default", "validation",
         {
             "id": (TEXT, [f"validation_Accounting_{n + 1}" for n in places]),
             "question": (TEXT, [
@@ -63,7 +63,7 @@ def make_data(folder: Path, documents: int = 4) -> Path:
     )  # fmt: skip
     half = (documents + 1) // 2  # the others ask the same with other options
     _write(
-        folder / "lmms-lab" / "MMBench", "en", "dev",
+        folder / "lmms-lab-encoder" / "MMBench", "en", "dev",
         {
             "index": (WHOLE, [n % half + 1_000_000 * (n // half) for n in places]),
             "question": (TEXT, [questions[n % half] for n in places]),
@@ -79,7 +79,7 @@ def make_data(folder: Path, documents: int = 4) -> Path:
     )  # fmt: skip
     five = [[caption, "a picture of shapes"] for caption in captions]
     _write(
-        folder / "lmms-lab" / "COCO-Caption2017", "default", "val",
+        folder / "lmms-lab-encoder" / "COCO-Caption2017", "default", "val",
         {
             "question_id": (TEXT, [f"COCO_val_{n + 1:012d}.jpg" for n in places]),
             "image": (PICTURE, pictures), "question": (TEXT, ["Caption."] * documents),
@@ -92,7 +92,7 @@ def make_data(folder: Path, documents: int = 4) -> Path:
         },
     )  # fmt: skip
     _write(
-        folder / "lmms-lab" / "flickr30k", "default", "test",
+        folder / "lmms-lab-encoder" / "flickr30k", "default", "test",
         {
             "image": (PICTURE, pictures), "caption": ([TEXT], five),
             "sentids": ([TEXT], [["0", "1"]] * documents), "split": (TEXT, ["test"] * documents),
@@ -101,7 +101,7 @@ def make_data(folder: Path, documents: int = 4) -> Path:
         },
     )  # fmt: skip
     _write(
-        folder / "lmms-lab" / "NoCaps", "default", "validation",
+        folder / "lmms-lab-encoder" / "NoCaps", "default", "validation",
         {
             "image": (PICTURE, pictures), "image_id": (WHOLE, [n + 1 for n in places]),
             **{

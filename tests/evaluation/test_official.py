@@ -124,7 +124,7 @@ def test_answers_are_st3_trims(both: tuple[Path, dict[str, Any]], place: Path) -
 
     folder, _ = both
     model, processor = st3.load(str(place / "model"), device="cpu", dtype="float32")
-    data = datasets.load_dataset("lmms-lab/flickr30k")["test"]
+    data = datasets.load_dataset("lmms-lab-encoder/flickr30k")["test"]
     rows = answers(folder)["flickr30k_test--st3-tau=8"]
     for row, document in zip(rows, data, strict=True):
         text = "USER: <image>\nProvide a one-sentence caption for the provided image. ASSISTANT:"
@@ -266,9 +266,9 @@ def test_a_changed_schema_is_named(
 ) -> None:
     import pyarrow.parquet as parquet
 
-    folder = tmp_path / "lmms-lab" / "ScienceQA"
+    folder = tmp_path / "lmms-lab-encoder" / "ScienceQA"
     (folder / "data").mkdir(parents=True)
-    old = place / "lmms-lab" / "ScienceQA"
+    old = place / "lmms-lab-encoder" / "ScienceQA"
     (folder / "README.md").write_text((old / "README.md").read_text(encoding="utf-8"), "utf-8")
     table = parquet.read_table(old / "data" / "test.parquet").drop_columns(["hint"])
     parquet.write_table(table, folder / "data" / "test.parquet")
