@@ -61,7 +61,7 @@ def evaluate(
     model: o.ModelOption = "demo",
     methods: Annotated[
         str,
-        o.option(o.MODEL, "--methods", metavar="LIST", help="See `st3 methods`; stock is one, too."),
+        o.option(o.MODEL, "--methods", metavar="LIST", help="See `st3 methods`; stock is one."),
     ] = "none,st3",
     batch_size: Annotated[
         int | None,

@@ -37,7 +37,9 @@ BENCHMARKS = {
         Benchmark("scienceqa_img", "ScienceQA-Img", "exact_match", 2_017, login=True),
         Benchmark("mmmu_val", "MMMU (val)", "mmmu_acc", 900),
         # `mmbench_en_dev` asks a paid model where an answer does not parse; this one does not.
-        Benchmark("mmbench_en_dev_static", "MMBench (en, dev)", "gpt_eval_score", 4_330, 1.0, login=True),
+        Benchmark(
+            "mmbench_en_dev_static", "MMBench (en, dev)", "gpt_eval_score", 4_330, 1.0, login=True
+        ),
         Benchmark("coco2017_cap_val", "COCO2017 (val)", "coco_CIDEr", 5_000, java=True, login=True),
         Benchmark("flickr30k_test", "Flickr30k", "flickr_CIDEr", 31_783, java=True, login=True),
         Benchmark("nocaps_val", "NoCaps (val)", "nocaps_CIDEr", 4_500, java=True, login=True),

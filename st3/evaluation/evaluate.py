@@ -1,8 +1,8 @@
 """All cells of an evaluation, one after another: answered, scored, put together.
 
-The model is loaded once, for the first cell with something left to ask, and answers are on the disk
-before the next batch begins. Scoring comes after, from the files alone and in one process, so that it
-is the same however often a run was stopped and whoever answered.
+The model is loaded once, for the first cell with something left to ask, and answers are on the
+disk before the next batch begins. Scoring comes after, from the files alone and in one process, so
+that it is the same however often a run was stopped and whoever answered.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +49,7 @@ class Bar(Protocol):
 
 def evaluate(
     folder: Path,
-    pairs: Sequence[tuple[Scored, Cell]],
+    pairs: Sequence[tuple[Any, Cell]],
     load: Callable[[], tuple[Any, Any]],
     ranks: Ranks,
     coster: Coster,
@@ -63,7 +64,7 @@ def evaluate(
 
     Args:
         folder: of the output.
-        pairs: cells and their tasks.
+        pairs: cells and their tasks, each a `Scored`.
         load: the model and its processor; called at most once.
         coster: counts what methods cost.
         model: its name, for published figures.
@@ -91,7 +92,7 @@ def evaluate(
             run = answer_cell(
                 folder, cell, exam, once, ranks, course,
                 batch_size=batch_size, workers=workers, retry=retry, on_begin=told.begin,
-                on_results=lambda results, told=told, course=course: told.note(results, course),
+                on_results=partial(_note, told, course),
             )  # fmt: skip
         if run.interrupted:
             interrupted = True
@@ -112,21 +113,28 @@ def evaluate(
     return {"rows": rows, "interrupted": interrupted}
 
 
+def _note(told: Bar, course: Course, results: Sequence[Result]) -> None:
+    told.note(results, course)
+
+
 def _scored(folder: Path, exam: Scored, cell: Cell, answers: Sequence[Row]) -> Score:
-    """The score of a whole cell: it is kept, since captions take minutes."""
-    path = folder / SCORES / f"{cell.name}--{len(answers)}.json"
+    """The score of a whole cell. It is kept, since captions take minutes, by what was answered:
+    equal answers are scored once.
+    """
     said = [(row["row"], row.get("answer"), row.get("loss"), row.get("error")) for row in answers]
-    stamp = hashlib.sha256(json.dumps(said).encode("utf-8", "backslashreplace")).hexdigest()
+    asked = [cell.settings["task"], cell.settings["versions"]]
+    text = json.dumps([asked, said], sort_keys=True, default=str)
+    stamp = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    path = folder / SCORES / f"{cell.task}--{stamp}.json"
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("answers", None) == stamp:
-            found["values"] = None if found["values"] is None else tuple(found["values"])
-            return Score(**found)
-    submissions = folder / SUBMISSIONS / f"{cell.name}--{len(answers)}"
+        found["values"] = None if found["values"] is None else tuple(found["values"])
+        return Score(**found)
+    submissions = folder / SUBMISSIONS / f"{cell.task}--{stamp}"
     for each in (path.parent, submissions):
         with plainly("write into", each):
             make_folder(each)
     score = exam.score(answers, submissions)
     with plainly("write", path):
-        write_text(path, json.dumps(dataclasses.asdict(score) | {"answers": stamp}) + "\n")
+        write_text(path, json.dumps(dataclasses.asdict(score)) + "\n")
     return score

@@ -1,4 +1,4 @@
-"""Libraries that print whatever they do, and the programs that they start, kept from the terminal."""
+"""Libraries that print whatever they do, and programs that they start, kept from the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task's scoring calls: a paid model, or Java. Told from its code, before anything is asked."""
+"""What a task's scoring calls, a paid model or Java: told from its code, before a question."""
 
 from __future__ import annotations
 

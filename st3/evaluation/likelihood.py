@@ -1,9 +1,9 @@
 """How likely a given continuation is, under trimming: for tasks that rank what could be answered.
 
 The continuation is no part of the prompt: which tokens are kept is decided by the prompt's last
-token, as in any answer. So the prompt is prefilled, and the continuation is fed token by token through
-stock `generate`, which may choose nothing else; annealing goes on meanwhile. Trimmed and stock models
-take the same way, so that with nothing trimmed the figures are equal to the last bit.
+token, as in any answer. So the prompt is prefilled, and the continuation is fed token by token
+through stock `generate`, which may choose nothing else; annealing goes on meanwhile. Trimmed and
+stock models take the same way, so that with nothing trimmed figures are equal to the last bit.
 """
 
 from __future__ import annotations

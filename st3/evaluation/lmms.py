@@ -1,4 +1,4 @@
-"""st3 as a model of lmms-eval: `lmms-eval --model st3 --model_args pretrained=7b,method=st3:tau=64`.
+"""st3 as a model of lmms-eval: `lmms-eval --model st3 --model_args method=st3:stride=4,tau=64`.
 
 Answers come in batches, as of `st3.answer_all`. What cannot be answered raises, unless
 `errors=empty` is asked for: a method that breaks would otherwise look like one that scores badly.

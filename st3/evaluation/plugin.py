@@ -9,7 +9,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """What lmms-eval wants to know: the names of our classes, which it imports when they are used."""
+    """What lmms-eval wants to know: the names of our classes, which it imports when used."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

@@ -1,7 +1,7 @@
 """A document of a benchmark as a row of a batch: what is said and shown, in whatever order.
 
-Most documents show pictures or a video and then ask: those are rows as `st3 batch` knows them. Others
-put pictures between words, show none, or are a conversation: these are `turns`.
+Most documents show pictures or a video and then ask: those are rows as `st3 batch` knows them.
+Others put pictures between words, show none, or are a conversation: these are `turns`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ class Requests:
         self._instances, self._data = instances, data
         first = instances[0]
         self.name = str(first.task_name)
-        self.ids = [f"{one.doc_id}.{one.idx}" if one.idx else str(one.doc_id) for one in instances]
+        self.ids: Sequence[str] = [
+            f"{one.doc_id}.{one.idx}" if one.idx else str(one.doc_id) for one in instances
+        ]
         self.weighing = first.request_type == "loglikelihood"
         self.tokens = LONGEST if self.weighing else self.tokens_of(first)
         self.until = () if self.weighing else _until(first)

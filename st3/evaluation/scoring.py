@@ -1,4 +1,4 @@
-"""From what a task computes to a score: the metric that counts, a figure a document, what was unparsed.
+"""What a task computes becomes a score: the metric that counts, a figure a document, the unparsed.
 
 lmms-eval tells a metric of all documents together. A figure a document is what intervals and paired
 tests need, so it is taken from where it arises, and kept only if the mean of all is the metric.
@@ -6,6 +6,7 @@ tests need, so it is taken from where it arises, and kept only if the mean of al
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import random
@@ -45,8 +46,8 @@ def watched(name: str) -> Iterator[Seen]:
 
     cider: Any = None
     with suppress(ImportError):
-        from pycocoevalcap.cider.cider import Cider as cider
-    compute = None if cider is None else cider.compute_score
+        cider = importlib.import_module("pycocoevalcap.cider.cider").Cider
+    compute: Any = None if cider is None else cider.compute_score
 
     def computing(self: Any, gts: Any, res: Any) -> Any:
         score, scores = compute(self, gts, res)
@@ -59,7 +60,7 @@ def watched(name: str) -> Iterator[Seen]:
     try:
         yield seen
     finally:
-        random.choice = choice  # type: ignore[assignment]
+        random.choice = choice
         if cider is not None:
             cider.compute_score = compute
 

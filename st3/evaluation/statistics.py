@@ -1,7 +1,7 @@
 """How sure a score is, and whether two methods differ on the documents that both answered.
 
-Everything is computed from one figure a document, in the same order for all methods. Shares of right
-answers get Wilson's interval and McNemar's exact test; other scores the bootstrap over documents.
+Everything is computed from one figure a document, in the same order for all methods. Shares of
+right answers get Wilson's interval and McNemar's exact test; others the bootstrap over documents.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     tosses = gained + lost
     tail = sum(math.comb(tosses, heads) for heads in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**tosses)  # whole numbers: no overflow before the division
+    return float(min(1, 2 * tail / 2**tosses))  # whole numbers: no overflow before the division
 
 
 def _shares(values: Sequence[float]) -> bool:
