@@ -97,13 +97,13 @@ def evaluate(
     if not wanted:
         raise UsageError("--tasks names none")
     check_folder("--output", output)
-    chosen = _methods(methods)
     checks.check_extra()
     known = [KNOWN[name] for name in wanted if name in KNOWN]
     checks.check_java([one.task for one in known if one.java])
     checks.check_login([one.task for one in known if one.login])
     checks.check_room(output)
     checks.check_folder(output)
+    chosen = _methods(methods)
 
     from st3.batch.ranks import device_of, find_ranks
     from st3.batch.results import ResultsError

@@ -159,10 +159,7 @@ def open_exams(names: Sequence[str], limit: int | None, *, judge: bool) -> list[
             }
         for leaf, task in found.items():
             if asks_judge(task) and not judge:
-                raise checks.NotReady(
-                    f"{leaf} is scored by a model that is paid by the answer: give --judge, and "
-                    "the key that it asks for, or take a task that is not"
-                )
+                raise checks.NotReady(_paid(leaf))
             checks.check_java([leaf] if needs_java(task) else [])
             exams[leaf] = _opened(leaf, task, limit)
     return list(exams.values())
@@ -174,6 +171,8 @@ def _tasks(name: str, manager: Any, kind: str) -> dict[str, Any]:
         with hushed():
             found = get_task_dict([name], manager, kind)
     except Exception as error:
+        if "api_key" in str(error).lower():  # its code wants a key while it is imported
+            raise checks.NotReady(_paid(name)) from error
         raise ValueError(f"{name}: {_missing(error)}") from error
     leaves: dict[str, Any] = {}
 
@@ -198,6 +197,13 @@ def _opened(name: str, task: Any, limit: int | None) -> Exam:
         raise
     except Exception as error:
         raise ValueError(f"{name}: {_changed(error)}") from error
+
+
+def _paid(name: str) -> str:
+    return (
+        f"{name} is scored by a model that is paid by the answer: give --judge, and in the "
+        "environment the key that its code asks for, or take a task that is not"
+    )
 
 
 def _missing(error: BaseException) -> str:

@@ -277,6 +277,7 @@ def test_a_changed_schema_is_named(
     table = parquet.read_table(old / "data" / "test.parquet").drop_columns(["hint"])
     parquet.write_table(table, folder / "data" / "test.parquet")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     result = st3_("evaluate", "--tasks", "scienceqa_img", "--model", place / "model")
     assert result.code == 1
     assert result.err.count("\n") == 1
