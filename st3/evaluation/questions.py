@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from st3.batch.preparing import Preparer, open_any
@@ -117,6 +117,8 @@ def _placed(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def said(question: Question) -> str:
     """All words of a question, and where something is shown: what `prompt` is a hash of."""
+    if question.continuation is not None:
+        return f"{said(replace(question, continuation=None))}\n{question.continuation}"
     if not question.turns:
         what = "video" if question.video is not None else "image"
         shown = [f"<{what}>"] * (len(question.images) or 1)

@@ -187,19 +187,26 @@ def _mean(rows: Sequence[Row], key: str) -> float | None:
 def _score(row: Row) -> str:
     if row["score"] is None:
         return f"{row['answered']} of {row['asked']} answered"
-    return f"{row['score']:.1f}"
+    return _figure(row["score"])
 
 
 def _interval(row: Row) -> str:
     if row["score"] is None:
         return "-"
-    return NOT_MEASURED if row["low"] is None else f"{row['low']:.1f} - {row['high']:.1f}"
+    if row["low"] is None:
+        return NOT_MEASURED
+    return f"{_figure(row['low'])} - {_figure(row['high'])}"
 
 
 def _difference(row: Row) -> str:
     if row["difference"] is None:
         return "-"
-    return f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}"
+    return f"{_figure(row['difference_low'], '+')} to {_figure(row['difference_high'], '+')}"
+
+
+def _figure(value: float, sign: str = "") -> str:
+    """In tenths; a task's own unit may ask for smaller ones."""
+    return format(value, f"{sign}.1f" if abs(value) >= 10 else f"{sign}.3g")
 
 
 def _percent(key: str) -> Any:
@@ -214,7 +221,10 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], Any]] = {
     "score": (("asked",), _score),
     "95 % interval": (("score",), _interval),
     "of none's": (("kept",), _percent("kept")),
-    "difference": (("difference",), _plain("difference", "+.1f")),
+    "difference": (
+        ("difference",),
+        lambda row: "-" if row["difference"] is None else _figure(row["difference"], "+"),
+    ),
     "its interval": (("difference",), _difference),
     "p": (("p",), _plain("p", ".2g")),
     "unparsed": (("unparsed",), _plain("unparsed", "d")),

@@ -116,6 +116,22 @@ def make_data(folder: Path, documents: int = 4) -> Path:
             "annotations_captions": ([TEXT], five),
         },
     )  # fmt: skip
+    _write(
+        folder / "lmms-lab-encoder" / "SEED-Bench", "default", "test",
+        {
+            "image": ([PICTURE], [[picture] for picture in pictures]),
+            "question": (TEXT, questions),
+            "choice_a": (TEXT, ["red"] * documents),
+            "choice_b": (TEXT, ["a blue circle"] * documents),
+            "choice_c": (TEXT, ["three green squares"] * documents),
+            "choice_d": (TEXT, ["left"] * documents),
+            "answer": (TEXT, ["ABCD"[n % 4] for n in places]),
+            **{key: (TEXT, ["image"] * documents) for key in ("data_type", "data_id")},
+            "question_id": (TEXT, [str(n) for n in places]),
+            "question_type_id": (WHOLE, [1] * documents),
+            "segment": ([WHOLE], [[0]] * documents),
+        },
+    )  # fmt: skip
     return folder
 
 

@@ -280,6 +280,26 @@ def test_a_changed_schema_is_named(tmp_path: Path, place: Path) -> None:
     assert "hint" in err
 
 
+def test_likelihoods_of_an_official_task(place: Path) -> None:
+    """`none` is stock to the last bit; the score is that of the smallest losses."""
+    folder = place / "likely"
+    out, _ = done(
+        start(
+            place, "--tasks", "seedbench_ppl", "--model", "model", "--methods",
+            "stock,none,st3:tau=2", "--output", folder, "--batch-size", 1, "--limit", 3, "--json",
+        )
+    )  # fmt: skip
+    found = answers(folder)
+    assert [row["id"] for row in found["seedbench_ppl--none"]][3:6] == ["0.3", "1", "1.1"]
+    assert found["seedbench_ppl--stock"] == found["seedbench_ppl--none"]
+    trimmed = found["seedbench_ppl--st3-tau=2"]
+    assert trimmed != found["seedbench_ppl--none"]
+    losses = [row["loss"] for row in trimmed]
+    best = [min(range(4), key=losses[4 * n : 4 * n + 4].__getitem__) for n in range(3)]
+    right = sum(choice == n for n, choice in enumerate(best)) / 3
+    assert json.loads(out)["rows"][2]["metrics"]["acc"] == pytest.approx(right)
+
+
 def test_lmms_evals_own_command_takes_the_plug_in(place: Path, tmp_path: Path) -> None:
     ended = subprocess.run(
         [
