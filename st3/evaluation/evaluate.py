@@ -99,12 +99,15 @@ def evaluate(
             break
     if ranks.rank:
         return {"rows": [], "interrupted": interrupted}
-    rows, scores = [], {}
+    rows: list[Row] = []
+    scores: dict[str, Score] = {}
     for exam, cell in pairs:
         answers = read_answers(folder, cell, len(exam.ids))
         score = None
         if len(answers) == len(exam.ids):
-            score = scores[cell.name] = _scored(folder, exam, cell, answers)
+            score = _scored(folder, exam, cell, answers, now=not interrupted)
+        if score is not None:
+            scores[cell.name] = score
         costs = coster.ratios(cell.method, answers)
         rows.append(
             make_row(model, cell.task, cell.label, len(exam.ids), answers, score, costs, cell.name)
@@ -117,9 +120,14 @@ def _note(told: Bar, course: Course, results: Sequence[Result]) -> None:
     told.note(results, course)
 
 
-def _scored(folder: Path, exam: Scored, cell: Cell, answers: Sequence[Row]) -> Score:
+def _scored(
+    folder: Path, exam: Scored, cell: Cell, answers: Sequence[Row], *, now: bool
+) -> Score | None:
     """The score of a whole cell. It is kept, since captions take minutes, by what was answered:
     equal answers are scored once.
+
+    Args:
+        now: or whoever pressed Ctrl-C waits for nothing: then None where none is kept.
     """
     said = [(row["row"], row.get("answer"), row.get("loss"), row.get("error")) for row in answers]
     asked = [cell.settings["task"], cell.settings["versions"]]
@@ -130,6 +138,8 @@ def _scored(folder: Path, exam: Scored, cell: Cell, answers: Sequence[Row]) -> S
         found = json.loads(path.read_text(encoding="utf-8"))
         found["values"] = None if found["values"] is None else tuple(found["values"])
         return Score(**found)
+    if not now:
+        return None
     submissions = folder / SUBMISSIONS / f"{cell.task}--{stamp}"
     for each in (path.parent, submissions):
         with plainly("write into", each):

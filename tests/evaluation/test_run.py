@@ -213,6 +213,7 @@ def test_all_cells(live: tuple[Any, Any], tmp_path: Path) -> None:
         },
     }  # fmt: skip
     names = album.save_evaluation(tmp_path, document)
+    assert "interrupted" in document
     assert all((tmp_path / name).stat().st_size for name in names)
     saved = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert saved["rows"][0]["score"] == none["score"]
