@@ -186,7 +186,8 @@ def _mean(rows: Sequence[Row], key: str) -> float | None:
 
 def _score(row: Row) -> str:
     if row["score"] is None:
-        return f"{row['answered']} of {row['asked']} answered"
+        whole = row["answered"] == row["asked"]
+        return "not scored" if whole else f"{row['answered']} of {row['asked']} answered"
     return _figure(row["score"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from st3.evaluation.questions import (
     make_question,
     said,
 )
+from st3.evaluation.requests import Requests
 from st3.inference.fitting import room_of
 
 RED, BLUE = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
@@ -119,6 +121,52 @@ def test_what_cannot_be_put_is_a_problem(live: tuple[Any, Any], tmp_path: Path) 
     assert "the model's context is" in str(
         QuestionPreparer(processor, room_of(model))(many).problem
     )
+
+
+def request(kind: str, *arguments: Any, idx: int = 0) -> Any:
+    """As lmms-eval makes them, for document 7 of a task."""
+    return SimpleNamespace(
+        request_type=kind, args=(*arguments, 7, "task", "test"), task_name="task", doc_id=7, idx=idx
+    )
+
+
+DATA = {"task": {"test": {7: {"image": RED, "answer": " red"}}}}
+
+
+def test_requests_of_both_kinds_of_tasks() -> None:
+    how = {"max_new_tokens": 9, "until": ["USER:", "\n\n"]}
+    plain = request("generate_until", "Is it red?", how, lambda doc: [doc["image"]])
+    chat = request(
+        "generate_until", "unused",
+        lambda doc: [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "url": doc["image"]}, {"type": "text", "text": "Is it red?"},
+                ],
+            }
+        ],
+        how,
+    )  # fmt: skip
+    for one in (plain, chat):
+        found = Requests([one], DATA)
+        assert (found.name, found.ids, found.tokens) == ("task", ["7"], 9)
+        assert not found.weighing
+        asked = found.question(0)
+        assert (asked.images, asked.prompt) == ((RED,), "Is it red?")
+        # The blank line is lmms-eval's, which fills it in where a task names no stop word.
+        assert found.cut(" a\n\nb USER: c") == "a\n\nb"
+
+
+def test_requests_for_likelihoods() -> None:
+    shown = lambda doc: doc["image"]  # noqa: E731
+    words = [" blue", lambda doc: doc["answer"]]
+    made = [request("loglikelihood", "Is it", one, shown, idx=n) for n, one in enumerate(words)]
+    found = Requests(made, DATA)
+    assert found.weighing
+    assert found.ids == ["7", "7.1"]
+    assert [found.question(n).continuation for n in range(2)] == [" blue", " red"]
+    assert said(found.question(0)) != said(found.question(1))
 
 
 WORDS = ("red", "blue circle", "a green square", "circle circle circle circle")
