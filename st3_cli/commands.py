@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from st3 import __version__
-from st3_cli import attention_map, batch, chat, env, families, methods, profile, run, sweep, verify
+from st3_cli import (
+    attention_map,
+    batch,
+    chat,
+    env,
+    evaluate,
+    families,
+    methods,
+    profile,
+    run,
+    sweep,
+    verify,
+)
 from st3_cli.console import quiet_imports
 
 app = typer.Typer(
@@ -42,6 +54,7 @@ app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
 app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(name="evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(name="verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command(name="methods", epilog=methods.EXAMPLES)(methods.methods)
 app.command(name="models")(families.families)

@@ -116,11 +116,13 @@ def batches(
     workers: int = 0,
     frames: int | None = None,
     fps: float | None = None,
+    preparing: type[Preparer] = Preparer,
     **options: Any,
 ) -> Generator[list[Result], None, None]:
     """The same as they are finished, some at a time: for whoever puts them in order himself.
 
-    Numbers of rows must differ; `options` are those of `answer_prepared`.
+    Numbers of rows must differ; `preparing` makes them ready, and `options` are those of
+    `answer_prepared`.
     """
     for name, given, least in (
         ("max_new_tokens", max_new_tokens, 1),
@@ -130,7 +132,7 @@ def batches(
         if given is not None and given < least:
             raise ValueError(f"{name}={given}: give at least {least}")
     most = Sizes(model, batch_size if pads(processor) else 1).most
-    preparer = Preparer(processor, room_of(model), frames, fps)
+    preparer = preparing(processor, room_of(model), frames, fps)
     with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:
         yield from answer_prepared(
             model, processor, coming, method,
@@ -149,14 +151,15 @@ def answer_prepared(
     cuda_graphs: bool = False,
     compile: str = "off",
     course: Course | None = None,
+    asking: type[Asker] = Asker,
     **parameters: Any,
 ) -> Generator[list[Result], None, None]:
-    """The same of rows that somebody else makes ready."""
+    """The same of rows that somebody else makes ready; `asking` asks the model."""
     if method is not None and not isinstance(method, Method):
         method = make_method(method, **parameters)
     course = course if course is not None else Course()
     sizes = Sizes(model, batch_size if pads(processor) else 1)
-    asker = Asker(model, processor, method, max_new_tokens, sizes, course, compile)
+    asker = asking(model, processor, method, max_new_tokens, sizes, course, compile)
     pool, more = Pool(), True
     with asker.opened(cuda_graphs):
         while more or pool.rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from time import perf_counter
@@ -145,7 +145,7 @@ class Asker:
 
     def _answered(self, rows: list[Prepared]) -> list[Result]:
         longest = max(row.tokens for row in rows)
-        new = self._new(longest)
+        new = self.new_tokens(rows)
         first = self.sizes.budget is None
         if first:
             self.sizes.begin()
@@ -159,22 +159,36 @@ class Asker:
                 if first:
                     self.course.fit = self.sizes.learn(len(rows), longest + new, session, longest)
 
-            inputs = [row.inputs for row in rows]
-            decoded = decode_rows(
-                self.model, inputs, self.pad, new, session, learn, leave=whole is None
-            )
-        self._note(decoded)
+            found = self.compute(rows, new, session, learn, leave=whole is None)
+        self.course.batches += 1
+        self.course.answered += len(rows)
         self.course.shown += sum(len(row.row.images) or 1 for row in rows)
-        return [self._result(row, n, decoded) for n, row in enumerate(rows)]
+        return found
 
-    def _note(self, decoded: Decoded) -> None:
+    def new_tokens(self, rows: list[Prepared]) -> int:
+        """Of a batch's answers, at most."""
+        return self._new(max(row.tokens for row in rows))
+
+    def compute(
+        self, rows: list[Prepared], new: int, session: TrimSession | None,
+        learn: Callable[[], None], *, leave: bool,
+    ) -> list[Result]:  # fmt: skip
+        """Results of a batch, and the time in `course`: what is asked of a model.
+
+        Args:
+            new: as `new_tokens` says.
+            session: of the `st3.trim` that is open; None leaves everything to stock transformers.
+            learn: to be called once the prompts are computed.
+            leave: whether rows that have ended may.
+        """
+        inputs = [row.inputs for row in rows]
+        decoded = decode_rows(self.model, inputs, self.pad, new, session, learn, leave=leave)
         course = self.course
         course.prefill += decoded.prefill
         course.decode += decoded.decode
         course.row_steps += decoded.steps
-        course.batches += 1
-        course.answered += len(decoded.tokens)
         course.new_tokens += sum(map(len, decoded.tokens))
+        return [self._result(row, n, decoded) for n, row in enumerate(rows)]
 
     def _result(self, row: Prepared, place: int, decoded: Decoded) -> Result:
         tokens, kept = decoded.tokens[place], decoded.kept

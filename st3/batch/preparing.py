@@ -74,8 +74,7 @@ class Preparer:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # once for each row they would say nothing more
-                visual = self._visual(row)
-                made = fitting_inputs(self.processor, [visual], [row.prompt], self.room)
+                made = self.inputs(row)
         except Exception as error:  # decoders and processors raise whatever they stumble over
             return Prepared(row, problem=one_line(error), seconds=time.perf_counter() - began)
         ids = made["input_ids"]
@@ -83,7 +82,16 @@ class Preparer:
         seen = self.room.visual(ids)
         return Prepared(row, inputs, ids.shape[1], seen, time.perf_counter() - began)
 
-    def _visual(self, row: Row) -> Visual:
+    def inputs(self, row: Row) -> dict[str, Any]:
+        """What the processor makes of it.
+
+        Raises:
+            Exception: whatever is wrong.
+        """
+        return fitting_inputs(self.processor, [self.visual(row)], [row.prompt], self.room)
+
+    def visual(self, row: Row) -> Visual:
+        """What it shows, opened."""
         if row.video is None:
             pictures = [open_any(image) for image in row.images]
             return pictures[0] if len(pictures) == 1 else pictures

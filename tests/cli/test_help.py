@@ -11,7 +11,9 @@ import typer
 
 from st3_cli import commands, method_options, options, workload_options
 
-COMMANDS = ("run", "profile", "attention-map", "sweep", "verify", "methods", "models", "env")
+COMMANDS = (
+    "run", "profile", "attention-map", "sweep", "verify", "evaluate", "methods", "models", "env",
+)  # fmt: skip
 CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, options.Quantization,
            workload_options.Weights,
            method_options.Annealing]  # fmt: skip
@@ -56,7 +58,7 @@ def test_help_is_in_words(command: str) -> None:
 
 
 def test_scorers_and_methods_can_be_found(st3_: Any) -> None:
-    for command in ("run", "profile", "attention-map", "sweep", "verify"):
+    for command in ("run", "profile", "attention-map", "sweep", "verify", "evaluate"):
         assert "st3 methods" in " ".join(st3_(command, "--help").out.split()), command
     shown = st3_("methods")
     assert shown.err == ""
@@ -95,3 +97,8 @@ def test_models_fit_a_terminal(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(console.out, "width", 80)
     words = set(st3_("models").out.split())
     assert {"qwen2_5_omni_thinker", "mistralai/Mistral-Small-3.1-24B-Instruct-2503"} <= words
+
+
+def test_evaluates_help_fits_a_screen(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert st3_("evaluate", "--help").out.count("\n") <= 50

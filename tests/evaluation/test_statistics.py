@@ -1,0 +1,67 @@
+"""Intervals and paired tests against slow, independent computations."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from st3.evaluation.statistics import mcnemar, paired, score_interval
+from st3.proportion import interval
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (2, 5), (6, 6), (0, 9)])
+def test_mcnemar_counts_all_tosses(gained: int, lost: int) -> None:
+    """The oracle tosses the coin in all ways: as uneven or more so, to either side."""
+    tosses = list(itertools.product((0, 1), repeat=gained + lost))
+    far = abs(gained - lost)
+    uneven = sum(abs(2 * sum(toss) - len(toss)) >= far for toss in tosses)
+    assert mcnemar(gained, lost) == pytest.approx(uneven / len(tosses))
+
+
+def test_mcnemar_of_many_documents() -> None:
+    assert mcnemar(3000, 3000) == 1.0
+    assert 0 < mcnemar(2900, 3100) < 0.02
+    assert mcnemar(2900, 3100) == mcnemar(3100, 2900)
+
+
+def test_shares_have_wilsons_interval() -> None:
+    assert score_interval([1, 0, 1, 1]) == interval(3, 4)
+
+
+def test_other_scores_are_bootstrapped() -> None:
+    draw = np.random.default_rng(1)
+    values = draw.normal(2.0, 1.0, 400)
+    low, high = score_interval(list(values))
+    half = 1.96 * values.std() / len(values) ** 0.5
+    assert low == pytest.approx(values.mean() - half, abs=0.02)
+    assert high == pytest.approx(values.mean() + half, abs=0.02)
+    assert score_interval(list(values)) == (low, high)
+
+
+def test_pairs() -> None:
+    found = paired([1, 1, 0, 1], [1, 0, 1, 0])
+    assert (found.difference, found.gained, found.lost) == (0.25, 2, 1)
+    assert found.test == "McNemar"
+    assert found.p == mcnemar(2, 1)
+    assert found.low <= found.difference <= found.high
+    same = paired([0.5, 0.25], [0.5, 0.25])
+    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert same.test == "bootstrap"
+
+
+def test_pairs_see_what_intervals_do_not() -> None:
+    """Documents differ more from each other than the methods do."""
+    draw = np.random.default_rng(2)
+    base = draw.normal(1.0, 0.5, 300)
+    better = base + draw.normal(0.02, 0.05, 300)
+    found = paired(list(better), list(base))
+    assert found.low > 0
+    assert found.p < 0.01
+    assert score_interval(list(better))[0] < base.mean()
+
+
+def test_unpaired() -> None:
+    with pytest.raises(ValueError, match="3 documents cannot be paired with 2"):
+        paired([1, 1, 0], [1, 0])
