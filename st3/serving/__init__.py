@@ -1,0 +1,1 @@
+"""Models that are trimmed, behind a network."""
