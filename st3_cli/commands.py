@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from st3 import __version__
-from st3_cli import attention_map, batch, chat, env, families, methods, profile, run, sweep, verify
+from st3_cli import (
+    attention_map,
+    batch,
+    chat,
+    env,
+    families,
+    methods,
+    profile,
+    run,
+    serve,
+    sweep,
+    verify,
+)
 from st3_cli.console import quiet_imports
 
 app = typer.Typer(
@@ -39,6 +51,7 @@ def _main(
 app.command(name="run", epilog=run.EXAMPLES)(run.run)
 app.command(name="batch", epilog=batch.EXAMPLES)(batch.batch)
 app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
+app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
 app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)

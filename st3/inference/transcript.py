@@ -1,8 +1,8 @@
 """A whole conversation put before a model at once, as clients of a server send it.
 
 Roles, texts and pictures in any order, in the model's own chat format. A conversation that keeps
-its KV cache is `st3.inference.conversation`; one question is `st3.inference.generation`, and becomes
-the same tokens here.
+its KV cache is `st3.inference.conversation`; one question is `st3.inference.generation`, and
+becomes the same tokens here.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def transcribed(processor: Any, turns: Sequence[Turn]) -> str:
                 chat, chat_template=template, add_generation_prompt=True
             )
         except TemplateSyntaxError as error:
-            raise ValueError(f"{file} is broken in line {error.lineno} ({error.message})") from error
+            raise ValueError(
+                f"{file} is broken in line {error.lineno} ({error.message})"
+            ) from error
         except Exception as error:  # a template is a program, and raises what it likes
             why = why or str(error) or type(error).__name__
             continue

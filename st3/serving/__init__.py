@@ -1,1 +1,1 @@
-"""Models that are trimmed, behind a network."""
+"""Trimmed models behind a server: in a room of its own for each kind of server."""

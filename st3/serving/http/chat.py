@@ -104,9 +104,7 @@ class _Exchange:
                 400, f"unknown model {request.model!r}: this server has {self.chat.name!r}",
                 "model_not_found",
             )  # fmt: skip
-        question = await asyncio.to_thread(
-            read_question, request, self.chat.limits, self.chat.seed
-        )
+        question = await asyncio.to_thread(read_question, request, self.chat.limits, self.chat.seed)
         job = Job(question, bool(request.stream), self.arrived)
         del question
         watch = asyncio.create_task(self._watch(job))

@@ -43,8 +43,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         why = (error.strerror or str(error)).lower()
-        raise ValueError(f"port {port} of {host} is not to be had ({why}): give another --port") \
-            from None
+        raise ValueError(
+            f"port {port} of {host} is not to be had ({why}): give another --port"
+        ) from None
     return found
 
 
