@@ -46,8 +46,9 @@ def usage(done: Done) -> dict[str, Any]:
         "total_tokens": done.prompt_tokens + done.new_tokens,
         "kept_prompt_tokens": round(done.prompt_tokens - dropped, 2),
         "prompt_tokens_details": {
-            "visual_tokens": done.visual,
-            "kept_visual_tokens": round(done.kept_visual, 2),
+            "text_tokens": done.prompt_tokens - done.visual,
+            "image_tokens": done.visual,
+            "kept_image_tokens": round(done.kept_visual, 2),
         },
     }
 

@@ -117,6 +117,12 @@ class _PlainText(_Strict):
 ChatRequest.model_rebuild()
 
 
+_DEFAULTS_ALONE = {
+    "n", "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "logit_bias", "tools",
+    "tool_choice", "response_format",
+}  # fmt: skip
+
+
 def read_request(body: bytes) -> ChatRequest:
     """What is asked.
 
@@ -137,6 +143,8 @@ def _line(error: ValidationError) -> str:
         return f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
     if first["type"] == "extra_forbidden":
         return f"unknown parameter {where}: leave it out"
+    if first["loc"][:1] and first["loc"][0] in _DEFAULTS_ALONE:
+        return f"{first['loc'][0]} is served as far as it changes nothing: leave it out"
     if first["type"] == "missing":
         return f"{where} is missing"
     return f"{where}: {first['msg']}" if where else first["msg"]

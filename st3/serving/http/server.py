@@ -64,8 +64,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, worker: Worker) -> None:
-        logs: dict[str, Any] = {"log_config": None, "access_log": False}
-        super().__init__(uvicorn.Config(app, lifespan="off", server_header=False, **logs))
+        quiet: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
+        super().__init__(uvicorn.Config(app, lifespan="off", ws="none", **quiet))
         self.worker = worker
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
