@@ -33,17 +33,11 @@ class Served:
 
     chat: Chat
     port: int
-    key: str | None
+    client: OpenAI
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    @contextmanager
-    def client(self) -> Iterator[OpenAI]:
-        key = self.key or "none"
-        with OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60) as client:
-            yield client
 
     def sent(self, body: dict[str, Any], part: float = 1.0) -> socket.socket:
         """A connection over which a request went out, or a part of it."""
@@ -75,8 +69,12 @@ def serving(
     thread = threading.Thread(target=server.serve_on, args=(bound,))
     thread.start()
     until(lambda: server.started)
+    port = bound.getsockname()[1]
     try:
-        yield Served(chat, bound.getsockname()[1], key)
+        with OpenAI(
+            base_url=f"http://127.0.0.1:{port}/v1", api_key=key or "none", max_retries=0, timeout=60
+        ) as client:
+            yield Served(chat, port, client)
     finally:
         server.should_exit = True
         thread.join()

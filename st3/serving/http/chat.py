@@ -7,9 +7,9 @@ no longer than the server's time for it. A client that hangs up gives its place 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -22,6 +22,8 @@ from st3.serving.http.questions import read_question
 from st3.serving.http.replies import Voice, error_document, error_reply, event
 from st3.serving.http.requests import ChatRequest, read_request
 from st3.serving.http.worker import Worker
+
+_PATIENCE = 5.0  # seconds, for what is thrown away
 
 
 class Chat:
@@ -67,7 +69,7 @@ class Chat:
         finally:
             self.metrics.requests.labels(status).inc()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
         if self.active > self.limits.queue:
             raise Refusal(
@@ -89,6 +91,7 @@ class _Exchange:
     def __init__(self, chat: Chat, scope: Scope, receive: Receive, send: Send) -> None:
         self.chat, self.scope, self.receive, self.send = chat, scope, receive, send
         self.arrived = time.perf_counter()
+        self.whole = False  # whether the body has come
         self.begun = False  # whether a stream is under way, so that its status is said
 
     async def run(self) -> None:
@@ -121,7 +124,20 @@ class _Exchange:
             last = event(error_document(refusal))
             await self.send({"type": "http.response.body", "body": last, "more_body": False})
             return
+        if not self.whole and refusal.status != 408:
+            await self._discard()
         await error_reply(refusal)(self.scope, self.receive, self.send)
+
+    async def _discard(self) -> None:
+        """Take the rest of a body: some clients listen only when they have sent all of it."""
+        left = self.chat.limits.body
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while left > 0:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
 
     async def _body(self) -> bytes:
         request, most = Request(self.scope, self.receive), self.chat.limits.body
@@ -136,6 +152,7 @@ class _Exchange:
             body += chunk
             if len(body) > most:
                 raise large
+        self.whole = True
         return bytes(body)
 
     async def _watch(self, job: Job) -> None:

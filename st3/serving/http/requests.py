@@ -147,4 +147,4 @@ def _line(error: ValidationError) -> str:
         return f"{first['loc'][0]} is served as far as it changes nothing: leave it out"
     if first["type"] == "missing":
         return f"{where} is missing"
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    return f"{where}: {first['msg']}" if where else "the body is to be an object"
