@@ -2,7 +2,7 @@
 
     python tests/serving/soak.py [--requests 1000] [--concurrency 32] [--model demo]
 
-Starts a server of its own, asks it short questions about turned pictures, whole and streamed, and
+Starts a server of its own, asks it short questions about many pictures, whole and streamed, and
 holds against it: every answer is the one of `st3 run`'s code on the same prompt, every bad request
 a 400 in one line, every request is counted once, nothing is open in the end, memory does not
 grow, and SIGTERM ends it with 0. Prints one JSON document; exit code 1 if anything does not hold.
@@ -31,21 +31,15 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 import st3
-from st3 import demo
+from st3.demo.held_out import held_out
 from st3.inference.generation import answer
 from st3.methods import make_method
 
-QUESTIONS = ("How many objects are there?", "Is there a purple square?")
+SCENES = 6  # of the demo's world, with a question of every kind about each
 TOKENS = 8
 BAD = 0.02  # share of requests that are malformed
 LEAVING = 0.05  # share whose client hangs up
 SAMPLES = 20  # of the memory
-
-
-def pictures() -> list[Image.Image]:
-    picture = Image.open(demo.PICTURE).convert("RGB")
-    turned = [picture.rotate(angle) for angle in (0, 90, 180, 270)]
-    return turned + [one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in turned]
 
 
 def message(picture: Image.Image, question: str) -> dict[str, Any]:
@@ -62,11 +56,12 @@ def expected(model: str) -> list[tuple[dict[str, Any], str]]:
     method = make_method("st3")
     return [
         (
-            message(picture, question),
-            answer(live, processor, picture, question, method, max_new_tokens=TOKENS).text,
+            message(asked.picture, asked.question.prompt),
+            answer(
+                live, processor, asked.picture, asked.question.prompt, method, max_new_tokens=TOKENS
+            ).text,
         )
-        for picture in pictures()
-        for question in QUESTIONS
+        for asked in held_out(SCENES, 0)
     ]
 
 
