@@ -22,13 +22,12 @@ from st3.inference.decoding import decode
 from st3.inference.fitting import context
 from st3.inference.generation import (
     Answer,
-    Stop,
-    Streamer,
     answered,
     ends_of,
     on_model,
     sampling,
 )
+from st3.inference.streaming import Stop, Streamer
 from st3.inference.videos import Clip
 from st3.inference.visuals import Visual, check_visual, message, pictures_of, tokenized
 from st3.methods import Method

@@ -10,13 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import (
-    PreTrainedModel,
-    ProcessorMixin,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TextStreamer,
-)
+from transformers import PreTrainedModel, ProcessorMixin, StoppingCriteriaList
 
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
@@ -27,6 +21,7 @@ from st3.inference.device_map import home
 from st3.inference.fitting import check_pads, context, fitting_inputs, room_of
 from st3.inference.locate import locate
 from st3.inference.places import Places
+from st3.inference.streaming import Stop, Streamer
 from st3.inference.videos import Clip
 from st3.inference.visuals import (
     Visual,
@@ -69,46 +64,6 @@ class Answer:
     def tokens_per_second(self) -> float:
         """New tokens over the whole time."""
         return 1000 * self.new_tokens / self.timing.total_ms
-
-
-class Streamer(TextStreamer):
-    """Hands text on as it becomes certain, and notes when each token came.
-
-    Args:
-        tokenizer: of the model.
-        on_text: gets the text piece by piece.
-    """
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text = on_text
-        self.times: list[float] = []
-
-    def put(self, value: torch.Tensor) -> None:
-        """The prompt first, then token by token."""
-        if not self.next_tokens_are_prompt:
-            self.times.append(time.perf_counter())
-        super().put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Text that no later token changes."""
-        if self.on_text is not None and text:
-            self.on_text(text)
-
-
-class Stop(StoppingCriteria):
-    """Ends a generation when asked to.
-
-    Args:
-        stop: asked after each token.
-    """
-
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self.stop = stop
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
-        """All rows at once."""
-        return torch.full((len(input_ids),), self.stop(), device=input_ids.device)
 
 
 def _timing(times: Sequence[float], began: float) -> Timing:

@@ -62,7 +62,10 @@ def noise(seed: int, size: int = 32) -> Image.Image:
 def ask(served: Served, *messages: dict[str, Any], **more: Any) -> Any:
     """A completion, or the chunks of a stream."""
     said = served.client.chat.completions.create(model="tiny", messages=list(messages), **more)
-    return list(said) if more.get("stream") else said
+    if not more.get("stream"):
+        return said
+    with said:
+        return list(said)
 
 
 def test_answers_are_those_of_st3_run(packaged: tuple[Any, Any], st3_: Any) -> None:

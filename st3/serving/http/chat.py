@@ -23,7 +23,7 @@ from st3.serving.http.replies import Voice, error_document, error_reply, event
 from st3.serving.http.requests import ChatRequest, read_request
 from st3.serving.http.worker import Worker
 
-_PATIENCE = 5.0  # seconds, for what is thrown away
+_PATIENCE = 5.0  # seconds, for clients that are told no
 
 
 class Chat:
@@ -63,7 +63,9 @@ class Chat:
                 ) from None  # fmt: skip
         except Refusal as refusal:
             status = str(refusal.status)
-            await exchange.refuse(refusal)
+            with contextlib.suppress(TimeoutError):  # of a client that does not listen
+                async with asyncio.timeout(2 * _PATIENCE):
+                    await exchange.refuse(refusal)
         except ClientDisconnect:
             status = "gone"
         finally:
@@ -107,16 +109,22 @@ class _Exchange:
                 400, f"unknown model {request.model!r}: this server has {self.chat.name!r}",
                 "model_not_found",
             )  # fmt: skip
-        question = await asyncio.to_thread(read_question, request, self.chat.limits, self.chat.seed)
-        job = Job(question, bool(request.stream), self.arrived)
-        del question
+        job = Job(bool(request.stream), self.arrived)
         watch = asyncio.create_task(self._watch(job))
+        reading = asyncio.ensure_future(
+            asyncio.to_thread(read_question, request, self.chat.limits, self.chat.seed)
+        )
         try:
+            await asyncio.wait((reading, watch), return_when=asyncio.FIRST_COMPLETED)
+            if job.gone:
+                raise ClientDisconnect
+            job.question = reading.result()
             self.chat.worker.submit(job)
             await self._attend(job, request)
         finally:
             job.drop()
             watch.cancel()
+            reading.cancel()
 
     async def refuse(self, refusal: Refusal) -> None:
         """Say that it is not answered, however far it has come."""

@@ -65,16 +65,16 @@ class Job:
     """One request, made in the loop that listens to it.
 
     Args:
-        question: what is asked.
         streams: whether pieces are wanted, or the whole alone.
         arrived: on `time.perf_counter`.
 
     Attributes:
+        question: what is asked, once that is known.
         gone: whether nobody listens any more.
     """
 
-    def __init__(self, question: Question, streams: bool, arrived: float) -> None:
-        self.question: Question | None = question
+    def __init__(self, streams: bool, arrived: float) -> None:
+        self.question: Question | None = None
         self.streams, self.arrived, self.gone = streams, arrived, False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
