@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from st3_cli import method_options as m
@@ -141,7 +142,7 @@ def serve(
         print_json(document)
     else:
         aside(f"{chat.name} under {chosen.name} at {url}/v1; /health and /metrics beside it")
-    _flush()
+    sys.stdout.flush()
     Server(build_app(chat, key), worker).serve_on(bound)
 
 
@@ -162,9 +163,3 @@ def _key(key: str | None, none: bool) -> str | None:
 
 def _report(error: Exception) -> None:
     say(f"a request failed: {type(error).__name__}: {error}")
-
-
-def _flush() -> None:
-    import sys
-
-    return sys.stdout.flush()
