@@ -173,10 +173,14 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,
         headers: Any, newurl: str,
     ) -> urllib.request.Request | None:  # fmt: skip
+        why = None
         if _scheme(newurl) not in {"http", "https"}:
-            raise urllib.error.URLError(f"it redirects to {newurl}")
-        if self.hosts is not None and not _named(newurl, self.hosts):
-            raise urllib.error.URLError("it redirects to a server that is not to be asked")
+            why = f"it redirects to {newurl}"
+        elif self.hosts is not None and not _named(newurl, self.hosts):
+            why = "it redirects to a server that is not to be asked"
+        if why is not None:
+            fp.close()  # which nobody else would
+            raise urllib.error.URLError(why)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

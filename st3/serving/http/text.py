@@ -32,8 +32,8 @@ class Outlet:
             self.stopped, self._held = True, self._held[: min(found)]
         if not self.text:
             self._held = self._held.lstrip()
-        whole = len(self._held.rstrip())
-        self._send(whole if self.stopped else min(whole, self._safe()))
+        safe = len(self._held) if self.stopped else self._safe()
+        self._send(len(self._held[:safe].rstrip()))
 
     def end(self) -> None:
         """No more comes: what looked like the beginning of a stop was none."""
