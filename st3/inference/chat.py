@@ -89,7 +89,7 @@ def written(processor: Any, messages: Sequence[Message]) -> str:
         raise ValueError("the prompt is empty: ask something, e.g. 'What do you see?'")
     if mark in said.text:
         raise ValueError(f"leave {mark} out of the prompt: the {what} is put in by itself")
-    template, file = _template(processor)
+    template, file = template_of(processor)
     if template is None:
         warnings.warn(
             "this checkpoint has no chat template, so the question is put as LLaVA-1.5 was taught "
@@ -144,7 +144,7 @@ def _chat(processor: Any, messages: Sequence[Message], parts: bool) -> list[dict
     return chat
 
 
-def _template(processor: Any) -> tuple[str | None, str]:
+def template_of(processor: Any) -> tuple[str | None, str]:
     """The processor's chat template, or its tokenizer's, and the file where it belongs."""
     found, file = processor.chat_template, "chat_template.jinja"
     if found is None:

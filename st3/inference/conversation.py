@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, StoppingCriteriaList
 
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
@@ -22,12 +22,12 @@ from st3.inference.decoding import decode
 from st3.inference.fitting import context
 from st3.inference.generation import (
     Answer,
-    Streamer,
     answered,
     ends_of,
     on_model,
     sampling,
 )
+from st3.inference.streaming import Stop, Streamer
 from st3.inference.videos import Clip
 from st3.inference.visuals import Visual, check_visual, message, pictures_of, tokenized
 from st3.methods import Method
@@ -132,7 +132,7 @@ class Conversation:
                 self.model, inputs, streamer=streamer, max_new_tokens=tokens,
                 past_key_values=self._cache,
                 suppress_tokens=[*find_parts(self.model).visual_ids],  # no answer is a picture
-                stopping_criteria=StoppingCriteriaList([_Stop(stop)] if stop else []),
+                stopping_criteria=StoppingCriteriaList([Stop(stop)] if stop else []),
                 **sampling(temperature),
             )  # fmt: skip
         except BaseException:
@@ -204,13 +204,3 @@ class Conversation:
 
 def _chained(lists: Sequence[Any]) -> list[Any]:
     return [each for one in lists for each in one]
-
-
-class _Stop(StoppingCriteria):
-    """Ends a generation when asked to."""
-
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self.stop = stop
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
-        return torch.full((len(input_ids),), self.stop(), device=input_ids.device)

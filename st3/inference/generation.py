@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel, ProcessorMixin, TextStreamer
+from transformers import PreTrainedModel, ProcessorMixin, StoppingCriteriaList
 
 from st3.engine.session import TrimSession
 from st3.engine.trim import trim
@@ -21,6 +21,7 @@ from st3.inference.device_map import home
 from st3.inference.fitting import check_pads, context, fitting_inputs, room_of
 from st3.inference.locate import locate
 from st3.inference.places import Places
+from st3.inference.streaming import Stop, Streamer
 from st3.inference.videos import Clip
 from st3.inference.visuals import (
     Visual,
@@ -65,31 +66,6 @@ class Answer:
         return 1000 * self.new_tokens / self.timing.total_ms
 
 
-class Streamer(TextStreamer):
-    """Hands text on as it becomes certain, and notes when each token came.
-
-    Args:
-        tokenizer: of the model.
-        on_text: gets the text piece by piece.
-    """
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text = on_text
-        self.times: list[float] = []
-
-    def put(self, value: torch.Tensor) -> None:
-        """The prompt first, then token by token."""
-        if not self.next_tokens_are_prompt:
-            self.times.append(time.perf_counter())
-        super().put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Text that no later token changes."""
-        if self.on_text is not None and text:
-            self.on_text(text)
-
-
 def _timing(times: Sequence[float], began: float) -> Timing:
     """From when each token came, in seconds, and when `generate` began."""
     steps = len(times) - 1
@@ -100,12 +76,16 @@ def _timing(times: Sequence[float], began: float) -> Timing:
     )
 
 
-def sampling(temperature: float) -> dict[str, Any]:
-    """What `decode` is asked for: greedy at 0, else sampling of all that there is.
+def sampling(temperature: float, top_p: float | None = None) -> dict[str, Any]:
+    """What `decode` is asked for: greedy at 0, else sampling of all that there is, or of the
+    likeliest that have a share `top_p` together.
 
     transformers would leave the fifty likeliest.
     """
-    return {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
+    if not temperature:
+        return {}
+    share = {} if top_p is None else {"top_p": top_p}
+    return {"do_sample": True, "temperature": temperature, "top_k": 0} | share
 
 
 def answered(
@@ -230,6 +210,39 @@ def answer(
         ValueError: see `prepare`; or a method that does not fit the model.
     """
     inputs = prepare(model, processor, visual, prompt)
+    return answer_inputs(
+        model, processor, inputs, method,
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, cuda_graphs=cuda_graphs,
+        compile=compile, on_text=on_text,
+    )  # fmt: skip
+
+
+def answer_inputs(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    inputs: dict[str, torch.Tensor],
+    method: Method | None = None,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float | None = None,
+    seed: int = 0,
+    cuda_graphs: bool = False,
+    compile: str = "off",
+    on_text: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Answer:
+    """The same to inputs that were prepared.
+
+    Args:
+        model, processor, method: as for `answer`, as are the options named there.
+        inputs: of one prompt, on the model's device.
+        top_p: sample of the likeliest tokens that have this share together; None: of all.
+        stop: asked after each token whether to leave it at that.
+
+    Raises:
+        ValueError: a method that does not fit the model.
+    """
     length = inputs["input_ids"].shape[1]
     streamer = Streamer(processor.tokenizer, on_text)
     torch.manual_seed(seed)
@@ -242,6 +255,8 @@ def answer(
     with trimmed as session:
         started = time.perf_counter()
         output = decode(
-            model, inputs, streamer=streamer, max_new_tokens=tokens, **sampling(temperature)
-        )
+            model, inputs, streamer=streamer, max_new_tokens=tokens,
+            stopping_criteria=StoppingCriteriaList([Stop(stop)] if stop else []),
+            **sampling(temperature, top_p),
+        )  # fmt: skip
     return answered(model, processor, output, length, streamer, started, session)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,23 @@ def check_processed(picture: Image.Image, image_processor: Any) -> None:
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
     """The same from bytes, which messages call `name`."""
+    with _opened(data, name) as image:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def measure_picture(data: bytes, name: str) -> tuple[int, int]:
+    """Width and height that a picture claims to have; nothing is decoded.
+
+    Raises:
+        PictureError: it is none, or too large.
+    """
+    with _opened(data, name) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # bombs are refused below; the rest is for programmers
@@ -72,8 +91,7 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
                     f"{name} has {width} x {height} pixels, more than {MAX_PIXELS // 10**6} "
                     "million: scale it down"
                 )
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            yield image
     except UnidentifiedImageError:
         raise PictureError(f"{name} is not a picture that Pillow can read") from None
     except Image.DecompressionBombError:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,6 +53,31 @@ def read_source(source: str | Path) -> tuple[bytes, str]:
         )
     else:
         data = _read(Path(source))
+    return _checked(data, name)
+
+
+def read_url(url: str, hosts: Collection[str] = ()) -> tuple[bytes, str]:
+    """The same where somebody else chose the URL: no file, and nothing from hosts not named.
+
+    Args:
+        url: data:, or http(s).
+        hosts: from which to fetch, redirects included, each as it stands in a URL: in lower case,
+            with the port, if one is said there.
+
+    Raises:
+        PictureError: see `read_source`; or a URL that is not to be fetched.
+    """
+    scheme = _scheme(url)
+    if scheme == "data":
+        return _checked(_unpack(url), "the data: URL")
+    if scheme not in {"http", "https"}:
+        raise PictureError("a picture is to be a data: URL: data:image/png;base64,...")
+    if not _named(url, hosts):
+        raise PictureError("pictures are not fetched from there: send a data: URL")
+    return _checked(_fetch(url, hosts), url)
+
+
+def _checked(data: bytes, name: str) -> tuple[bytes, str]:
     if not data:
         raise PictureError(f"{name} is empty")
     if len(data) > MAX_BYTES:
@@ -138,19 +164,32 @@ def _split(url: str) -> urllib.parse.SplitResult:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """To http and https alone."""
+    """To http and https alone; and to some hosts alone, if they are named."""
+
+    def __init__(self, hosts: Collection[str] | None) -> None:
+        self.hosts = hosts
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,
         headers: Any, newurl: str,
     ) -> urllib.request.Request | None:  # fmt: skip
+        why = None
         if _scheme(newurl) not in {"http", "https"}:
-            raise urllib.error.URLError(f"it redirects to {newurl}")
+            why = f"it redirects to {newurl}"
+        elif self.hosts is not None and not _named(newurl, self.hosts):
+            why = "it redirects to a server that is not to be asked"
+        if why is not None:
+            fp.close()  # which nobody else would
+            raise urllib.error.URLError(why)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _fetch(url: str) -> bytes:
-    request, opener = _request(url), urllib.request.build_opener(_Redirects)
+def _named(url: str, hosts: Collection[str]) -> bool:
+    return _split(url).netloc.rpartition("@")[2].lower() in hosts
+
+
+def _fetch(url: str, hosts: Collection[str] | None = None) -> bytes:
+    request, opener = _request(url), urllib.request.build_opener(_Redirects(hosts))
     deadline = time.monotonic() + TIMEOUT
     data = bytearray()
     try:
