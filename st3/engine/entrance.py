@@ -8,13 +8,13 @@ the device alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from math import isqrt
 from typing import Any
 
 import torch
 
 from st3.engine.merging import Merging
+from st3.engine.pools import Table
 from st3.engine.prompt import Prompt
 from st3.methods.base import Selector
 from st3.methods.budget import Budget
@@ -78,7 +78,7 @@ class Entrance:
             ValueError: the selector needs what is not there, or returns too few.
         """
         device = hidden.device
-        table = _Table.of(self.rows, device)
+        table = Table.of(self.rows, device)
         self._place = (~visual).to(torch.uint8).argsort(dim=1, stable=True)  # of each visual token
 
         def words() -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +119,7 @@ class Entrance:
     def tables(self) -> tuple[Any, ...]:
         """What it looks up on the device; caches may let go of it while a recording reads it."""
         device = self._standing.device
-        return _Table.of(self.rows, device), fixed(self.counts, device), fixed(self.sizes, device)
+        return Table.of(self.rows, device), fixed(self.counts, device), fixed(self.sizes, device)
 
     @property
     def entering(self) -> tuple[int, ...]:
@@ -133,7 +133,7 @@ class Entrance:
         if self._chosen is None or self._chosen.merge is None:
             return None
         merge = self._chosen.merge
-        table = _Table.of(self.rows, self._place.device)
+        table = Table.of(self.rows, self._place.device)
         row, last = table.row[:, None], table.valid.shape[1] - 1
         place = self._place[row, table.ordinal]
         into, of = (place.gather(1, x.clamp(0, last)) for x in (merge.into, merge.of))
@@ -141,14 +141,14 @@ class Entrance:
 
     def pooled(self, values: torch.Tensor) -> torch.Tensor:
         """What belongs to tokens, [B, n, ...], by pools: [G, n, ...]."""
-        table = _Table.of(self.rows, values.device)
+        table = Table.of(self.rows, values.device)
         row = table.row[:, None]
         return values[row, self._place[row, table.ordinal]]
 
     @property
     def standing(self) -> torch.Tensor:
         """Float32 [B, N]: of every visual token by its number in its row, see `importance`."""
-        table = _Table.of(self.rows, self._standing.device)
+        table = Table.of(self.rows, self._standing.device)
         return self._standing[table.pool, table.column]
 
     def importance(self, ordinal: torch.Tensor) -> torch.Tensor:
@@ -240,41 +240,3 @@ def _standing(
     standing.scatter_reduce_(1, safe, key * inside, "amax")
     named = (standing > 1).sum(1, keepdim=True)
     return standing, ((enters & ~inside).any() | (named != count).any())
-
-
-class _Table:
-    """Where tokens of pools are, as tensors that stay where they are.
-
-    Attributes:
-        row: int64 [G], the prompt of each pool. `ordinal`: int64 [G, n], a token's number among
-            its row's visual tokens; `valid`: bool [G, n], where there is one.
-        pool, column: int64 [B, N], where each visual token of a row is.
-    """
-
-    def __init__(self, rows: tuple[tuple[int, ...], ...], device: torch.device) -> None:
-        pools = [(row, size) for row, sizes in enumerate(rows) for size in sizes]
-        widest = max(size for _, size in pools)
-        most = max(map(sum, rows))
-        ordinal = torch.zeros(len(pools), widest, dtype=torch.long)
-        valid = torch.zeros(len(pools), widest, dtype=torch.bool)
-        pool = torch.zeros(len(rows), most, dtype=torch.long)
-        column = torch.zeros_like(pool)
-        begin = [0] * len(rows)
-        for number, (row, size) in enumerate(pools):
-            first = begin[row]
-            ordinal[number, :size] = torch.arange(first, first + size)
-            valid[number, :size] = True
-            pool[row, first : first + size] = number
-            column[row, first : first + size] = torch.arange(size)
-            begin[row] += size
-        of = torch.tensor([row for row, _ in pools])
-        self.row, self.ordinal, self.valid, self.pool, self.column = (
-            (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
-            for x in (of, ordinal, valid, pool, column)
-        )
-
-    @staticmethod
-    @lru_cache(maxsize=32)
-    def of(rows: tuple[tuple[int, ...], ...], device: torch.device) -> _Table:
-        """The table of pools of these sizes in each row."""
-        return _Table(rows, device)

@@ -22,6 +22,7 @@ from st3.engine.asked import (
     take_features,
     unpadded,
 )
+from st3.engine.bringing import bring
 from st3.engine.cache import TrimmedCache
 from st3.engine.decode_graph import DecodeGraph
 from st3.engine.films import tell_films
@@ -30,13 +31,13 @@ from st3.engine.forward import Forward
 from st3.engine.frames import frame_numbers
 from st3.engine.moved import compacts, moved_up
 from st3.engine.pieces import AS_PICTURES, as_pictures, by_kind, check_moves, video_id, with_pieces
+from st3.engine.pooled_tower import look_at_tower
 from st3.engine.prefill import Prefill
 from st3.engine.prompt import Prompt, layout
 from st3.engine.record import Record
 from st3.engine.scope import Scope
 from st3.engine.session import TrimSession
-from st3.engine.sights import look_at_tower
-from st3.engine.tower import Sight, Wish
+from st3.engine.sight import Sight, Wish
 from st3.engine.window_layer import layer_for
 from st3.families.parts import Parts
 from st3.families.patches import lengths_of
@@ -147,7 +148,7 @@ def _next_turn(
     forward.prefill = Prefill(record, turn, visual, mask, cache)
     if features is not None:
         forward.prefill.features = Features(*features)
-    forward.prefill.frames = _frames(forward.parts, visual, seen, kwargs)
+    forward.prefill.scoring.frames = _frames(forward.parts, visual, seen, kwargs)
     look_at_tower(forward.prefill, seen.sights, _masks(forward.parts, visual, seen))
     _tell_films(forward.prefill, forward.parts, visual, seen)
 
@@ -206,7 +207,7 @@ def begin(
         thinning = Prefill(record, record.turns[0], visual, own, new)
         if features is not None:
             thinning.features = Features(*features)
-        thinning.frames = _frames(parts, visual, seen, kwargs)
+        thinning.scoring.frames = _frames(parts, visual, seen, kwargs)
         look_at_tower(thinning, seen.sights, _masks(parts, visual, seen))
         _tell_films(thinning, parts, visual, seen)
         return Forward(session, record, backend, new, thinning)
@@ -229,7 +230,7 @@ def _brought(forward: Forward, kwargs: dict[str, Any]) -> dict[str, Any]:
     prefill = forward.prefill
     if prefill is None or prefill.entrance is None:
         return {}
-    return {"inputs_embeds": prefill.bring(kwargs["inputs_embeds"])}
+    return {"inputs_embeds": bring(prefill, kwargs["inputs_embeds"])}
 
 
 def _masks(parts: Parts, visual: torch.Tensor, seen: Seen) -> dict[str, torch.Tensor]:

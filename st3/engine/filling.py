@@ -7,6 +7,7 @@ buffer. In a later turn the tokens lie at the end already, and go among those of
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -88,3 +89,13 @@ class Filling:
             }
         last_visual = self.turn.base + self.turn.prompt.last_visual
         cached.lay_out(self._merged[key], record.generated, last_visual)
+
+
+def most_alive(schedule: Any, layer: int, visual: int, text: int, generated: int) -> int:
+    """The most tokens alive at once in `layer` until `generated` tokens, in the widest row.
+
+    `visual` of them entered layer 1, beside `text` others.
+    """
+    if not schedule.anneals:
+        return int(schedule.count(layer, visual)) + text + generated
+    return max(int(schedule.count(layer, visual, t)) + text + t for t in range(generated + 1))

@@ -38,8 +38,8 @@ def _films(
     prefill: Prefill, visual: torch.Tensor, moving: torch.Tensor | None, frame_tokens: int | None,
     grids: torch.Tensor | None,
 ) -> list[list[Clip]]:  # fmt: skip
-    assert prefill.frames is not None
-    frame, pictures = prefill.frames(), prefill.prompt.pictures
+    assert prefill.scoring.frames is not None
+    frame, pictures = prefill.scoring.frames(), prefill.prompt.pictures
     kind = torch.zeros_like(frame) if moving is None else moving.to(frame)
     told = (2 * frame + kind).cpu()  # the one transfer
     said = [row[here].tolist() for row, here in zip(told, visual.cpu(), strict=True)]

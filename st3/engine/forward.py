@@ -71,10 +71,10 @@ class Forward:
             if arguments.get(name) is not None:
                 changed[name] = self.prefill.follow(arguments[name], behind)
         if number in self.parts.recurrent:
-            changed["attention_mask"] = self.prefill.valid
+            changed["attention_mask"] = self.prefill.now.valid
         named = arguments | changed
-        if "unrotated" in self.prefill.scorer.needs:
-            self.prefill.again = partial(
+        if "unrotated" in self.prefill.scoring.scorer.needs:
+            self.prefill.scoring.again = partial(
                 without_positions, self.parts.layers[number - 1], {**named}
             )
         return named
@@ -99,11 +99,11 @@ class Forward:
             self.prefill.unseen.discard(layer)
             queries = self.parts.adapter.place_queries
             if queries is not None:
-                query = queries(module, query, self.prefill.turn.base + self.prefill.place)
+                query = queries(module, query, self.prefill.turn.base + self.prefill.now.place)
             if layer in self.parts.lenders:
                 return self._borrow(module, query, key, value, layer, rule, **kwargs)
         if self.prefill is not None and not self.prefill.later:
-            valid, places = self.prefill.valid, self.prefill.place
+            valid, places = self.prefill.now.valid, self.prefill.now.place
         else:
             assert self.cache is not None
             cached = self.cache.layers[self.parts.lenders.get(layer, layer) - 1]
@@ -177,7 +177,7 @@ class Forward:
         """A layer at prefill that sees the keys of another, which may keep more tokens than it."""
         assert self.prefill is not None
         backend = "sdpa" if self.backend.startswith("flash") else self.backend
-        queries = self.prefill.place[:, -query.shape[2] :]
+        queries = self.prefill.now.place[:, -query.shape[2] :]
         keys = self.prefill.lent[self.parts.lenders[layer]].to(query.device)
         rule = rule or CAUSAL
         allowed = rule.allowed(queries, keys)

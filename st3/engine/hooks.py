@@ -30,7 +30,9 @@ from st3.engine.forward import Forward
 from st3.engine.positions import spread_output
 from st3.engine.record import Record
 from st3.engine.scope import whose_call
-from st3.engine.tower import Mark, TowerWatch, Wish
+from st3.engine.sight import Wish
+from st3.engine.tower import TowerWatch
+from st3.engine.tower_rows import Mark
 from st3.families.base import visual_mask
 from st3.families.parts import Parts, argument_names
 

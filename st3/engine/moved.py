@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from st3.engine.asked import fed_tokens
+from st3.engine.bringing import enters
 from st3.engine.forward import Forward
 from st3.engine.order import to_device
-from st3.engine.record import Plan
+from st3.engine.plan import Plan
 
 
 def compacts(plan: Plan) -> bool:
@@ -48,7 +49,7 @@ def moved_up(forward: Forward, kwargs: dict[str, Any]) -> dict[str, Any]:
     if entrance is not None:
         assert prefill is not None
         with record.choosing():
-            gone = prefill.visual & ~prefill.enters()
+            gone = prefill.now.visual & ~enters(prefill)
         moved = moved - gone.long().cumsum(1).to(moved.device)
         turn = prefill.turn
         for row, (all_of_it, enter) in enumerate(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from st3.engine.prompt import Prompt
-from st3.engine.tower import Sight
+from st3.engine.sight import Sight
 from st3.methods.budget import Piece, films
 
 AS_PICTURES = (

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from st3.engine.prefill import Alive, Prefill
+from st3.engine.alive import Alive
+from st3.engine.prefill import Prefill
 
 
 def spread(states: torch.Tensor, alive: Alive) -> torch.Tensor:

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from st3.engine import recording
+from st3.engine.alive import Alive
 from st3.engine.attention import NO_MASK
+from st3.engine.bringing import bring
 from st3.engine.cache import TrimmedCache
 from st3.engine.cache_layer import TrimmedLayer
 from st3.engine.forward import Forward
 from st3.engine.positions import spread, spread_output
-from st3.engine.prefill import Alive
 from st3.engine.prompt import Prompt
 from st3.engine.record import Record
 from st3.engine.session import TrimSession
@@ -125,7 +126,7 @@ class PrefillGraph:
                 recording.warn(f"prefill is not recorded: {recording.first_line(error)}")
                 forward = self._begin(self._visual)
                 assert forward.prefill is not None
-                brought = {"inputs_embeds": forward.prefill.bring(hidden)}
+                brought = {"inputs_embeds": bring(forward.prefill, hidden)}
                 output = self.forward(**kwargs | brought | forward.arguments())
                 return spread_output(output, forward.prefill)
             self._recorded = found
@@ -157,7 +158,7 @@ class PrefillGraph:
             forward = begin(recorded.visual)
             assert forward.prefill is not None
             output = self.forward(
-                inputs_embeds=forward.prefill.bring(recorded.hidden),
+                inputs_embeds=bring(forward.prefill, recorded.hidden),
                 position_ids=recorded.position,
                 use_cache=True,
                 attention_mask=NO_MASK,

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 
 from st3.engine.cache import TrimmedCache
-from st3.engine.record import Plan, Record
+from st3.engine.plan import Plan
+from st3.engine.record import Record
 from st3.methods import Method
 from st3.methods.schedule import Group, Schedule
 

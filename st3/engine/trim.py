@@ -20,8 +20,8 @@ from st3.engine.attention import BACKENDS
 from st3.engine.compilers import COMPILERS
 from st3.engine.entry import Trim
 from st3.engine.hooks import Hooks
+from st3.engine.plan import Plan
 from st3.engine.ranks import head_ranks
-from st3.engine.record import Plan
 from st3.engine.scope import opened_here
 from st3.engine.session import TrimSession
 from st3.families.parts import devices, find_parts, unproven

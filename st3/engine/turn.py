@@ -93,6 +93,10 @@ class Turn:
         """The layers that share their tokens with `layer` (from 1)."""
         return next(group for group in self.groups if group.first <= layer <= group.last)
 
+    def left(self, group: Group) -> tuple[int, ...]:
+        """Visual tokens of each row that a group keeps at prefill."""
+        return tuple(self.schedule.count(group.first, n) for n in self.entering)
+
     def count(self, layer: int, row: int, generated: int) -> int:
         """Visual tokens of it alive in `layer` of one row, after `generated` tokens in all."""
         if generated < self.begun:

@@ -12,10 +12,10 @@ from functools import partial
 
 import torch
 
+from st3.engine.filling import most_alive
 from st3.engine.order import Order
-from st3.engine.prefill import most_alive
+from st3.engine.plan import Plan
 from st3.engine.prompt import Prompt
-from st3.engine.record import Plan
 from st3.engine.window_layer import WindowLayer
 from st3.families.parts import Parts
 from st3.methods import Method

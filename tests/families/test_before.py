@@ -20,7 +20,7 @@ from methods.references import by_determinants, evs, farthest, relevance
 
 import st3
 from st3.engine.pieces import by_kind
-from st3.engine.tower import Sight
+from st3.engine.sight import Sight
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.inference.report import selection_of

@@ -13,7 +13,7 @@ from families.zoo import ZOO
 from filelock import FileLock
 from torchrun import torchrun
 
-from st3.engine.record import Plan
+from st3.engine.plan import Plan
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.methods import make_method

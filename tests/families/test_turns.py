@@ -11,7 +11,7 @@ from families.talk import Talk, oracle
 from families.zoo import ZOO
 
 import st3
-from st3.engine.record import Plan
+from st3.engine.plan import Plan
 from st3.families.parts import find_parts
 from st3.methods import make_method
 

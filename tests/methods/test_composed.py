@@ -10,7 +10,7 @@ import torch
 from conftest import greedy, prompts, tiny_llava
 
 import st3
-from st3.engine.record import Plan
+from st3.engine.plan import Plan
 from st3.families.parts import find_parts
 from st3.methods import make_method, parse_methods
 from st3.methods.budget import Budget

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import st3
-from st3.engine.record import Plan
+from st3.engine.plan import Plan
 from st3.families.base import visual_mask
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts

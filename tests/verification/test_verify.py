@@ -12,9 +12,11 @@ from conftest import edit, tiny_checkpoint
 from families.checkpoints import save_checkpoint
 from families.zoo import ZOO
 
+from st3.engine.alive import Alive
 from st3.engine.hooks import Hooks
 from st3.engine.prefill import Prefill
 from st3.engine.record import Record
+from st3.engine.scoring import Scoring
 from st3.methods import METHODS
 from st3.methods.scorers import SCORERS
 from st3.verification import choice, subject, verify
@@ -103,9 +105,9 @@ def test_every_scorer(st3_: Any, llava: Path) -> None:
     assert kept == kept[:1] * len(SCORERS)
 
 
-def _reversed(self: Prefill) -> torch.Tensor:
+def _reversed(self: Scoring, now: Alive) -> torch.Tensor:
     """The most important visual tokens go."""
-    order = torch.stack(list(self.recent.values())).sum(0).masked_fill(~self.visual, float("inf"))
+    order = torch.stack(list(self._recent.values())).sum(0).masked_fill(~now.visual, float("inf"))
     return order.argsort(dim=1, stable=True)
 
 
@@ -143,7 +145,7 @@ def _heavy(self: Hooks, tidy: Any = Hooks.remove) -> None:
 @pytest.mark.parametrize(
     ("place", "rule", "broken", "red", "words"),
     [
-        (Prefill, "_ranking", _reversed, {"vta", "st3", "fastv"}, "keeps other visual tokens"),
+        (Scoring, "ranking", _reversed, {"vta", "st3", "fastv"}, "keeps other visual tokens"),
         (Record, "step", _late, {"st3", "vta"}, "in decode, first in step"),
         (Record, "record_bytes", _generous, {"none", "vta", "st3", "fastv"}, "KV bytes"),
         (Hooks, "remove", _careless, {"none", "vta", "st3", "fastv"}, "not as it was: the hooks"),
@@ -175,7 +177,7 @@ def test_a_rule_of_states_is_red(
     st3_: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The compaction oracle sees it, too."""
-    monkeypatch.setattr(Prefill, "_ranking", _reversed)
+    monkeypatch.setattr(Scoring, "ranking", _reversed)
     result = st3_("verify", saved("qwen3_5", tmp_path / "model"), *FEW, "--json")
     assert result.code == 1
     _, rows = found(result)

@@ -10,7 +10,7 @@ import torch
 
 from st3.engine.entrance import Entrance
 from st3.engine.prefill import Prefill
-from st3.engine.tower import Sight
+from st3.engine.sight import Sight
 
 _AVERAGE = "no class token: attention that a patch gets from all of its picture, on average"
 _MOVED = "windows in the tower: attention of the nearest block that sees a whole picture"
@@ -123,7 +123,7 @@ def look_at_tower(
     entrance = prefill.entrance
     if len(sights) == 1:
         (only,) = sights.values()
-        prefill.grids = lambda: tuple(only.grids)
+        prefill.scoring.grids = lambda: tuple(only.grids)
     if entrance is None or not sights:
         return
     entrance.tower = partial(PooledTower, sights, masks, prefill.record.notes)
