@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import isqrt
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ import torch
 from st3.engine.prompt import Prompt
 from st3.methods.base import Selector
 from st3.methods.budget import Budget
+from st3.methods.cells import square
 from st3.methods.selecting import Chosen
-from st3.methods.view import Tower, View, fixed
+from st3.methods.view import Tower, View, fixed, weighted_sums
 
 
 class Entrance:
@@ -140,19 +140,14 @@ class Entrance:
         row = table.row[:, None]
         place = self._place[row, table.ordinal]
         into, of = place.gather(1, merge.into), place.gather(1, merge.of)
-        row, weight = row.expand_as(into), merge.weight.float()
-        new = torch.zeros_like(hidden, dtype=torch.float32)
-        new.index_put_((row, into), hidden[row, of].float() * weight[..., None], accumulate=True)
-        named = torch.zeros(hidden.shape[:2], device=hidden.device)
-        named.index_put_((row, into), (weight != 0).float(), accumulate=True)
-        return torch.where(named[..., None] > 0, new.to(hidden.dtype), hidden)
+        return weighted_sums(hidden, row, into, of, merge.weight)
 
     def _grids(self) -> tuple[tuple[int, int] | None, ...]:
         found = () if self.grids is None else self.grids()
         if len(found) != len(self.sizes):
             found = (None,) * len(self.sizes)
         return tuple(
-            grid if grid is not None and grid[0] * grid[1] == size else _square(size)
+            grid if grid is not None and grid[0] * grid[1] == size else square(size)
             for grid, size in zip(found, self.sizes, strict=True)
         )
 
@@ -171,11 +166,6 @@ def complain(selector: str) -> ValueError:
         f"the selector {selector!r} chose a token twice, one that is none, or by numbers that are "
         "none (NaN)"
     )
-
-
-def _square(size: int) -> tuple[int, int] | None:
-    side = isqrt(size)
-    return (side, side) if side * side == size else None
 
 
 def _standing(

@@ -111,3 +111,25 @@ def fixed(numbers: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """int64 [n] on a device, where it stays: recorded prefills read it at its address."""
     pinned = torch.tensor(numbers, pin_memory=device.type == "cuda")
     return pinned.to(device, non_blocking=True)
+
+
+def weighted_sums(
+    values: torch.Tensor,
+    row: torch.Tensor,
+    into: torch.Tensor,
+    of: torch.Tensor,
+    weight: torch.Tensor,
+) -> torch.Tensor:
+    """Values [B, n, d], of which some are sums of others, as a `Merge` says.
+
+    Args:
+        values: float.
+        row: int64 [G, 1], where in the first dimension each pool is.
+        into, of: int64 [G, m], places in the second. `weight`: float [G, m].
+    """
+    row, weight = row.expand_as(into), weight.float()
+    new = torch.zeros_like(values, dtype=torch.float32)
+    new.index_put_((row, into), values[row, of].float() * weight[..., None], accumulate=True)
+    named = torch.zeros(values.shape[:2], device=values.device)
+    named.index_put_((row, into), (weight != 0).float(), accumulate=True)
+    return torch.where(named[..., None] > 0, new.to(values.dtype), values)

@@ -1,0 +1,1 @@
+"""Trimmed models behind a server: in a room of its own for each kind of server."""
