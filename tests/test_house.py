@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {"st3_cli"},
     {"st3.benchmark"},
-    {"st3.sweep", "st3.attention", "st3.profiling", "st3.plots", "st3.verification"},
+    {"st3.sweep", "st3.attention", "st3.profiling", "st3.plots", "st3.verification", "st3.serving"},
     {"st3.demo"},
     {"st3.batch"},
     {"st3.inference"},

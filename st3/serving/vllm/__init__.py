@@ -6,10 +6,6 @@ is chosen by the library's own selectors, from the same `View` as in transformer
 
 from __future__ import annotations
 
-OLDEST = (0, 30)
-"""Of vLLM, major and minor: older ones lack what the plug-in hangs on."""
-
-
 def register() -> None:
     """Entry point of the group `vllm.general_plugins`.
 

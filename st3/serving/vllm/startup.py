@@ -10,9 +10,11 @@ from __future__ import annotations
 import sys
 from typing import Any, NoReturn
 
-from st3.serving.vllm import OLDEST
 from st3.serving.vllm.families import FAMILIES, Family, has_class_token
 from st3.serving.vllm.settings import Settings, read_settings
+
+OLDEST = (0, 30)
+"""Of vLLM, major and minor: older ones lack what the plug-in hangs on."""
 
 
 def hook_in() -> None:
