@@ -6,6 +6,7 @@ is chosen by the library's own selectors, from the same `View` as in transformer
 
 from __future__ import annotations
 
+
 def register() -> None:
     """Entry point of the group `vllm.general_plugins`.
 

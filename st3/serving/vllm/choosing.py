@@ -170,4 +170,3 @@ class _Looked:
     def features(self) -> torch.Tensor:
         """Never seen."""
         raise ValueError("nobody looked at the vision tower")
-

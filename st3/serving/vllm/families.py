@@ -26,15 +26,14 @@ class Family:
 def _internvl_tile(config: Any) -> int:
     """Rows of a tile, by its side in patches and how many neighbours are merged."""
     vision = config.vision_config
-    size, patch = (x if isinstance(x, int) else x[0] for x in (vision.image_size, vision.patch_size))
+    sides = (vision.image_size, vision.patch_size)
+    size, patch = (side if isinstance(side, int) else side[0] for side in sides)
     return int((size // patch) ** 2 * config.downsample_ratio**2)
 
 
 FAMILIES: dict[str, Family] = {
     "LlavaForConditionalGeneration": Family("llava", "LlavaForConditionalGeneration"),
-    "LlavaNextForConditionalGeneration": Family(
-        "llava_next", "LlavaNextForConditionalGeneration"
-    ),
+    "LlavaNextForConditionalGeneration": Family("llava_next", "LlavaNextForConditionalGeneration"),
     "LlavaOnevisionForConditionalGeneration": Family(
         "llava_onevision", "LlavaOnevisionForConditionalGeneration"
     ),

@@ -56,7 +56,7 @@ def trimmed(base: Any, family: Family) -> Any:
             self.st3 = settings = read_settings(config)
             if settings is None:
                 return
-            self._st3_budget, self._st3_tile = settings.method.budget(), family.tile(config)
+            self._st3_tile = family.tile(config)
             self._st3_width = config.get_text_config().hidden_size
             self._st3_token = ClassToken(self.vision_tower) if settings.needs_tower else None
             self._st3_axes = (3 if family.on_a_grid else 1) if settings.original else 0
@@ -80,7 +80,7 @@ def trimmed(base: Any, family: Family) -> Any:
             looked = None if self._st3_token is None else self._st3_token.take()
             pictures, own = [], []
             for number, (one, embeds) in enumerate(zip(rows, layouts, strict=True)):
-                layout = Layout.of(embeds, self._st3_tile, self._st3_budget)
+                layout = Layout.of(embeds, self._st3_tile, self.st3.method.budget())
                 own.append(layout)
                 pictures.append(
                     Picture(
@@ -142,7 +142,8 @@ def trimmed(base: Any, family: Family) -> Any:
             if self.st3 is None:
                 return super().get_mrope_input_positions(input_tokens, mm_features)
             features = sorted(mm_features, key=lambda one: one.mm_position.offset)
-            stretches = [_stretch(one, self._st3_tile, self._st3_budget) for one in features]
+            budget = self.st3.method.budget()
+            stretches = [_stretch(one, self._st3_tile, budget) for one in features]
             shown = [stretch for stretch in stretches if stretch is not None]
             whole = untrimmed(list(input_tokens), shown)
             if family.on_a_grid:

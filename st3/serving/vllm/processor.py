@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from typing import Any
 
 import torch
@@ -64,9 +65,7 @@ def trimming(base: type, family: Family) -> type:
         def _get_mm_prompt_updates(
             self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
         ) -> Any:
-            found = super()._get_mm_prompt_updates(
-                mm_items, hf_processor_mm_kwargs, out_mm_kwargs
-            )
+            found = super()._get_mm_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
             config = self.info.get_hf_config()
             settings = read_settings(config)
             if settings is None or "image" not in found:
@@ -123,7 +122,11 @@ def _check_length(tokens: int, gone: int, config: Any) -> None:
         )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _say(what: str, rows: int, gone: int) -> None:
-    """Once for each size of pictures; the first is vLLM's own at start-up."""
-    logger.info_once("st3: %s: %d tokens become %d", what, rows, rows - gone)
+    """Once for each size of pictures; the first is vLLM's own at start-up.
+
+    In the process that was started alone: those that it starts say it again.
+    """
+    if parent_process() is None:
+        logger.info("st3: %s: %d tokens become %d", what, rows, rows - gone)

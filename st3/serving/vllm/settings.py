@@ -56,7 +56,10 @@ class Settings:
 
     def describe(self) -> str:
         """Half a line."""
-        return f"{self.keep:g} of every picture's tokens by {self.method.name}"
+        return (
+            f"{self.keep:g} of every picture's tokens stay, by {self.method.name}, at "
+            f"{self.method.positions} positions"
+        )
 
 
 def read_settings(config: Any) -> Settings | None:
@@ -79,9 +82,10 @@ def make_settings(given: Any) -> Settings:
     Raises:
         ValueError: as `read_settings`.
     """
-    if not isinstance(given, Mapping):
+    keys = [*map(str, given)] if isinstance(given, Mapping) else None
+    if keys is None:
         raise ValueError(f"st3: settings are a mapping such as {EXAMPLE}, got {given!r}")
-    unknown = sorted({*map(str, given)} - {*KEYS})
+    unknown = sorted({*keys} - {*KEYS})
     if unknown:
         raise ValueError(f"st3: unknown setting {unknown[0]!r}; known: {', '.join(KEYS)}")
     missing = [key for key in ("keep", "method") if key not in given]
@@ -111,20 +115,19 @@ def fitting() -> tuple[str, ...]:
 
 def _method(given: Any, keep: float, positions: str) -> Selecting:
     known = f"known here: {', '.join(fitting())}"
-    if not isinstance(given, str):
+    name = given.partition(":")[0].strip() if isinstance(given, str) else None
+    if name is None:
         raise ValueError(f"st3: method is a name, got {json.dumps(given)}; {known}")
+    if name not in selectors():
+        raise ValueError(f"st3: method {name!r} does not choose before the decoder; {known}")
     try:
         method: Any = make_method(given, keep=keep, positions=positions)
     except ValueError as error:
-        name = given.partition(":")[0].strip()
-        if name in selectors():
-            raise ValueError(f"st3: {error}") from None
-        raise ValueError(f"st3: method {name!r} does not choose before the decoder; {known}") from None
-    if not isinstance(method, Selecting):
-        raise ValueError(f"st3: method {method.name!r} drops in the decoder; {known}")
+        raise ValueError(f"st3: {error}") from None
     if why := _misfit(method):
         raise ValueError(f"st3: method {method.name!r} {why}; {known}")
-    return method
+    chosen: Selecting = method
+    return chosen
 
 
 def _misfit(method: Selecting) -> str | None:
@@ -138,6 +141,8 @@ def _misfit(method: Selecting) -> str | None:
         return "must spend its budget on each picture by itself (per=picture)"
     if method.tau is not None:
         return "cannot anneal here: leave tau out"
+    if method.kv_cache_dtype != "auto":
+        return "leaves the KV cache to vLLM: give --kv-cache-dtype instead"
     seen = [need for need in asks if need.startswith(_TOWER) and need != _CLASS_TOKEN]
     if seen:
         return f"needs to see more of the vision tower than its class token ({', '.join(seen)})"

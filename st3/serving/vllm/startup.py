@@ -49,7 +49,8 @@ def too_old(version: str) -> str | None:
         return None
     if (found := tuple(map(int, numbers))) >= OLDEST or found == (0, 0):
         return None
-    return f"st3: vLLM {version} is too old for the plug-in: it needs {OLDEST[0]}.{OLDEST[1]} or later"
+    needed = ".".join(map(str, OLDEST))
+    return f"st3: vLLM {version} is too old for the plug-in: it needs {needed} or later"
 
 
 class Judge:
