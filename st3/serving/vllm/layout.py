@@ -58,9 +58,15 @@ class Layout:
         return tuple(self.budget.of(pool) for pool in self.pools)
 
     @property
+    def total(self) -> tuple[int, int]:
+        """Rows of the picture, and how many of them stay."""
+        return sum(self.pools), sum(self.counts)
+
+    @property
     def gone(self) -> int:
         """Tokens that the prompt is shorter by."""
-        return sum(self.pools) - sum(self.counts)
+        rows, kept = self.total
+        return rows - kept
 
     @cached_property
     def rows(self) -> torch.Tensor:

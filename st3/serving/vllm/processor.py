@@ -18,6 +18,7 @@ from vllm.logger import init_logger
 from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
 from vllm.multimodal.processing import PromptUpdateDetails
 
+from st3.serving.vllm.counts import SEEN
 from st3.serving.vllm.families import Family
 from st3.serving.vllm.layout import Layout
 from st3.serving.vllm.settings import read_settings
@@ -33,10 +34,11 @@ class Shortened(PromptUpdateDetails):
     """What a picture becomes in a prompt.
 
     Attributes:
-        gone: tokens that are not there.
+        rows: of the picture. `kept`: how many of them stay.
     """
 
-    gone: int = 0
+    rows: int = 0
+    kept: int = 0
 
 
 def embeds_of(details: PromptUpdateDetails) -> torch.Tensor:
@@ -54,7 +56,7 @@ def shorten(details: PromptUpdateDetails, layout: Layout) -> Shortened:
     stays = [first + place for place in layout.stays.tolist()]
     behind = first + len(layout.embeds)
     places = [*range(first), *stays, *range(behind, len(details.full))]
-    return Shortened([details.full[n] for n in places], details.is_embed, layout.gone)
+    return Shortened([details.full[n] for n in places], details.is_embed, *layout.total)
 
 
 @functools.cache
@@ -93,12 +95,13 @@ def trimming(base: type, family: Family) -> type:
             made = super()._maybe_apply_prompt_updates(mm_items, mm_res)
             config = self.info.get_hf_config()
             settings = read_settings(config)
-            if settings is not None and settings.original and not family.on_a_grid:
-                gone = sum(
-                    getattr(updates[0].content, "gone", 0)
-                    for updates in mm_res.prompt_updates.get("image", ())
-                )
-                _check_length(len(made[0]), gone, config)
+            if settings is None:
+                return made
+            shown = [updates[0].content for updates in mm_res.prompt_updates.get("image", ())]
+            rows = [(one.rows, one.kept) for one in shown if isinstance(one, Shortened)]
+            SEEN.note(sum(one for one, _ in rows), sum(kept for _, kept in rows))
+            if settings.original and not family.on_a_grid:
+                _check_length(len(made[0]), sum(one - kept for one, kept in rows), config)
             return made
 
     Trimming.__name__ = Trimming.__qualname__ = f"Trimming{base.__name__}"
