@@ -96,8 +96,8 @@ def batch(
         Engine,
         o.option(
             o.COMPUTE, "--engine", metavar="NAME",
-            help="local: this machine, or torchrun's processes; ray: actors of a Ray cluster; vllm: "
-            "vLLM, for methods that choose before the decoder (docs/serving.md).",
+            help="local: this machine, or torchrun's processes; ray: actors of a Ray cluster; "
+            "vllm: methods that choose before the decoder, in vLLM.",
         ),
     ] = Engine.local,
     ray_address: Annotated[

@@ -37,7 +37,8 @@ SERVED: dict[str, Checkpoint] = {
     ),
     "mistral3": Checkpoint(
         "PixtralProcessor", Mistral3Config,
-        {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"},
+        {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]",
+         "image_end_token": "[IMG_END]"},
         "[IMG]", {"patch_size": 14, "spatial_merge_size": 2},
         {"size": {"longest_edge": 280}, "patch_size": 28},
     ),

@@ -29,7 +29,6 @@ from st3.serving.vllm.startup import misfit
 
 _WAITING = 64  # rows that vLLM holds at a time where nobody says how many
 _OWN = ("scorer", "keep", "positions")
-_DTYPES = {"auto": "auto", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def check_vllm() -> None:
@@ -65,8 +64,8 @@ def overrides_of(method: Method, config: Any) -> dict[str, Any] | None:
     family = FAMILIES.get(architecture)
     if family is None:
         raise ValueError(
-            f"the vLLM plug-in does not trim {architecture or 'this model'}: take --method none, or "
-            f"another engine; it trims {', '.join(FAMILIES)}"
+            f"the vLLM plug-in does not trim {architecture or 'this model'}: take --method none, "
+            f"or another engine; it trims {', '.join(FAMILIES)}"
         )
     if why := misfit(settings, family, config):
         raise ValueError(why)
@@ -118,7 +117,7 @@ def _engine(source: Any, dtype: str, given: Any, rows: Sequence[Row]) -> Any:
 
     most = max((len(row.images) for row in rows), default=1)
     return LLM(
-        str(source.place), revision=source.revision, dtype=_DTYPES.get(dtype, dtype),
+        str(source.place), revision=source.revision, dtype=dtype,
         limit_mm_per_prompt={"image": max(1, most)}, generation_config="vllm",
         hf_overrides={} if given is None else {"st3": given},
     )  # fmt: skip

@@ -68,7 +68,7 @@ def accuracy(server: Server, scenes: int = 10) -> dict[str, Any]:
 def speed(server: Server, requests: int, longest: int = 24) -> Iterator[dict[str, Any]]:
     """A row for each number of callers: every request its own picture, then the same again."""
     for callers in CONCURRENCY:
-        some = [one for one in held_out(requests, callers, ("describe",))]
+        some = list(held_out(requests, callers, ("describe",)))
         asks = [
             Ask(question(NAME, one.question.prompt, [data_url(one.picture)], longest))
             for one in some
