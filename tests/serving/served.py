@@ -10,6 +10,7 @@ from families import checkpoints
 from families.checkpoints import CHECKPOINTS, Checkpoint, save_checkpoint
 from transformers import Mistral3Config, Qwen2VLConfig
 
+from st3.demo.packaging import use_hub_names
 from st3.inference.presets import known_config
 
 _WIDE = 32
@@ -54,4 +55,7 @@ def save_served(name: str, folder: Path) -> Path:
         patch.dict(checkpoints.CHECKPOINTS, SERVED),
         patch("st3.inference.shrink.HEAD", _WIDE),
     ):
-        return save_checkpoint(name, folder)
+        save_checkpoint(name, folder)
+    if name in ("llava", "llava_next", "llava_onevision", "gemma3"):
+        use_hub_names(folder / "model.safetensors")
+    return folder

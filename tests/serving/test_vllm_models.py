@@ -29,7 +29,7 @@ from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.methods import make_method
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM has its own
 KEEP = 0.25
 METHODS = ("divprune", "norm")
 
@@ -100,7 +100,7 @@ class Watched:
 
         monkeypatch.setattr(models, "choose", choose)
         self.engine = LLM(
-            str(folder), dtype="float32", enforce_eager=True, max_model_len=8192,
+            str(folder), dtype="float32", enforce_eager=True, max_model_len=4096,
             limit_mm_per_prompt={"image": 2, "video": 0}, seed=0,
             hf_overrides={"st3": {"keep": KEEP, "method": method}}, **more,
         )  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder, shown = save_served(name, tmp_path / "model"), pictures()
     text, want = expected(folder, shown)
     method = METHODS[0]
-    watched = Watched(folder, monkeypatch, method, max_num_batched_tokens=8192)
+    watched = Watched(folder, monkeypatch, method, max_num_batched_tokens=4096)
     try:
         output = watched.ask(text, shown)
         kept, places = want[method]
