@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,10 +16,12 @@ from st3.inference.presets import known_config
 
 _WIDE = 32
 """Of a head: vLLM's kernels have none that is narrower."""
+_TOWERS = {"mistral3": {"head_dim": _WIDE}}
 
 
 def _qwen2_vl() -> Any:
     config = Qwen2VLConfig()
+    config.vision_config.hidden_size = config.text_config.hidden_size  # the tower's way out
     config.text_config.rope_parameters = {
         "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]
     }  # fmt: skip
@@ -45,7 +48,12 @@ SERVED: dict[str, Checkpoint] = {
     ),
 } | {
     name: CHECKPOINTS[name]
-    for name in ("llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl", "gemma3")
+    for name in ("llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl")
+} | {
+    "gemma3": replace(
+        CHECKPOINTS["gemma3"],
+        marks=CHECKPOINTS["gemma3"].marks | {f"newline_{n}": "\n" * n for n in (1, 2, 3, 4)},
+    ),
 }  # fmt: skip
 
 
@@ -54,6 +62,7 @@ def save_served(name: str, folder: Path) -> Path:
     with (
         patch.dict(checkpoints.CHECKPOINTS, SERVED),
         patch("st3.inference.shrink.HEAD", _WIDE),
+        patch.dict("st3.inference.shrink._TOWER", _TOWERS.get(name, {})),
     ):
         save_checkpoint(name, folder)
     if name in ("llava", "llava_next", "llava_onevision", "gemma3"):

@@ -148,7 +148,9 @@ def main(
     ),
     methods: Annotated[str, typer.Option(help="A list; see docs/serving.md.")] = "divprune",
     positions: Annotated[str, typer.Option(help="A list.")] = "original,compact",
-    requests: Annotated[int, typer.Option(min=1, help="Of speed 128, of endurance 1000.")] = 0,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="[of speed 128, of endurance 1000]")
+    ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="Of accuracy: 12 questions each.")] = 10,
     model: Annotated[str, typer.Option(help="A folder or Hub id. [the packaged demo]")] = "",
     eager: Annotated[bool, typer.Option(help="Nothing compiled by vLLM.")] = True,
