@@ -52,7 +52,9 @@ def expected(folder: Path, shown: list[Image.Image]) -> tuple[str, dict[str, Any
     n]); and `ids`, the untrimmed prompt's.
     """
     model, processor = st3.load(str(folder), device="cpu", dtype="float32")
-    content = [{"type": "image"} for _ in shown] + [{"type": "text", "text": "what do you see"}]
+    content = []
+    for text in ("where is the red", "what do you see"):
+        content += [{"type": "image"}, {"type": "text", "text": text}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )

@@ -61,6 +61,7 @@ def accuracy(server: Server, scenes: int = 10) -> dict[str, Any]:
     return {
         "asked": len(asked), "right": right, "low": low, "high": high,
         "lost": sum(answer.status != 200 for answer in load.answers),
+        "errors": sorted({answer.error[:200] for answer in load.answers if answer.error}),
         "prompt_tokens": [tokens[0], tokens[-1]],
     }  # fmt: skip
 
