@@ -158,5 +158,13 @@ def test_a_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         got = watched.positions[0]
         got = got[None] if got.dim() == 1 else got
         assert torch.equal(got[-places.shape[0] :].long(), places[-got.shape[0] :].long())
+        again = watched.ask(text, shown)  # whose pictures are in vLLM's caches, and its prompt
+        assert again.prompt_token_ids == output.prompt_token_ids
+        assert again.outputs[0].token_ids == output.outputs[0].token_ids
+        assert not watched.kept
+        rest = watched.positions[0]
+        rest = rest[None] if rest.dim() == 1 else rest
+        assert rest.shape[1] < got.shape[1]
+        assert torch.equal(rest, got[:, -rest.shape[1] :])
     finally:
         watched.close()

@@ -70,7 +70,7 @@ def trimming(base: type, family: Family) -> type:
             found = super()._get_mm_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
             config = self.info.get_hf_config()
             settings = read_settings(config)
-            if settings is None or "image" not in found:
+            if settings is None or not found.get("image"):  # none, or all in vLLM's cache
                 return found
             budget, tile = settings.method.budget(), family.tile(config)
             pictures = []
