@@ -136,9 +136,8 @@ def trimmed(base: Any, family: Family) -> Any:
                 input_ids, multimodal_embeddings, is_multimodal=is_multimodal
             )
 
-        def get_mrope_input_positions(
-            self, input_tokens: list[int], mm_features: list[Any]
-        ) -> tuple[torch.Tensor, int]:
+        def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> Any:
+            """Int64 [3, n], and what is added to the number of a token behind the prompt."""
             if self.st3 is None:
                 return super().get_mrope_input_positions(input_tokens, mm_features)
             features = sorted(mm_features, key=lambda one: one.mm_position.offset)
@@ -172,7 +171,8 @@ def trimmed(base: Any, family: Family) -> Any:
     def processor(info: Any, dummy_inputs: Any) -> Any:
         made = factory.processor(info, dummy_inputs)
         if read_settings(info.get_hf_config()) is not None:
-            made.__class__ = trimming(type(made), family)  # factories choose between classes
+            kind: Any = type(made)
+            made.__class__ = trimming(kind, family)  # factories choose between classes
         return made
 
     return MULTIMODAL_REGISTRY.register_processor(
@@ -186,7 +186,8 @@ def _agreed(picks: torch.Tensor) -> torch.Tensor:
 
     if get_tensor_model_parallel_world_size() == 1:
         return picks
-    return get_tp_group().broadcast(picks, src=0)
+    agreed: torch.Tensor = get_tp_group().broadcast(picks, src=0)
+    return agreed
 
 
 def _stretch(feature: Any, tile: int, budget: Any) -> tuple[int, Layout] | None:

@@ -30,7 +30,7 @@ FIELD = "st3_layout"
 
 
 @dataclass
-class Shortened(PromptUpdateDetails):
+class Shortened(PromptUpdateDetails):  # type: ignore[misc]
     """What a picture becomes in a prompt.
 
     Attributes:
@@ -45,7 +45,8 @@ def embeds_of(details: PromptUpdateDetails) -> torch.Tensor:
     """bool [n], which tokens of a picture's stand for rows."""
     if details.is_embed is None:
         return torch.ones(len(details.full), dtype=torch.bool)
-    return details.is_embed(details.full).bool()
+    embeds: torch.Tensor = details.is_embed(details.full)
+    return embeds.bool()
 
 
 def shorten(details: PromptUpdateDetails, layout: Layout) -> Shortened:
