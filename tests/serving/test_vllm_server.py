@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import ROOT, make_rows
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
+from st3.demo.held_out import held_out
 from st3.demo.packaging import PACKAGE
 from st3.serving.vllm.measure import accuracy, endurance
 from st3.serving.vllm.server import served
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+ROOT = Path(__file__).parents[2]
 MORE = ("--dtype", "bfloat16", "--max-model-len", "2048", "--enforce-eager")
 SHARE = {"original": 0.967, "compact": 0.817}
 """Of known answers right with a quarter of the tokens by divprune, as a prototype had it."""
@@ -72,7 +74,13 @@ def test_what_cannot_be_is_refused_at_start_up(given: str, said: str) -> None:
 
 def test_batch_goes_on_with_another_engine(tmp_path: Path) -> None:
     """And writes the same columns as the others."""
-    rows = make_rows(tmp_path, 6)
+    asked = []
+    for one in held_out(6, 0, ("describe",)):
+        one.picture.save(tmp_path / f"{one.number}.png")
+        asked.append({"image": f"{one.number}.png", "prompt": one.question.prompt})
+    asked[3]["image"] = "none.png"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
 
     def run(output: str, *options: str) -> Any:
         command = [
@@ -82,9 +90,10 @@ def test_batch_goes_on_with_another_engine(tmp_path: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        import json
-
-        return [json.loads(line) for line in (tmp_path / output).read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (tmp_path / output).read_text(encoding="utf-8").splitlines()
+        ]
 
     mine, local = run("vllm.jsonl", "--engine", "vllm"), run("local.jsonl", "--workers", "0")
     assert [row.keys() for row in mine] == [row.keys() for row in local]
