@@ -85,7 +85,7 @@ def test_batch_goes_on_with_another_engine(tmp_path: Path) -> None:
     def run(output: str, *options: str) -> Any:
         command = [
             sys.executable, "-m", "st3_cli", "batch", str(rows), "--output", str(tmp_path / output),
-            "--max-new-tokens", "8", "--method", "divprune", "--keep", "0.25", *options,
+            "--max-new-tokens", "8", "--method", "divprune:keep=0.25", *options,
         ]  # fmt: skip
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -53,7 +53,10 @@ def overrides_of(method: Method, config: Any) -> dict[str, Any] | None:
     if isinstance(method, Selecting):
         keep = method.budget().share
         if keep is None:
-            raise ValueError(f"--engine vllm takes a share: --keep 0.25, not {method.keep} tokens")
+            raise ValueError(
+                f"--engine vllm takes a share, such as {method.name}:keep=25%, not {method.keep} "
+                "tokens"
+            )
     given = {
         "keep": 1.0 if keep is None else keep,
         "method": _spec(method),
@@ -149,7 +152,7 @@ def _answered(
             began = perf_counter()
             try:
                 (number,) = engine.enqueue([_prompt(processor, row)], params, use_tqdm=False)
-                asked[number] = row, SEEN.take()
+                asked[_external(number)] = row, SEEN.take()
             except (ValueError, TypeError, OSError) as error:
                 refused.append(Result(row.number, row.id, error=row.problem or one_line(error)))
             course.pictures += perf_counter() - began
@@ -159,7 +162,7 @@ def _answered(
         began, found = perf_counter(), []
         for output in engine.llm_engine.step() if asked else ():
             if output.finished:
-                row, seen = asked.pop(output.request_id)
+                row, seen = asked.pop(_external(output.request_id))
                 if not seen.rows:  # nothing is trimmed
                     count = sum(token in ids for token in output.prompt_token_ids)
                     seen = Seen(count, count)
@@ -171,6 +174,11 @@ def _answered(
         if found:
             course.batches += 1
             yield found
+
+
+def _external(number: str) -> str:
+    """A request's number: inside, vLLM hangs random letters on it, and in outputs it does not."""
+    return number.partition("-")[0]
 
 
 def _prompt(processor: Any, row: Row) -> dict[str, Any]:
