@@ -164,7 +164,7 @@ def test_a_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert not watched.kept
         rest = watched.positions[0]
         rest = rest[None] if rest.dim() == 1 else rest
-        assert rest.shape[1] < got.shape[1]
+        assert rest.shape[1] <= got.shape[1]  # a prefix is cached by whole blocks
         assert torch.equal(rest, got[:, -rest.shape[1] :])
     finally:
         watched.close()
