@@ -41,6 +41,7 @@ class Engine(enum.StrEnum):
 
     local = "local"
     ray = "ray"
+    vllm = "vllm"
 
 
 @m.takes_method_options
@@ -95,7 +96,8 @@ def batch(
         Engine,
         o.option(
             o.COMPUTE, "--engine", metavar="NAME",
-            help="local: this machine, or torchrun's processes; ray: actors of a Ray cluster.",
+            help="local: this machine, or torchrun's processes; ray: actors of a Ray cluster; "
+            "vllm: methods that choose before the decoder, in vLLM.",
         ),
     ] = Engine.local,
     ray_address: Annotated[
@@ -140,10 +142,16 @@ def batch(
     q.check_frames(frames, fps)
     if force and retry_errors:
         raise UsageError("--force begins anew, --retry-errors goes on: give one of them")
-    if engine is Engine.local and (ray_address is not None or ray_actors is not None):
+    if engine is not Engine.ray and (ray_address is not None or ray_actors is not None):
         raise UsageError("--ray-address and --ray-actors go with --engine ray")
     if engine is Engine.ray and device_map is not None:
         raise UsageError("--engine ray: leave --device-map out, each actor holds a whole model")
+    if engine is Engine.vllm:
+        _check_for_vllm(
+            quantization=quantization, device_map=device_map, frames=frames, fps=fps,
+            attn_implementation=attn_implementation, cuda_graphs=cuda_graphs,
+            compile=compile is not o.Compiler.off,
+        )  # fmt: skip
 
     from st3.batch import sources
     from st3.batch.asking import Course
@@ -160,15 +168,21 @@ def batch(
         from st3.batch.ray_engine import check_ray
 
         check_ray()
+    if engine is Engine.vllm:
+        from st3.serving.vllm.batching import check_vllm, overrides_of
+
+        check_vllm()
     method = read_settings(settings, method, "st3", given)
     config = configs.load_config(checkpoints.find(model))
     layers = config.get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
+    if engine is Engine.vllm:
+        overrides_of(chosen, config)
     ranks = find_ranks(device.value)
     if ranks.rank:
         leave_talking(ranks.rank)
-    if ranks.world > 1 and (engine is Engine.ray or "-" in source):
-        what = "--engine ray" if engine is Engine.ray else "standard input"
+    if ranks.world > 1 and (engine is not Engine.local or "-" in source):
+        what = "standard input" if engine is Engine.local else f"--engine {engine}"
         raise UsageError(f"{what} does not go with torchrun: start one process")
     note_hub(model)
     if clash := sources.shared(source, written(output)):
@@ -211,6 +225,12 @@ def batch(
             rows, load, chosen, options, course, address=ray_address, actors=ray_actors
         )
 
+    def in_vllm(rows: Sequence[Row]) -> Generator[list[Result], None, None]:
+        from st3.serving.vllm.batching import vllm_batches
+
+        yield from vllm_batches(rows, model, dtype.value, chosen, options, course)
+
+    answering = {Engine.local: local, Engine.ray: on_ray, Engine.vllm: in_vllm}
     try:
         with batch_bar("" if ranks.world == 1 else f"process 1 of {ranks.world}") as bar:
 
@@ -228,7 +248,7 @@ def batch(
                 bar(len(results), rate, course.shares())
 
             run = answer_file(
-                asked, output, decides, local if engine is Engine.local else on_ray, ranks,
+                asked, output, decides, answering[engine], ranks,
                 again=force, retry=retry_errors, on_begin=begin, on_results=note,
             )  # fmt: skip
     except ResultsError as error:
@@ -243,6 +263,13 @@ def batch(
         raise typer.Exit(INTERRUPTED)
     if run.errors == run.rows:
         raise ValueError(f'every row has an error: see "error" in {output}')
+
+
+def _check_for_vllm(**given: Any) -> None:
+    """What vLLM has options of its own for, or none at all."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--engine vllm: leave --{name.replace('_', '-')} out")
 
 
 def _workers(world: int) -> int:

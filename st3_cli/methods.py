@@ -60,7 +60,7 @@ def methods(
     config = None if model is None else _config(model)
     if name is not None and len(split(name)) > 1:
         one = _composed(name, config)
-        print_json(one) if json else _explain(one, name)
+        print_json(one) if json else _explain(one, one["name"])
         return
     if name is not None:
         try:

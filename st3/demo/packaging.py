@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     GenerationConfig,
@@ -18,6 +20,7 @@ from st3.demo.language import SPECIAL, vocabulary
 from st3.demo.scenes import PATCH_SIZE, PICTURE_SIZE
 
 PACKAGE = Path(__file__).parent / "model"
+_TOWER = re.compile(r"^vision_tower\.(?!vision_model\.)")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -75,6 +78,17 @@ def build_processor() -> LlavaProcessor:
     )
 
 
+def use_hub_names(path: Path) -> None:
+    """Name a checkpoint's tensors as LLaVA's on the Hub are named.
+
+    transformers from 5.13 on saves the tower without the level `vision_model`, and reads either;
+    other engines read the Hub's names alone.
+    """
+    tensors = load_file(path)
+    named = {_TOWER.sub("vision_tower.vision_model.", name): x for name, x in tensors.items()}
+    save_file(named, path, metadata={"format": "pt"})
+
+
 def save(model: Any, folder: Path) -> None:
     """Write weights (bf16 safetensors), configuration and processor into `folder`."""
     ids = vocabulary()
@@ -89,4 +103,5 @@ def save(model: Any, folder: Path) -> None:
     )
     model.config.text_config._attn_implementation = "sdpa"
     model.save_pretrained(folder)
+    use_hub_names(folder / "model.safetensors")
     build_processor().save_pretrained(folder)

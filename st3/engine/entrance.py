@@ -8,7 +8,6 @@ the device alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from st3.engine.pools import Table
 from st3.engine.prompt import Prompt
 from st3.methods.base import Selector
 from st3.methods.budget import Budget
+from st3.methods.cells import square
 from st3.methods.clips import Clip, in_pools
 from st3.methods.selecting import Chosen, Merge
 from st3.methods.view import Tower, View, fixed
@@ -187,7 +187,7 @@ class Entrance:
         if len(found) != len(self.sizes):
             found = (None,) * len(self.sizes)
         return tuple(
-            grid if grid is not None and grid[0] * grid[1] == size else _square(size)
+            grid if grid is not None and grid[0] * grid[1] == size else square(size)
             for grid, size in zip(found, self.sizes, strict=True)
         )
 
@@ -211,11 +211,6 @@ def complain(selector: str) -> ValueError:
         f"the selector {selector!r} chose a token twice, one that is none, or by numbers that are "
         "none (NaN); or it merges such"
     )
-
-
-def _square(size: int) -> tuple[int, int] | None:
-    side = isqrt(size)
-    return (side, side) if side * side == size else None
 
 
 def _standing(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isqrt
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ def divided(high: int, wide: int, count: int) -> Cells:
     return Cells(centre, cell)
 
 
+def square(size: int) -> tuple[int, int] | None:
+    """Lines and columns of so many tokens, if they can be a square."""
+    side = isqrt(size)
+    return (side, side) if side * side == size else None
+
+
 def _parts(length: int, parts: int) -> list[int]:
     """Of so many numbers in a row, which part each is in."""
     return [n * parts // length for n in range(length)]
@@ -49,10 +56,11 @@ def _middles(part: list[int]) -> list[int]:
 def filled(size: int, cells: Cells, count: int) -> tuple[int, ...]:
     """`count` tokens: the centres, and behind them others, both so that any prefix is spread."""
     taken = {*cells.centre}
-    centres = [cells.centre[n] for n in sorted(range(len(cells.centre)), key=_spread)]
-    others = sorted((n for n in range(size) if n not in taken), key=_spread)
+    centres = [cells.centre[n] for n in sorted(range(len(cells.centre)), key=spread)]
+    others = sorted((n for n in range(size) if n not in taken), key=spread)
     return (*centres, *others)[:count]
 
 
-def _spread(number: int) -> float:
+def spread(number: int) -> float:
+    """Where a number lies in an order whose every prefix is spread evenly: in 0..1."""
     return number * 0.618034 % 1

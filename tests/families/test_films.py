@@ -125,7 +125,7 @@ def test_a_video_is_chosen_from_and_the_rest_is_the_oracle(
                 torch.testing.assert_close(got, theirs, atol=1e-5, rtol=1e-5)
     said = Hidden(
         record.plan.schedule, record.plan.groups, visual, parts.lenders, entered=entered,
-        embeddings=merged,
+        embeddings=merged, features=record.turns[0].features,
     )  # fmt: skip
     answer = ours.sequences[:, inputs["input_ids"].shape[1] :]
     with torch.no_grad():

@@ -87,7 +87,7 @@ def test_means_over_patches_are_those_that_pixels_carry(name: str) -> None:
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
 def test_attention_that_is_received(first_only: bool, kind: str, monkeypatch: Any) -> None:
     """A few rows at a time, of two crops, the second of which has patches that are none."""
-    monkeypatch.setattr("st3.methods.attention_rows._ROWS", 100)
+    monkeypatch.setattr("st3.methods.attention_rows.ROWS", 100)
     torch.manual_seed(0)
     query, key = torch.randn(2, 4, 11, 8), torch.randn(2, 2, 11, 8)
     seen = torch.ones(2, 1, 11, 11, dtype=torch.bool)

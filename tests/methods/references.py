@@ -190,3 +190,9 @@ def evs(V: torch.Tensor, frame: list[int], count: int) -> list[int]:
         else:
             change.append(255.0)
     return best(change, count)
+
+
+def lots(seed: int, n: int) -> list[float]:
+    """Smaller is earlier: numbers drawn on the CPU, one a token, as scores."""
+    drawn = torch.rand(n, generator=torch.Generator().manual_seed(seed))
+    return [-float(x) for x in drawn]

@@ -131,6 +131,9 @@ def reference(method: Any, view: View, tower: Any, pool: int) -> list[int] | set
             method.alpha, count,
         ),
         "evs": lambda: references.evs(V, view.frame[pool, :size].tolist(), count),
+        "norm": lambda: references.best(V.double().norm(dim=1).tolist(), count),
+        "random-before": lambda: references.best(references.lots(0, size), count),
+        "uniform-before": lambda: {n * size // count for n in range(count)},
     }  # fmt: skip
     found: list[int] | set[int] = made[method.name]()
     return found
@@ -143,6 +146,7 @@ SPECS = [
     "vispruner:keep=7,important=0.75", "vispruner:keep=50%,important=0",
     "vispruner:keep=3,important=1", "hiprune:keep=75%,alpha=1",
     "hiprune:keep=8,alpha=0.6", "hiprune:keep=3", "hired:keep=40%", "evs:keep=60%",
+    "norm:keep=5", "random-before:keep=40%", "uniform-before:keep=5", "uniform-before:keep=60%",
 ]  # fmt: skip
 
 

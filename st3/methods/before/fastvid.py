@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from st3.methods.by_clip import Cut, each_clip, order_of, rank
-from st3.methods.clusters import density_peaks, distances, segments
 from st3.methods.selecting import Chosen, Merge, Selecting
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ class FastVID(Selecting):
 
     def _cut(self, tokens: torch.Tensor, attention: torch.Tensor, count: int) -> Cut:
         import torch
+
+        from st3.methods.clusters import density_peaks, distances, segments
 
         frames, size, _ = tokens.shape
         context = int(count // frames * self.density + 1e-9)

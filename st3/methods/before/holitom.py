@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from st3.methods.by_clip import Cut, each_clip, order_of, rank
-from st3.methods.clusters import apportioned, density_peaks, distances, still_windows
 from st3.methods.selecting import Chosen, Merge, Selecting
 
 if TYPE_CHECKING:
@@ -71,6 +70,8 @@ class HoliTom(Selecting):
     def _cut(self, tokens: torch.Tensor, attention: torch.Tensor, count: int) -> Cut:
         import torch
         from torch.nn.functional import normalize
+
+        from st3.methods.clusters import apportioned, density_peaks, distances, still_windows
 
         frames, size, width = tokens.shape
         units, standing = normalize(tokens, dim=-1), rank(attention.flatten()).view(frames, size)

@@ -1,0 +1,204 @@
+"""What trimming brings in vLLM, on the packaged demo: `python -m st3.serving.vllm.measure`.
+
+    python -m st3.serving.vllm.measure accuracy --output accuracy.json
+    python -m st3.serving.vllm.measure speed --output speed.json
+    python -m st3.serving.vllm.measure endurance
+
+Each starts servers of its own. `accuracy` asks questions whose answers are known, `speed` pictures
+that differ, by 1, 8 and 32 callers at a time, first with cold caches and then again with hot ones;
+`endurance` 1,000 requests, some broken and some whose callers hang up, and looks at memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from st3.demo.held_out import held_out
+from st3.demo.packaging import PACKAGE
+from st3.files import write_text
+from st3.machine import describe_machine
+from st3.proportion import interval
+from st3.serving.load import Ask, data_url, question, run
+from st3.serving.vllm.server import NAME, Server, served
+
+CONCURRENCY = (1, 8, 32)
+PATIENT = 0.05  # seconds after which a caller hangs up who is of those that do
+
+
+class What(StrEnum):
+    """Which measurement."""
+
+    accuracy = "accuracy"
+    speed = "speed"
+    endurance = "endurance"
+
+
+def questions(scenes: int, seed: int = 0) -> list[tuple[Ask, str]]:
+    """Of every task one about each of so many held-out scenes, and the right answers."""
+    found = []
+    for one in held_out(scenes, seed):
+        body = question(NAME, one.question.prompt, [data_url(one.picture)])
+        found.append((Ask(body), one.question.answer))
+    return found
+
+
+def accuracy(server: Server, scenes: int = 10) -> dict[str, Any]:
+    """How many of 12 questions about each scene are answered to the letter, and the tokens."""
+    asked = questions(scenes)
+    load = run(server.url, [ask for ask, _ in asked], concurrency=16)
+    right = sum(
+        answer.text.strip() == known for answer, (_, known) in zip(load.answers, asked, strict=True)
+    )
+    low, high = interval(right, len(asked))
+    tokens = sorted({answer.prompt_tokens or 0 for answer in load.answers})
+    return {
+        "asked": len(asked), "right": right, "low": low, "high": high,
+        "lost": sum(answer.status != 200 for answer in load.answers),
+        "errors": sorted({answer.error[:200] for answer in load.answers if answer.error}),
+        "prompt_tokens": [tokens[0], tokens[-1]],
+    }  # fmt: skip
+
+
+def speed(server: Server, requests: int, longest: int = 24) -> Iterator[dict[str, Any]]:
+    """A row for each number of callers: every request its own picture, then the same again."""
+    for callers in CONCURRENCY:
+        some = list(held_out(requests, callers, ("describe",)))
+        asks = [
+            Ask(question(NAME, one.question.prompt, [data_url(one.picture)], longest))
+            for one in some
+        ]
+        run(server.url, asks[:callers], callers)  # warms up
+        server.forget()
+        for cache in ("cold", "hot"):
+            yield {"cache": cache} | run(server.url, asks, callers).figures()
+
+
+def mixed(requests: int, broken: float = 0.02, leaving: float = 0.05) -> list[Ask]:
+    """Requests of which some are broken and some callers hang up, spread evenly."""
+    good = [ask for ask, _ in questions(40)]
+    made = []
+    every, away = round(1 / broken), round(1 / leaving)
+    for number in range(requests):
+        body = good[number % len(good)].body
+        if number % every == 7 % every:
+            made.append(Ask(_spoilt(body, number // every), broken=True))
+        elif number % away == 3 % away:
+            made.append(Ask(body, hang_up=PATIENT * (1 + number % 5)))
+        else:
+            made.append(Ask(body))
+    return made
+
+
+def _spoilt(body: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A request that cannot be answered: no picture, half of one, none there, or no messages."""
+    text = {"type": "text", "text": "What is this?"}
+    whole = body["messages"][0]["content"][0]["image_url"]["url"]
+    urls = ("data:image/png;base64,aGVsbG8=", whole[:200], "data:image/png;base64,", "no://where")
+    if number % 5 == 4:
+        return {**body, "messages": "none"}
+    shown = {"type": "image_url", "image_url": {"url": urls[number % 5]}}
+    return {**body, "messages": [{"role": "user", "content": [shown, text]}]}
+
+
+def endurance(server: Server, requests: int = 1000, concurrency: int = 32) -> dict[str, Any]:
+    """Nothing may be lost, and memory may not grow.
+
+    Memory after each fifth of the requests is that of all processes; the first fifth fills
+    caches.
+    """
+    asks = mixed(requests)
+    fifth = len(asks) // 5
+    memory, answers = [server.memory()], []
+    for begin in range(0, len(asks), fifth):
+        answers += run(server.url, asks[begin : begin + fifth], concurrency).answers
+        memory.append(server.memory())
+    pairs = [*zip(asks, answers, strict=True)]
+    staying = [answer for ask, answer in pairs if not ask.broken and ask.hang_up is None]
+    refused = [answer for ask, answer in pairs if ask.broken]
+    return {
+        "requests": len(asks),
+        "answered": sum(answer.status == 200 and bool(answer.text) for answer in staying),
+        "of": len(staying),
+        "hung_up": sum(answer.error == "hung up" for _, answer in pairs),
+        "refused": sum(400 <= answer.status < 500 for answer in refused),
+        "broken": len(refused),
+        "statuses_of_broken": sorted({answer.status for answer in refused}),
+        "alive": server.alive,
+        "answers_again": run(server.url, asks[:1], 1).answers[0].status == 200,
+        "memory_bytes": memory,
+    }
+
+
+def _settings(keep: float, method: str, positions: str) -> dict[str, Any] | None:
+    if keep == 1:
+        return None
+    return {"keep": keep, "method": method, "positions": positions}
+
+
+def main(
+    what: Annotated[What, typer.Argument(help="Which measurement.")],
+    keeps: Annotated[str, typer.Option(help="Shares of a picture's tokens; 1 is untrimmed.")] = (
+        "1,0.5,0.25"
+    ),
+    methods: Annotated[str, typer.Option(help="A list; see docs/serving.md.")] = "divprune",
+    positions: Annotated[str, typer.Option(help="A list.")] = "original,compact",
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="[of speed 128, of endurance 1000]")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Of accuracy: 12 questions each.")] = 10,
+    model: Annotated[str, typer.Option(help="A folder or Hub id. [the packaged demo]")] = "",
+    eager: Annotated[bool, typer.Option(help="Nothing compiled by vLLM.")] = True,
+    output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Save it.")] = None,
+) -> None:
+    """Start servers, ask them, and print one JSON document; rows are printed as they come."""
+    import vllm
+
+    rows: list[dict[str, Any]] = []
+    more = ["--dtype", "bfloat16", "--max-model-len", "2048"] + ["--enforce-eager"] * eager
+    for settings in _grid(keeps, methods, positions, what):
+        row: dict[str, Any] = settings or {"keep": 1}
+        with served(model or str(PACKAGE), settings, more) as server:
+            if what is What.accuracy:
+                found = [accuracy(server, scenes)]
+            elif what is What.speed:
+                found = list(speed(server, requests or 128))
+            else:
+                found = [endurance(server, requests or 1000)]
+        rows += [row | one for one in found]
+        for one in found:
+            print(json.dumps(row | one), file=sys.stderr, flush=True)
+    document = {
+        what.value: rows,
+        "settings": {"vllm": vllm.__version__, "eager": eager, "model": model or "demo"},
+        "machine": describe_machine(None, None),
+    }
+    text = json.dumps(document, indent=2) + "\n"
+    if output is not None:
+        write_text(output, text)
+    sys.stdout.write(text)
+
+
+def _grid(keeps: str, methods: str, positions: str, what: What) -> Iterator[dict[str, Any] | None]:
+    """Settings in turn, each once."""
+    chosen: Sequence[str] = positions.split(",")
+    if what is not What.accuracy:
+        chosen = chosen[:1]
+    before: list[Any] = []
+    for keep in keeps.split(","):
+        for method in methods.split(","):
+            for where in chosen:
+                settings = _settings(float(keep), method, where)
+                if settings not in before:
+                    before.append(settings)
+                    yield settings
+
+
+if __name__ == "__main__":
+    typer.run(main)
