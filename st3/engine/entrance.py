@@ -183,12 +183,14 @@ class Entrance:
         return (~merge.weight.isfinite() | ((merge.weight != 0) & (off[0] | off[1]))).any()
 
     def _grids(self) -> tuple[tuple[int, int] | None, ...]:
-        found = () if self.grids is None else self.grids()
-        if len(found) != len(self.sizes):
-            found = (None,) * len(self.sizes)
+        if self.grids is None:  # a family that has none: one picture may still be a square
+            return tuple(
+                square(size) if len(pool) == 1 else None
+                for pool, size in zip(self.pools, self.sizes, strict=True)
+            )
         return tuple(
-            grid if grid is not None and grid[0] * grid[1] == size else square(size)
-            for grid, size in zip(found, self.sizes, strict=True)
+            grid if grid is not None and grid[0] * grid[1] == size else None
+            for grid, size in zip(self.grids(), self.sizes, strict=True)
         )
 
     def _films(self) -> tuple[tuple[Clip, ...], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -127,7 +127,22 @@ def look_at_tower(
     if entrance is None or not sights:
         return
     entrance.tower = partial(PooledTower, sights, masks, prefill.record.notes)
-    if len(sights) == 1:
-        (sight,) = sights.values()
-        if len(sight.grids) == len(entrance.sizes):
-            entrance.grids = lambda: tuple(sight.grids)
+    told = [sight.grids for sight in sights.values() if sight.grids]
+    if told:
+        entrance.grids = lambda: _by_pool(told, [len(pool) for pool in entrance.pools])
+
+
+def _by_pool(
+    told: Sequence[Sequence[tuple[int, int]]], pieces: Sequence[int]
+) -> tuple[tuple[int, int] | None, ...]:
+    """The grid of each pool that is one picture; None where several lie in it, or none is known.
+
+    Args:
+        told: by kind, the grids of what was seen.
+        pieces: of how many pictures each pool is.
+    """
+    if len(told) > 1 or len(told[0]) != sum(pieces):
+        return (None,) * len(pieces)  # whose is whose is not known
+    rest = iter(told[0])
+    grids = [[next(rest) for _ in range(many)] for many in pieces]
+    return tuple(found[0] if len(found) == 1 else None for found in grids)

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.nn.functional import threshold
+
+from st3.methods.scorers import golden_spread
 
 _NOTHING = float("-inf")
 _BEYOND = 4.0  # further than any two directions
 _EXHAUSTED = 1e-6
-"""Of the largest kernel entry: what is left of a determinant below it is rounding."""
+"""Of what a token has alone: what is left of a determinant below it is rounding."""
+_WORTHLESS = -1e30  # in place of the logarithm of nothing; what is exhausted comes behind
 
 
 def ranked(score: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
@@ -94,46 +98,52 @@ def farthest_first(similar: torch.Tensor, valid: torch.Tensor, count: int) -> to
 
 
 def greedy_map(
-    similar: torch.Tensor, quality: torch.Tensor, valid: torch.Tensor, count: int
+    similar: torch.Tensor, log_quality: torch.Tensor, valid: torch.Tensor, count: int
 ) -> torch.Tensor:
     """Greedy MAP of a determinantal point process with kernel diag(q) S diag(q).
 
     Each next one makes the determinant of the chosen part of the kernel largest. By Chen et al.,
     *Fast Greedy MAP Inference for Determinantal Point Process*, NeurIPS 2018: a Cholesky factor
-    grows by a row with each pick. Where the kernel's rank is used up, what is left follows in
-    prompt order.
+    grows by a row with each pick. The factor is that of S alone, since what is left of a
+    determinant is q squared times what is left of S's (ours: no q spoils its rounding, however
+    large). Where the rank is used up, what is left follows spread over the prompt.
 
     Args:
-        similar: float32 [G, n, n], positive semidefinite.
-        quality: float32 [G, n], not negative. `valid`: bool [G, n].
+        similar: float32 [G, n, n], positive semidefinite, 1 on the diagonal.
+        log_quality: float32 [G, n], the logarithm of q; of 0 it is minus infinity.
+        valid: bool [G, n].
         count: how many.
 
     Returns:
         int64 [G, count], as chosen.
     """
     count = min(count, valid.shape[1])
-    kernel = quality[:, :, None] * similar * quality[:, None]
-    gain = kernel.diagonal(dim1=1, dim2=2).clone()
-    floor = _EXHAUSTED * gain.masked_fill(~valid, 0).amax(1, keepdim=True)
+    twice = (2 * log_quality).clamp_min(_WORTHLESS)
+    left = similar.diagonal(dim1=1, dim2=2).clone()
     # Rows of Cholesky's factor, each times the root of its pivot, and these pivots.
-    rows = gain.new_zeros(len(gain), count, gain.shape[1])
-    pivots = gain.new_empty(len(gain), count)
+    rows = left.new_zeros(len(left), count, left.shape[1])
+    pivots = left.new_empty(len(left), count)
+    told = twice + left
+
+    def gains() -> torch.Tensor:
+        return twice + threshold(left, _EXHAUSTED, 0).log_()
 
     def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         pivot = pivots[:, number : number + 1]
-        torch.maximum(gain.gather(1, best), floor, out=pivot)
-        row = _row(kernel, best)
+        # What follows the rank is rounding, which would grow from row to row: it takes no part.
+        pivot.copy_(threshold(left.gather(1, best), _EXHAUSTED, float("inf")))
+        row = _row(similar, best)
         if number:
             known = rows[:, :number]
             at = _column(known, best) / pivots[:, :number]
             with torch.autocast(row.device.type, enabled=False):
                 row = torch.baddbmm(row[:, None], at[:, None], known, alpha=-1)[:, 0]
         rows[:, number] = row
-        return gain.addcdiv_(row.square(), pivot, value=-1)
+        left.addcdiv_(row.square(), pivot, value=-1)
+        return gains()
 
-    first = gain.clone()
-    picks = _greedy(gain, valid, count, update)
-    return _in_prompt_order(picks, pivots > floor, _sound(picks, first, valid), valid)
+    picks = _greedy(gains(), valid, count, update)
+    return _then_spread(picks, pivots.isfinite(), _sound(picks, told + left, valid), valid)
 
 
 def _column(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
@@ -141,14 +151,14 @@ def _column(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     return matrix.gather(2, best[:, None].expand(-1, matrix.shape[1], 1))[..., 0]
 
 
-def _in_prompt_order(
+def _then_spread(
     picks: torch.Tensor, sure: torch.Tensor, told: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
-    """The picks up to the first that is not `sure` [G, count], and then what is left, in order."""
+    """The picks up to the first that is not `sure` [G, count], and then what is left, spread."""
     sure = sure.long().cummin(1).values.bool()
     count, size = picks.shape[1], valid.shape[1]
     place = torch.arange(size, device=picks.device)
-    key = (-1.0 - place).expand(valid.shape).masked_fill(~valid, _NOTHING)
+    key = (golden_spread(place) - 2).expand(valid.shape).masked_fill(~valid, _NOTHING)
     behind = torch.arange(count, 0, -1, device=picks.device, dtype=key.dtype).expand(picks.shape)
     safe = picks.clamp_min(0)
     # Behind the end of a small pool stands a token of it once more: its first place counts.

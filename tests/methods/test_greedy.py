@@ -26,6 +26,7 @@ from st3.methods.greedy import (
     ranked,
     similarities,
 )
+from st3.methods.scorers import golden_spread
 from st3.methods.view import units
 
 SIZES = [1, 2, 7, 12]
@@ -47,6 +48,36 @@ def pooled(*sets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for row, one in enumerate(sets):
         padded[row, : len(one)], valid[row, : len(one)] = one, True
     return similarities(units(padded, valid)), valid
+
+
+@pytest.mark.parametrize("steep", [1.0, 10.0, 50.0, 400.0])
+def test_map_whatever_the_qualities(steep: float) -> None:
+    """exp(steep x) is beyond float32; gains in double, one by one, say what is right."""
+    n = 24
+    V = tokens(n, d=16, seed=3)
+    x = torch.rand(n, generator=torch.Generator().manual_seed(3))
+    S = torch.tensor(cosines(V), dtype=torch.float64)
+    want: list[int] = []
+    while len(want) < 10:
+        gains = {}
+        for j in {*range(n)} - {*want}:
+            left = S[j, j]
+            if want:
+                own = S[want][:, want]
+                left = left - S[j, want] @ torch.linalg.solve(own, S[want, j])
+            gains[j] = 2 * steep * float(x[j]) + math.log(max(float(left), 1e-300))
+        want.append(max(gains, key=lambda j: gains[j]))
+    similar, valid = pooled(V)
+    assert greedy_map(similar, (steep * x)[None], valid, 10)[0].tolist() == want
+
+
+def test_map_of_all_tokens_of_a_wide_pool() -> None:
+    """Far beyond the rank, and with a quality of nothing: every token once."""
+    V = tokens(300, d=16, seed=1)
+    quality = torch.rand(300, generator=torch.Generator().manual_seed(1))
+    quality[quality.argmin()] = 0
+    chosen = greedy_map(*_with(quality, pooled(V)), 300)[0].tolist()
+    assert sorted(chosen) == list(range(300))
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -87,17 +118,18 @@ def test_map_by_determinants(n: int, seed: int) -> None:
 def _with(
     quality: torch.Tensor, pool: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return pool[0], quality[None], pool[1]
+    return pool[0], quality.log()[None], pool[1]
 
 
 def test_map_goes_on_where_the_rank_is_used_up() -> None:
-    """Three dimensions: after three, prompt order, and no NaN."""
+    """Three dimensions: after three, spread over the prompt, and no NaN."""
     V = tokens(12, d=3)
     alike = torch.ones(12)
     chosen = greedy_map(*_with(alike, pooled(V)), 12)[0].tolist()
     S = cosines(V)
     assert determinant(S, chosen[:3]) > 1e-4
-    assert chosen[3:] == sorted(chosen[3:])
+    spread = golden_spread(torch.arange(12)).argsort(descending=True).tolist()
+    assert chosen[3:] == [n for n in spread if n not in chosen[:3]]
     assert sorted(chosen) == list(range(12))
 
 
@@ -143,7 +175,7 @@ def test_pools_do_not_meet_and_budgets_nest(which: str) -> None:
         if which == "farthest":
             return farthest_first(similar, valid, count)
         if which == "map":
-            return greedy_map(similar, weight, valid, count)
+            return greedy_map(similar, weight.log(), valid, count)
         if which == "facility":
             return facility(similar, weight, valid, count)
         return marginal_relevance(similar, weight, valid, count, 0.5)
@@ -161,7 +193,7 @@ def test_a_pool_smaller_than_the_count_keeps_its_order() -> None:
     """What is picked behind its end changes nothing."""
     sets = [tokens(n, d=16, seed=n) for n in (12, 2, 3)]
     similar, valid = pooled(*sets)
-    quality = torch.tensor([1.0, 2.0]).repeat(3, 6)
+    quality = torch.tensor([1.0, 2.0]).log().repeat(3, 6)
     for row, size in ((1, 2), (2, 3)):
         alone = greedy_map(similar[row : row + 1], quality[:1], valid[row : row + 1], size)
         together = greedy_map(similar, quality, valid, 7)
@@ -182,5 +214,5 @@ def test_numbers_that_are_none_are_told(bad: float) -> None:
     V[3, 0] = bad
     similar, valid = pooled(V)
     assert farthest_first(similar, valid, 3).tolist() == [[-1] * 3]
-    assert greedy_map(similar, torch.ones(1, 6), valid, 3).tolist() == [[-1] * 3]
+    assert greedy_map(similar, torch.zeros(1, 6), valid, 3).tolist() == [[-1] * 3]
     assert ranked(similar[:, 3], valid, 3).tolist() == [[-1] * 3]

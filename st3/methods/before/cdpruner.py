@@ -34,7 +34,8 @@ class CDPruner(Selecting):
         "without their 1e-6, so that the least relevant token comes last; theta is 0.5 by default, "
         "as in an engine's port, where theirs is 1; tiles of a picture are one choice with one "
         "budget, theirs one each, and marks at the ends of lines are in it and count: their code "
-        "packs tiles without"
+        "packs tiles without; where the kernel's rank is used up, what is left follows spread over "
+        "the picture, not NaN; of a video the frames are one choice, theirs choose frame by frame"
     )
     published: ClassVar[Mapping[str, str]] = {
         "128": "keep=128,theta=1,positions=compact",
@@ -65,8 +66,10 @@ class CDPruner(Selecting):
             cosine = (units @ question[..., None])[..., 0]
         relevance = spread_to_one(cosine, view.valid)
         if self.theta < 1:
-            relevance = (self.theta / (2 * (1 - self.theta)) * relevance).exp()
-        return Chosen(greedy_map(similarities(units), relevance, view.valid, view.most))
+            worth = self.theta / (2 * (1 - self.theta)) * relevance
+        else:
+            worth = relevance.log()
+        return Chosen(greedy_map(similarities(units), worth, view.valid, view.most))
 
 
 METHOD = CDPruner

@@ -23,8 +23,8 @@ class DPP(Selecting):
     source: ClassVar[str] = "CDPruner without a question, arXiv 2506.10967"
     needs: ClassVar[tuple[str, ...]] = ("features",)
     differs: ClassVar[str] = (
-        "where the kernel's rank is used up, prompt order goes on, not NaN; marks at the ends of "
-        "lines are in the choice and count in the budget"
+        "where the kernel's rank is used up, what is left follows spread over the picture, not "
+        "NaN; marks at the ends of lines are in the choice and count in the budget"
     )
     published: ClassVar[Mapping[str, str]] = {
         "128": "keep=128,positions=compact",
@@ -42,7 +42,7 @@ class DPP(Selecting):
 
         from st3.methods.greedy import greedy_map, similarities
 
-        alike = torch.ones(view.valid.shape, device=view.valid.device)
+        alike = torch.zeros(view.valid.shape, device=view.valid.device)
         return Chosen(greedy_map(similarities(view.units()), alike, view.valid, view.most))
 
 
