@@ -88,6 +88,11 @@ class Selecting(Method):
         if not self.scorer:
             object.__setattr__(self, "scorer", self.name)
         super().__post_init__()
+        if not self.decides and hasattr(self._other(), "choose"):
+            raise ValueError(
+                f"{self.name}: tokens enter and leave in its own order, so scorer={self.scorer} "
+                "would decide nothing: leave it out, or give one of attention, such as last-token"
+            )
         self.budget()
         if self.positions not in POSITIONS:
             raise ValueError(
