@@ -35,6 +35,7 @@ class Entrance:
         sizes, counts: of each pool, how many tokens it has and how many of them enter; at most so
             many, until an adaptive choice has been made.
         doubt: bool [], on the device, whether the choice cannot be; see `complain`.
+        perhaps: see `View`.
     """
 
     def __init__(self, selector: Selector, budget: Budget, prompt: Prompt) -> None:
@@ -47,6 +48,7 @@ class Entrance:
         self.sizes = tuple(size for row in self.rows for size in row)
         self.counts = tuple(budget.of_pool(pool) for pool in self.pools)
         self.doubt = torch.zeros(())
+        self.perhaps: list[tuple[torch.Tensor, str]] = []
         self.tower: Callable[[Entrance], Tower] | None = None
         self.grids: Callable[[], tuple[tuple[int, int] | None, ...]] | None = None
         self.films: Callable[[], list[list[Clip]]] | None = None
@@ -95,6 +97,7 @@ class Entrance:
             grids=self._grids,
             look=self._look,
             notes=notes,
+            perhaps=self.perhaps,
             films=None if self.films is None else self._films,
             pools=self.pools,
         )
