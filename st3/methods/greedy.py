@@ -17,7 +17,7 @@ from st3.methods.scorers import golden_spread
 _NOTHING = float("-inf")
 _WORTHLESS = -1e30  # the logarithm of a quality of 0, kept finite: it comes after all others
 _BEYOND = 4.0  # further than any two directions
-_EXHAUSTED = 4e-6
+_EXHAUSTED = 2e-6
 """Of a token's own similarity to itself: what a choice leaves of it below this is rounding."""
 SPREAD = "behind what the determinants can tell apart, tokens spread evenly follow"
 """For the report, where `greedy_map` ran out of rank."""
@@ -141,8 +141,8 @@ def greedy_map(
             at = _column(known, best)[:, None]
             with torch.autocast(row.device.type, enabled=False):
                 row = torch.baddbmm(row[:, None], at, known, alpha=-1)[:, 0]
-        row = row * threshold(pivot, _EXHAUSTED, math.inf).rsqrt()  # 0 where it is rounding
-        rows[:, number] = row
+        sure = threshold(pivot, _EXHAUSTED, math.inf).rsqrt()  # 0 where it is rounding
+        row = torch.mul(row, sure, out=rows[:, number])
         left.addcmul_(row, row, value=-1)
         return gains()
 
