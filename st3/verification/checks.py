@@ -149,6 +149,10 @@ class Verifier:
         entered = None
         if plan.selector is not None:  # whose choice the oracle takes as it is
             entered = [numbers[n] for n in session.record.turns[0].entered(0)]
+        gone = None
+        if entered is not None and getattr(method, "positions", "original") == "compact":
+            gone = visual.clone()
+            gone[0, entered] = False
         # A score that the oracles do not know is taken as it is, too.
         told = method.scorer not in SCORERS and plan.selector is None
         choice = Choice(
@@ -169,10 +173,12 @@ class Verifier:
                     choice,
                     entered,
                     session.record.turns[0].merged,
+                    gone,
                 )
             else:
                 said = Hidden(plan.schedule, plan.groups, visual, parts.lenders, choice)
                 said.entered = None if entered is None else [entered]
+                said.uncounted = gone
                 said.embeddings = session.record.turns[0].merged
                 said.features = session.record.turns[0].features
                 want = masked_logits(self.model, parts.decoder, inputs, answer, said)
