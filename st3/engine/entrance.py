@@ -8,11 +8,12 @@ the device alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt
+from functools import partial
 from typing import Any
 
 import torch
 
+from st3.engine.lines import Lines, grids_of_pools, lines_of
 from st3.engine.merging import Merging
 from st3.engine.pools import Table
 from st3.engine.prompt import Prompt
@@ -50,7 +51,7 @@ class Entrance:
         self.doubt = torch.zeros(())
         self.perhaps: list[tuple[torch.Tensor, str]] = []
         self.tower: Callable[[Entrance], Tower] | None = None
-        self.grids: Callable[[], tuple[tuple[int, int] | None, ...]] | None = None
+        self.lines: Callable[[], tuple[Lines, ...]] = partial(lines_of, prompt, {}, {})
         self.films: Callable[[], list[list[Clip]]] | None = None
         self._chosen: Chosen | None = None
         self._place = torch.empty(0)
@@ -186,13 +187,8 @@ class Entrance:
         return (~merge.weight.isfinite() | ((merge.weight != 0) & (off[0] | off[1]))).any()
 
     def _grids(self) -> tuple[tuple[int, int] | None, ...]:
-        found = () if self.grids is None else self.grids()
-        if len(found) != len(self.sizes):
-            found = (None,) * len(self.sizes)
-        return tuple(
-            grid if grid is not None and grid[0] * grid[1] == size else _square(size)
-            for grid, size in zip(found, self.sizes, strict=True)
-        )
+        pairs = zip(self.rows, self.lines(), strict=True)
+        return tuple(grid for sizes, lines in pairs for grid in grids_of_pools(sizes, lines))
 
     def _films(self) -> tuple[tuple[Clip, ...], ...]:
         assert self.films is not None
@@ -214,11 +210,6 @@ def complain(selector: str) -> ValueError:
         f"the selector {selector!r} chose a token twice, one that is none, or by numbers that are "
         "none (NaN); or it merges such"
     )
-
-
-def _square(size: int) -> tuple[int, int] | None:
-    side = isqrt(size)
-    return (side, side) if side * side == size else None
 
 
 def _standing(

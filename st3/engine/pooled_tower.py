@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from st3.engine.entrance import Entrance
+from st3.engine.lines import lines_of
 from st3.engine.prefill import Prefill
 from st3.engine.sight import Sight
 
@@ -127,7 +128,4 @@ def look_at_tower(
     if entrance is None or not sights:
         return
     entrance.tower = partial(PooledTower, sights, masks, prefill.record.notes)
-    if len(sights) == 1:
-        (sight,) = sights.values()
-        if len(sight.grids) == len(entrance.sizes):
-            entrance.grids = lambda: tuple(sight.grids)
+    entrance.lines = partial(lines_of, prefill.prompt, sights, masks)
