@@ -1,4 +1,4 @@
-"""How the visual tokens of a prompt stand in lines, so that a pool of any pictures is a grid or not.
+"""How the visual tokens of a prompt stand in lines: whether a pool of any pictures is a grid.
 
 What lies end to end with lines of one length is a grid of all these lines: frames of a video,
 pictures of one width. Whatever else lies in one pool is none, however square its number of tokens.

@@ -13,6 +13,7 @@ from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.parts import Parts, find_parts
 from st3.inference.decoding import decode
+from st3.inference.suits import suits
 from st3.methods import Method
 from st3.methods.base import Untrimmed
 from st3.tables import NOT_MEASURED
@@ -94,6 +95,10 @@ class Verifier:
     def _compare(self, label: str, method: Method) -> Row:
         if method.selector is not None and method.selector.spares == "pictures":
             return Row(label, NOT_MEASURED, "it goes by what moves, and the picture is a still one")
+        if method.selector is not None:
+            fits, why = suits(lambda: method, self.model.config)
+            if not fits:
+                return Row(label, NOT_MEASURED, why)
         counted = [0] * self.new
         with trim(self.model, method) as session:
             session.observer = self._counter(session, counted)

@@ -53,6 +53,19 @@ def test_which_fit_a_model(st3_: Any) -> None:
     assert "no class token" in shown
 
 
+def test_a_fit_is_that_of_what_was_asked_for(st3_: Any) -> None:
+    """`dpp:64` counts positions anew, and those of Qwen2.5-VL lie on a grid; `dpp` does not."""
+    fits = {
+        asked: json.loads(st3_("methods", asked, "--model", "qwen2.5-vl-7b", "--json").out)["fits"]
+        for asked in ("dpp", "dpp:64", "dpp:64,positions=original")
+    }
+    assert fits == {"dpp": True, "dpp:64": False, "dpp:64,positions=original": True}
+    said = json.loads(st3_("methods", "pvtp:scorer=fastervlm", "-m", "gemma3-12b", "--json").out)
+    assert "no class token" in said["instead"]
+    said = json.loads(st3_("methods", "cdpruner", "--model", "7b", "--json").out)
+    assert "text encoder" in said["instead"]
+
+
 def test_a_family_without_a_tower() -> None:
     from families.zoo import ZOO
 

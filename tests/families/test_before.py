@@ -24,6 +24,7 @@ from st3.engine.sight import Sight
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.inference.report import selection_of
+from st3.inference.suits import suits
 from st3.methods import make_method
 from st3.methods.before import selectors
 from st3.verification.compacted import compacted_logits
@@ -351,6 +352,23 @@ def test_pictures_of_one_size_are_frames_where_videos_come_so() -> None:
     assert "shows a video as pictures" in session.record.notes[0]
     with st3.trim(model, "evs"), pytest.raises(ValueError, match="nothing moves"):
         greedy(model, ZOO["llava"].inputs(model, ("tItt",)), 1)
+    both = ZOO["llava"].inputs(model, ("tItItItt", "tItt"))
+    with st3.trim(model, "evs"), pytest.raises(ValueError, match="nothing moves"):
+        greedy(model, both, 1)  # no row is answered for the company that it is in
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "glm4v", "llava", "gemma3", "llama4"])
+def test_compact_positions_are_refused_by_a_configuration_where_the_engine_does(name: str) -> None:
+    model = _model(name)
+    method = make_method("dpp:keep=3,positions=compact")
+    fits, why = suits(lambda: method, model.config)
+    said = ""
+    try:
+        with st3.trim(model, method):
+            greedy(model, ZOO[name].inputs(model, ("ttItt",)), 1)
+    except ValueError as error:
+        said = str(error)
+    assert (fits, why) == (not said, said)
 
 
 @pytest.mark.parametrize("method", ["fastervlm", "vispruner", "hiprune", "hired"])
