@@ -155,7 +155,7 @@ def test_every_method_in_several_families(name: str, kind: str, method: str) -> 
     mask = inputs["attention_mask"]
     parts = find_parts(model)
     visual = visual_mask(parts.visual_ids, inputs["input_ids"]) & mask.bool()
-    if method == "evs" and name == "llava_next":  # two pictures of different sizes
+    if method == "evs" and name != "qwen2_5_vl":  # a row of no two pictures of one size
         with st3.trim(model, method), pytest.raises(ValueError, match="nothing moves in a still"):
             greedy(model, inputs, 1)
         return
