@@ -232,7 +232,7 @@ def _explain(one: dict[str, Any], title: str) -> None:
     ]
     if "fits" in one:
         rows.append(("fits", _fit(one)))
-    text = " ".join(one["text"].split("Attributes:")[0].split())
+    text = " ".join(one["text"].split("Attributes:")[0].split()).replace("*", "")
     print_table(title, ("", ""), [("what", text), *(row for row in rows if row[1])], wrap=True)
 
 

@@ -104,6 +104,11 @@ class Entrance:
         )
         with torch.no_grad():
             chosen = self.selector.choose(view)
+        if not isinstance(chosen, Chosen):
+            raise ValueError(  # noqa: TRY004
+                f"the selector {self.selector.name!r} returned a {type(chosen).__name__}: it must "
+                "return Chosen(picks)"
+            )
         picks = chosen.picks
         if self.adaptive:
             self.counts = self._counted(chosen)

@@ -55,11 +55,6 @@ class PooledTower:
                 "sequence"
             )
 
-    @property
-    def tiled(self) -> bool:
-        """See `Tower`."""
-        return any(sight.tiled for sight in self.sights.values())
-
     def attention(self, layer: str) -> torch.Tensor:
         """See `Tower`."""
         return self._asked(f"attention {layer}")

@@ -21,10 +21,6 @@ from st3.methods.clips import Clip
 class Tower(Protocol):
     """What a vision tower did with the pictures, for G pools of at most n visual tokens."""
 
-    @property
-    def tiled(self) -> bool:
-        """Whether any piece is of several crops, the whole picture first."""
-
     def attention(self, layer: str) -> torch.Tensor:
         """Float32 [G, n]: attention that the patches of a token got there, mean over heads.
 

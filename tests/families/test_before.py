@@ -428,3 +428,15 @@ def test_the_report_names_what_the_cache_holds(name: str, spec: str) -> None:
         first += size
     assert said == held
     assert told["entered"] == len(held)
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [("smolvlm", True), ("idefics3", True), ("llava", True), ("llava_next", False)],
+)
+def test_hired_says_where_no_picture_has_tiles_of_its_own(name: str, alone: bool) -> None:
+    """Each tile by itself, as where tiles are pictures to the decoder, or there are none."""
+    model = _model(name)
+    with st3.trim(model, "hired:keep=50%") as session:
+        greedy(model, ZOO[name].inputs(model, ("ttItt",)), 1)
+    assert any("as fastervlm" in note for note in session.record.notes) == alone

@@ -27,7 +27,6 @@ class FakeTower:
 
     def __init__(self, valid: torch.Tensor, crop: torch.Tensor | None = None) -> None:
         self.valid, self.crop = valid, crop
-        self.tiled = crop is not None
 
     def _drawn(self, name: str) -> torch.Tensor:
         seed = sum(map(ord, name))
