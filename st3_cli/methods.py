@@ -67,7 +67,7 @@ def methods(
             made = make_method(name)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        one = _described(split_spec(name)[0], type(made), config)
+        one = _described(split_spec(name)[0], type(made), config, made)
         if split_spec(name)[1]:
             one["parameters"] = dataclasses.asdict(made)
         print_json(one) if json else _explain(one, name)
@@ -121,7 +121,8 @@ def _config(model: str) -> Any:
     return configs.find_config(model)
 
 
-def _described(name: str, cls: Any, config: Any) -> dict[str, Any]:
+def _described(name: str, cls: Any, config: Any, made: Any = None) -> dict[str, Any]:
+    """What is said of a class; whether it fits, as `made`, or with its defaults."""
     text = inspect.getdoc(cls) or ""
     found = {
         "name": name,
@@ -141,7 +142,7 @@ def _described(name: str, cls: Any, config: Any) -> dict[str, Any]:
     if config is not None:
         from st3.inference.suits import suits
 
-        found["fits"], found["instead"] = suits(cls, config)
+        found["fits"], found["instead"] = suits(cls if made is None else lambda: made, config)
     return found
 
 
@@ -231,7 +232,7 @@ def _explain(one: dict[str, Any], title: str) -> None:
     ]
     if "fits" in one:
         rows.append(("fits", _fit(one)))
-    text = " ".join(one["text"].split("Attributes:")[0].split())
+    text = " ".join(one["text"].split("Attributes:")[0].split()).replace("*", "")
     print_table(title, ("", ""), [("what", text), *(row for row in rows if row[1])], wrap=True)
 
 

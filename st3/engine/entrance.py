@@ -8,10 +8,12 @@ the device alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from st3.engine.lines import Lines, grids_of_pools, lines_of
 from st3.engine.merging import Merging
 from st3.engine.pools import Table
 from st3.engine.prompt import Prompt
@@ -35,6 +37,7 @@ class Entrance:
         sizes, counts: of each pool, how many tokens it has and how many of them enter; at most so
             many, until an adaptive choice has been made.
         doubt: bool [], on the device, whether the choice cannot be; see `complain`.
+        perhaps: see `View`.
     """
 
     def __init__(self, selector: Selector, budget: Budget, prompt: Prompt) -> None:
@@ -47,8 +50,9 @@ class Entrance:
         self.sizes = tuple(size for row in self.rows for size in row)
         self.counts = tuple(budget.of_pool(pool) for pool in self.pools)
         self.doubt = torch.zeros(())
+        self.perhaps: list[tuple[torch.Tensor, str]] = []
         self.tower: Callable[[Entrance], Tower] | None = None
-        self.grids: Callable[[], tuple[tuple[int, int] | None, ...]] | None = None
+        self.lines: Callable[[], tuple[Lines, ...]] = partial(lines_of, prompt, {}, {})
         self.films: Callable[[], list[list[Clip]]] | None = None
         self._chosen: Chosen | None = None
         self._place = torch.empty(0)
@@ -95,11 +99,17 @@ class Entrance:
             grids=self._grids,
             look=self._look,
             notes=notes,
+            perhaps=self.perhaps,
             films=None if self.films is None else self._films,
             pools=self.pools,
         )
         with torch.no_grad():
             chosen = self.selector.choose(view)
+        if not isinstance(chosen, Chosen):
+            raise ValueError(  # noqa: TRY004
+                f"the selector {self.selector.name!r} returned a {type(chosen).__name__}: it must "
+                "return Chosen(picks)"
+            )
         picks = chosen.picks
         if self.adaptive:
             self.counts = self._counted(chosen)
@@ -183,15 +193,8 @@ class Entrance:
         return (~merge.weight.isfinite() | ((merge.weight != 0) & (off[0] | off[1]))).any()
 
     def _grids(self) -> tuple[tuple[int, int] | None, ...]:
-        if self.grids is None:  # a family that has none: one picture may still be a square
-            return tuple(
-                square(size) if len(pool) == 1 else None
-                for pool, size in zip(self.pools, self.sizes, strict=True)
-            )
-        return tuple(
-            grid if grid is not None and grid[0] * grid[1] == size else None
-            for grid, size in zip(self.grids(), self.sizes, strict=True)
-        )
+        pairs = zip(self.rows, self.lines(), strict=True)
+        return tuple(grid for sizes, lines in pairs for grid in grids_of_pools(sizes, lines))
 
     def _films(self) -> tuple[tuple[Clip, ...], ...]:
         assert self.films is not None

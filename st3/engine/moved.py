@@ -16,6 +16,11 @@ from st3.engine.forward import Forward
 from st3.engine.order import to_device
 from st3.engine.plan import Plan
 
+ON_A_GRID = (
+    "positions=compact is for models whose positions have one axis; in this one they lie on a "
+    "grid: leave positions=original"
+)
+
 
 def compacts(plan: Plan) -> bool:
     """Whether a plan asks for it."""
@@ -36,10 +41,7 @@ def moved_up(forward: Forward, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {}
     given, tokens = kwargs.get("position_ids"), fed_tokens(kwargs)
     if given is not None and given.dim() > 2:
-        raise ValueError(
-            "positions=compact is for models whose positions have one axis; in this one they lie "
-            "on a grid: leave positions=original"
-        )
+        raise ValueError(ON_A_GRID)
     hidden: torch.Tensor = kwargs["inputs_embeds"]
     if given is None:
         seen = 0 if forward.cache is None else forward.cache.get_seq_length()

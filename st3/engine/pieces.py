@@ -91,14 +91,17 @@ def with_pieces(
 def check_moves(prompt: Prompt, method: str) -> None:
     """Refuse prompts without a video to a method that goes by what moves.
 
+    Row by row, so that no answer depends on what else is in a batch.
+
     Raises:
-        ValueError: there are visual tokens, and none of a video.
+        ValueError: a row has visual tokens, and none of a video.
     """
-    if any(prompt.visual) and not any(piece.moves for row in prompt.pieces for piece in row):
-        raise ValueError(
-            f"the method {method!r} goes by what changes from frame to frame, and nothing moves in "
-            "a still picture: give a video, or take another method"
-        )
+    for visual, pieces in zip(prompt.visual, prompt.pieces, strict=False):
+        if visual and not any(piece.moves for piece in pieces):
+            raise ValueError(
+                f"the method {method!r} goes by what changes from frame to frame, and nothing "
+                "moves in a still picture: give a video, or take another method"
+            )
 
 
 def _seen(sights: Sights) -> dict[bool, list[Piece]]:

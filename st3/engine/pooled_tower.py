@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from st3.engine.entrance import Entrance
+from st3.engine.lines import lines_of
 from st3.engine.prefill import Prefill
 from st3.engine.sight import Sight
 
@@ -53,11 +54,6 @@ class PooledTower:
                 f"prompts have places for {total}: give each prompt its own pictures, and one "
                 "sequence"
             )
-
-    @property
-    def tiled(self) -> bool:
-        """See `Tower`."""
-        return any(sight.tiled for sight in self.sights.values())
 
     def attention(self, layer: str) -> torch.Tensor:
         """See `Tower`."""
@@ -127,22 +123,4 @@ def look_at_tower(
     if entrance is None or not sights:
         return
     entrance.tower = partial(PooledTower, sights, masks, prefill.record.notes)
-    told = [sight.grids for sight in sights.values() if sight.grids]
-    if told:
-        entrance.grids = lambda: _by_pool(told, [len(pool) for pool in entrance.pools])
-
-
-def _by_pool(
-    told: Sequence[Sequence[tuple[int, int]]], pieces: Sequence[int]
-) -> tuple[tuple[int, int] | None, ...]:
-    """The grid of each pool that is one picture; None where several lie in it, or none is known.
-
-    Args:
-        told: by kind, the grids of what was seen.
-        pieces: of how many pictures each pool is.
-    """
-    if len(told) > 1 or len(told[0]) != sum(pieces):
-        return (None,) * len(pieces)  # whose is whose is not known
-    rest = iter(told[0])
-    grids = [[next(rest) for _ in range(many)] for many in pieces]
-    return tuple(found[0] if len(found) == 1 else None for found in grids)
+    entrance.lines = partial(lines_of, prefill.prompt, sights, masks)

@@ -153,6 +153,7 @@ class Prefill:
         self.turn.record_standing(self.entrance.standing)
         self.turn.held[:] = [self.entrance.tables()]
         self.record.doubts.append(self.entrance.doubt)
+        self.record.perhaps += self.entrance.perhaps
         if hidden.device.type == "cpu":  # elsewhere the host would wait: the next step asks
             self.record.check_choices()
         if self.turn.entering != self.prompt.visual:

@@ -39,6 +39,7 @@ class Record:
         padded: whether any row has been padded so far.
         notes: what a selector did otherwise than it would, or what it did without.
         doubts: bool [] each, on the device, whether a selector's choice cannot be.
+        perhaps: notes that hold if what stands beside them, on the device, is true anywhere.
         blended: whether tokens were merged in the decoder.
         mark: see `TrimSession.mark`.
         shift: of each row, by how many positions what follows has moved up, where positions are
@@ -62,6 +63,7 @@ class Record:
         self.padded = not prompt.full
         self.notes: list[str] = []
         self.doubts: list[torch.Tensor] = []
+        self.perhaps: list[tuple[torch.Tensor, str]] = []
         self.blended = False
         self.mark: Callable[[], None] | None = None
         self.shift = [0] * len(prompt.visual)
@@ -77,7 +79,8 @@ class Record:
         other = copy.copy(self)
         for name in ("kv_bytes", "untrimmed_kv_bytes"):
             setattr(other, name, copy.copy(getattr(self, name)))
-        other.notes, other.doubts = [*self.notes], [*self.doubts]
+        for name in ("notes", "doubts", "perhaps"):
+            setattr(other, name, [*getattr(self, name)])
         other.turns = [turn.copied() for turn in self.turns]
         other._cache = _reference(cache)
         return other
@@ -166,6 +169,10 @@ class Record:
         if any(bool(doubt) for doubt in doubts):
             assert self.plan.selector is not None
             raise complain(self.plan.selector.name)
+        perhaps, self.perhaps = self.perhaps, []
+        for true, said in perhaps:
+            if said not in self.notes and bool(true.any()):
+                self.notes.append(said)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some rows of the batch alone, in this order: the others' answers have ended.

@@ -21,7 +21,6 @@ class Sight:
         lengths: visual tokens of each. `grids`: lines and columns of these, where known.
         marks: of each picture, tokens that stand for no patch. `films`: of each video, its tokens
             and those of a frame; nothing where that is not known.
-        tiled: whether any picture is of several crops.
         attention: what a method asked for -> float32 [tokens].
         crops: int64 [tokens], the number of the crop that each is of, counted through; -1 where it
             is of none, such as marks at the ends of lines.
@@ -37,7 +36,6 @@ class Sight:
     grids: list[tuple[int, int]] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     films: list[tuple[int, int]] = field(default_factory=list)
-    tiled: bool = False
     attention: dict[str, torch.Tensor] = field(default_factory=dict)
     keys: dict[str, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None

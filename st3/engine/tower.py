@@ -184,7 +184,6 @@ class TowerWatch:
                     sight.keys[layer] = found.unflatten(1, rows[0].shape[2:])
                     continue
                 scores = joined(rows)[..., None]
-                sight.tiled = len(scores) > len(sight.lengths)
                 sight.attention[layer] = self._tokens(given, scores, sight.lengths, own)[:, 0]
                 if sight.crops is None:
                     number = torch.arange(len(scores), device=scores.device).float()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import numbers
 import sys
+import types
+import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
     from st3.methods.scorers import Scorer
 
 KV_CACHE_DTYPES = ("auto", "int8", "int4")
+_KINDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "a word", bool: "true or false",
+    types.NoneType: "None",
+}  # fmt: skip
 
 
 class Selector(Protocol):
@@ -55,16 +63,42 @@ class Method(ABC):
     kv_cache_dtype: str = "auto"
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         from st3.methods.before import selectors
         from st3.methods.inside import insiders
         from st3.methods.scorers import SCORERS  # it needs torch, and a list of methods does not
 
         if not self.decides and self.scorer not in SCORERS and self._other() is None:
-            known = ", ".join((*SCORERS, *selectors(), *insiders()))
-            raise ValueError(f"unknown scorer {self.scorer!r}; known: {known}")
+            everyone = (*SCORERS, *selectors(), *insiders())
+            close = difflib.get_close_matches(self.scorer.lower(), everyone, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            if self.scorer.partition(":")[0] in everyone:
+                hint = " (a scorer is a name alone, without parameters)"
+            known = ", ".join(everyone)
+            raise ValueError(f"unknown scorer {self.scorer!r}{hint}; known: {known}")
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:
             known = ", ".join(KV_CACHE_DTYPES)
             raise ValueError(f"unknown kv_cache_dtype {self.kv_cache_dtype!r}; known: {known}")
+
+    def _check_kinds(self) -> None:
+        """Refuse values of another kind than a parameter's; numbers of NumPy become Python's."""
+        try:
+            hints = typing.get_type_hints(type(self))
+        except NameError:  # of a class in a user's file
+            return
+        for field in dataclasses.fields(self):
+            hint, value = hints[field.name], getattr(self, field.name)
+            allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            if not {*allowed} <= _KINDS.keys():
+                continue
+            if isinstance(value, numbers.Number) and not isinstance(value, bool | int | float):
+                value = int(value) if isinstance(value, numbers.Integral) else float(value)  # type: ignore[arg-type]
+                object.__setattr__(self, field.name, value)
+            kinds = (*allowed, int) if float in allowed else allowed
+            fits = isinstance(value, kinds) and (bool in allowed or not isinstance(value, bool))
+            if not fits and not {int, str} <= {*allowed}:  # a budget says more itself
+                said = " or ".join(_KINDS[kind] for kind in allowed)
+                raise ValueError(f"{self.name}: {field.name} must be {said}, got {value!r}")
 
     @abstractmethod
     def schedule(self, layers: int) -> Schedule:

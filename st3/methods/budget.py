@@ -149,12 +149,13 @@ def read_keep(keep: object) -> tuple[float | None, int | None]:
     """
     share: float | None = None
     try:
-        if isinstance(keep, str) and keep.lstrip("+-").isdecimal():
+        if isinstance(keep, str) and keep.isascii() and keep.lstrip("+-").isdecimal():
             return None, int(keep)
         if isinstance(keep, int) and not isinstance(keep, bool):
             return None, keep
         if isinstance(keep, str):
             share = float(keep[:-1]) / 100 if keep.endswith("%") else float(keep)
+            share = share if keep.isascii() else None
         elif isinstance(keep, float):
             share = keep
     except ValueError:

@@ -6,6 +6,7 @@ costs a matrix of similarities and T updates of n numbers (DPP: of n x T).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,10 +15,12 @@ from torch.nn.functional import threshold
 from st3.methods.scorers import golden_spread
 
 _NOTHING = float("-inf")
+_WORTHLESS = -1e30  # the logarithm of a quality of 0, kept finite: it comes after all others
 _BEYOND = 4.0  # further than any two directions
-_EXHAUSTED = 1e-6
-"""Of what a token has alone: what is left of a determinant below it is rounding."""
-_WORTHLESS = -1e30  # in place of the logarithm of nothing; what is exhausted comes behind
+_EXHAUSTED = 2e-6
+"""Of a token's own similarity to itself: what a choice leaves of it below this is rounding."""
+SPREAD = "behind what the determinants can tell apart, tokens spread evenly follow"
+"""For the report, where `greedy_map` ran out of rank."""
 
 
 def ranked(score: torch.Tensor, valid: torch.Tensor, count: int) -> torch.Tensor:
@@ -98,52 +101,54 @@ def farthest_first(similar: torch.Tensor, valid: torch.Tensor, count: int) -> to
 
 
 def greedy_map(
-    similar: torch.Tensor, log_quality: torch.Tensor, valid: torch.Tensor, count: int
-) -> torch.Tensor:
+    similar: torch.Tensor, quality: torch.Tensor, valid: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Greedy MAP of a determinantal point process with kernel diag(q) S diag(q).
 
     Each next one makes the determinant of the chosen part of the kernel largest. By Chen et al.,
     *Fast Greedy MAP Inference for Determinantal Point Process*, NeurIPS 2018: a Cholesky factor
-    grows by a row with each pick. The factor is that of S alone, since what is left of a
-    determinant is q squared times what is left of S's (ours: no q spoils its rounding, however
-    large). Where the rank is used up, what is left follows spread over the prompt.
+    grows by a row with each pick. It is that of S alone: quality multiplies a determinant by what
+    the factor knows nothing of, so that no range of qualities costs it precision. Where the rank of
+    S is used up, what is left follows spread evenly over the prompt.
 
     Args:
-        similar: float32 [G, n, n], positive semidefinite, 1 on the diagonal.
-        log_quality: float32 [G, n], the logarithm of q; of 0 it is minus infinity.
+        similar: float32 [G, n, n], positive semidefinite, 1 on the diagonal, or 0 where there is
+            nothing.
+        quality: float32 [G, n], the logarithm of q.
         valid: bool [G, n].
         count: how many.
 
     Returns:
-        int64 [G, count], as chosen.
+        int64 [G, count], as chosen; and int64 [G], how many of them were chosen by determinants.
     """
     count = min(count, valid.shape[1])
-    twice = (2 * log_quality).clamp_min(_WORTHLESS)
-    left = similar.diagonal(dim1=1, dim2=2).clone()
-    # Rows of Cholesky's factor, each times the root of its pivot, and these pivots.
-    rows = left.new_zeros(len(left), count, left.shape[1])
+    best_quality = quality.masked_fill(~valid, _NOTHING).amax(1, keepdim=True)
+    worth = 2 * (quality - best_quality).clamp_min(_WORTHLESS)
+    left = similar.diagonal(dim1=1, dim2=2).clone()  # of each token, outside the span of the chosen
+    told = left + worth
+    rows = left.new_zeros(len(left), count, left.shape[1])  # of Cholesky's factor
     pivots = left.new_empty(len(left), count)
-    told = twice + left
 
     def gains() -> torch.Tensor:
-        return twice + threshold(left, _EXHAUSTED, 0).log_()
+        return threshold(left, _EXHAUSTED, 0.0).log() + worth
 
-    def update(number: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    def update(number: int, best: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         pivot = pivots[:, number : number + 1]
-        # What follows the rank is rounding, which would grow from row to row: it takes no part.
-        pivot.copy_(threshold(left.gather(1, best), _EXHAUSTED, float("inf")))
+        torch.gather(left, 1, best, out=pivot)
         row = _row(similar, best)
         if number:
             known = rows[:, :number]
-            at = _column(known, best) / pivots[:, :number]
+            at = _column(known, best)[:, None]
             with torch.autocast(row.device.type, enabled=False):
-                row = torch.baddbmm(row[:, None], at[:, None], known, alpha=-1)[:, 0]
-        rows[:, number] = row
-        left.addcdiv_(row.square(), pivot, value=-1)
+                row = torch.baddbmm(row[:, None], at, known, alpha=-1)[:, 0]
+        sure = threshold(pivot, _EXHAUSTED, math.inf).rsqrt()  # 0 where it is rounding
+        row = torch.mul(row, sure, out=rows[:, number])
+        left.addcmul_(row, row, value=-1)
         return gains()
 
     picks = _greedy(gains(), valid, count, update)
-    return _then_spread(picks, pivots.isfinite(), _sound(picks, told + left, valid), valid)
+    sure = (pivots > _EXHAUSTED).long().cummin(1).values
+    return _sound(_spread_behind(picks, sure.bool(), valid), told, valid), sure.sum(1)
 
 
 def _column(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
@@ -151,21 +156,17 @@ def _column(matrix: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     return matrix.gather(2, best[:, None].expand(-1, matrix.shape[1], 1))[..., 0]
 
 
-def _then_spread(
-    picks: torch.Tensor, sure: torch.Tensor, told: torch.Tensor, valid: torch.Tensor
-) -> torch.Tensor:
+def _spread_behind(picks: torch.Tensor, sure: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """The picks up to the first that is not `sure` [G, count], and then what is left, spread."""
-    sure = sure.long().cummin(1).values.bool()
-    count, size = picks.shape[1], valid.shape[1]
-    place = torch.arange(size, device=picks.device)
-    key = (golden_spread(place) - 2).expand(valid.shape).masked_fill(~valid, _NOTHING)
+    count = picks.shape[1]
+    place = torch.arange(valid.shape[1], device=picks.device)
+    key = (-1.0 - golden_spread(place)).expand(valid.shape).masked_fill(~valid, _NOTHING)
     behind = torch.arange(count, 0, -1, device=picks.device, dtype=key.dtype).expand(picks.shape)
     safe = picks.clamp_min(0)
     # Behind the end of a small pool stands a token of it once more: its first place counts.
     known = torch.where(sure, behind, key.gather(1, safe))
     key = key.scatter_reduce(1, safe, known, "amax")
-    found = key.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.where(told < 0, told, found)
+    return key.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def facility(

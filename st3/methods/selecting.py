@@ -90,10 +90,14 @@ class Selecting(Method):
         super().__post_init__()
         if not self.decides and hasattr(self._other(), "choose"):
             raise ValueError(
-                f"{self.name}: tokens enter and leave in its own order, so scorer={self.scorer} "
-                "would decide nothing: leave it out, or give one of attention, such as last-token"
+                f"{self.name} chooses before the decoder itself, and no order of {self.scorer!r} "
+                "beside its own: take a scorer of the decoder, such as last-token, or "
+                f"{self.scorer!r} in its place"
             )
-        self.budget()
+        budget = self.budget()
+        if isinstance(self.keep, str) and budget.tokens is not None:
+            object.__setattr__(self, "keep", budget.tokens)
+        Schedule((1.0,), self.tau, self.annealing)
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}"

@@ -21,10 +21,6 @@ from st3.methods.clips import Clip
 class Tower(Protocol):
     """What a vision tower did with the pictures, for G pools of at most n visual tokens."""
 
-    @property
-    def tiled(self) -> bool:
-        """Whether any piece is of several crops, the whole picture first."""
-
     def attention(self, layer: str) -> torch.Tensor:
         """Float32 [G, n]: attention that the patches of a token got there, mean over heads.
 
@@ -66,6 +62,7 @@ class View:
             tokens stand line by line; None where that is not known.
         look: makes what the tower did; raises ValueError where it was not seen.
         notes: what a method did otherwise than it would, a sentence each; for the report.
+        perhaps: the same where only the device knows whether it did: bool [...] and a sentence.
         films: makes for each pool its videos, in order, see `clips`; the host waits for that once.
         pools: what each is made of: pictures and, where they are known, their marks; for a method
             that chooses by motion, videos and their frames.
@@ -80,6 +77,7 @@ class View:
     grids: Callable[[], tuple[tuple[int, int] | None, ...]]
     look: Callable[[], Tower]
     notes: list[str] = field(default_factory=list)
+    perhaps: list[tuple[torch.Tensor, str]] = field(default_factory=list)
     films: Callable[[], tuple[tuple[Clip, ...], ...]] | None = None
     pools: tuple[Pool, ...] = ()
 
@@ -127,9 +125,11 @@ class View:
         """A number a pool that the host knows, int64 [G, 1] on the device."""
         return fixed(tuple(numbers), self.valid.device)[:, None]
 
-    def note(self, said: str) -> None:
-        """Something for the report, once."""
-        if said not in self.notes:
+    def note(self, said: str, where: torch.Tensor | None = None) -> None:
+        """Something for the report, once; only if `where`, bool [...], is true anywhere."""
+        if where is not None:
+            self.perhaps.append((where, said))
+        elif said not in self.notes:
             self.notes.append(said)
 
 

@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 
+from st3.engine.pieces import as_pictures
+from st3.families.meta import meta_model
+from st3.families.parts import find_parts
 from st3.inference.device_map import home
 from st3.inference.quantization import Quantization
+from st3.inference.suits import suits
 from st3.inference.weights import live_bytes
 from st3.machine import describe_machine
 from st3.methods import Method
@@ -65,7 +69,8 @@ def profile(
     Args:
         name: of the model, for the report.
         config: its configuration.
-        methods: label -> method; `stock` is always added.
+        methods: label -> method; `stock` is always added. One that is not for this model or such
+            prompts is a note, and no row.
         works: what is asked of it, one entry a batch size.
         dtype: of weights and cache.
         quantization: of the decoder's linear layers, which the live model has.
@@ -81,8 +86,9 @@ def profile(
         command, notes: for the report.
 
     Raises:
-        ValueError: a configuration that does not fit, a method that does not fit its depth, a
-            workload that does not fit the live model.
+        ValueError: a configuration that does not fit, a method that does not fit its depth, no
+            method that this model and such prompts are for, a workload that does not fit the live
+            model.
         RuntimeError: the live cache held other bytes than the schedule says.
     """
     maker = RowMaker(config, dtype, quantization, device if live is None else home(live), places)
@@ -93,6 +99,12 @@ def profile(
     if live is None:  # what is only counted is stock's
         variants = {label: v for label, v in variants.items() if v.seen_through}
     dropped: dict[tuple[str, str], list[int]] = {}
+    told = {label: _refusal(method, config, works) for label, method in methods.items()}
+    refused = {label: why for label, why in told.items() if why}
+    if refused and len(refused) == len(methods):
+        raise ValueError("; ".join(f"{label}: {why}" for label, why in refused.items()))
+    methods = {label: method for label, method in methods.items() if label not in refused}
+    variants = {label: v for label, v in variants.items() if label not in refused}
     for label in methods:  # what does not fit is refused before anything is timed
         maker.schedule(variants[label], works[0])
     options: dict[str, Any] = {"repeats": repeats, "min_seconds": min_seconds}
@@ -120,6 +132,7 @@ def profile(
         notes = [*notes, _BEYOND]
     if not samples and interrupted:
         notes = []
+    notes = [*notes, *(f"{label}: no row: {why}." for label, why in refused.items())]
     for (label, why), batches in dropped.items():
         at = f" at batch {', '.join(map(str, batches))}" if len(works) > 1 else ""
         notes = [*notes, f"{label}: not measured{at}: {why}."]
@@ -171,6 +184,21 @@ def profile(
         operators=tuple(watched),
         interrupted=interrupted,
     )  # fmt: skip
+
+
+def _refusal(method: Method, config: Any, works: Sequence[Workload]) -> str:
+    """Why a method would be refused of such prompts; nothing where it would not be."""
+    if method.selector is None:
+        return ""
+    fits, why = suits(lambda: method, config)
+    if not fits:
+        return why
+    if method.selector.spares == "pictures" and not any(work.frames for work in works):
+        picture, _ = picture_if_any(config, works[0].picture, works[0].together)
+        several = pictures_in(works[0], picture) > 1
+        if not (several and as_pictures(find_parts(meta_model(config)).merger)):
+            return "it goes by what changes from frame to frame: ask for a video"
+    return ""
 
 
 def _openvino_note(facts: Mapping[str, Any]) -> str:

@@ -47,12 +47,11 @@ def equal_cells(
         for spec in specs:
             method = make_method(spec)
             try:
-                fits, why = suits(METHODS[method.name], config)
-                if not fits:
-                    raise ValueError(f"{spec}: {why}")
+                _check_suits(spec, method, config)
                 ready = _published(method, budget, count) or turned(
                     method, len(parts.layers), budget, count
                 )
+                _check_suits(spec, ready, config)
                 keeps = schedule_of(ready, parts, work)
             except ValueError as error:
                 found.append(Cell(spec, None, None, None, 0.0, str(error), budget=budget))
@@ -75,6 +74,12 @@ def all_methods() -> list[str]:
 def _settings(method: type[Method] | Method) -> Mapping[str, str]:
     found: Mapping[str, str] = getattr(method, "published", {})
     return found
+
+
+def _check_suits(spec: str, method: Method, config: Any) -> None:
+    fits, why = suits(lambda: method, config)
+    if not fits:
+        raise ValueError(f"{spec}: {why}")
 
 
 def _published(method: Method, budget: int, count: Callable[[Method], float]) -> Method | None:

@@ -13,6 +13,7 @@ from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.parts import Parts, find_parts
 from st3.inference.decoding import decode
+from st3.inference.suits import suits
 from st3.methods import Method
 from st3.methods.base import Untrimmed
 from st3.tables import NOT_MEASURED
@@ -94,9 +95,10 @@ class Verifier:
     def _compare(self, label: str, method: Method) -> Row:
         if method.selector is not None and method.selector.spares == "pictures":
             return Row(label, NOT_MEASURED, "it goes by what moves, and the picture is a still one")
-        if getattr(method, "positions", "original") == "compact":
-            why = "no oracle here knows positions counted anew: give positions=original"
-            return Row(label, NOT_MEASURED, why)
+        if method.selector is not None:
+            fits, why = suits(lambda: method, self.model.config)
+            if not fits:
+                return Row(label, NOT_MEASURED, why)
         counted = [0] * self.new
         with trim(self.model, method) as session:
             session.observer = self._counter(session, counted)
@@ -152,6 +154,10 @@ class Verifier:
         entered = None
         if plan.selector is not None:  # whose choice the oracle takes as it is
             entered = [numbers[n] for n in session.record.turns[0].entered(0)]
+        gone = None
+        if entered is not None and getattr(method, "positions", "original") == "compact":
+            gone = visual.clone()
+            gone[0, entered] = False
         # A score that the oracles do not know is taken as it is, too.
         told = method.scorer not in SCORERS and plan.selector is None
         choice = Choice(
@@ -172,10 +178,12 @@ class Verifier:
                     choice,
                     entered,
                     session.record.turns[0].merged,
+                    gone,
                 )
             else:
                 said = Hidden(plan.schedule, plan.groups, visual, parts.lenders, choice)
                 said.entered = None if entered is None else [entered]
+                said.uncounted = gone
                 said.embeddings = session.record.turns[0].merged
                 said.features = session.record.turns[0].features
                 want = masked_logits(self.model, parts.decoder, inputs, answer, said)

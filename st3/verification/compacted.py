@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from st3.inference.decoding import decode
 from st3.verification.choice import Choice
-from st3.verification.masked import Forced
+from st3.verification.masked import Forced, positions_without
 
 _WINDOW = "sliding_attention"
 
@@ -32,6 +32,7 @@ def compacted_logits(
     choice: Choice | None = None,
     entered: list[int] | None = None,
     embeddings: torch.Tensor | None = None,
+    gone: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, _Left]:
     """Logits [1, T, vocabulary] of the answer [1, T], and what was left in each layer.
 
@@ -47,8 +48,9 @@ def compacted_logits(
             where all enter.
         embeddings: float [1, n, d], what the decoder gets of the prompt in place of its own; None
             where no token was merged into another.
+        gone: bool [1, n], tokens of the prompt that count for no position; None where all count.
     """
-    forwards = _watched(model, decoder, inputs, answer)
+    forwards = _watched(model, decoder, inputs, answer, gone)
     if embeddings is not None:
         forwards[0] = (embeddings, *forwards[0][1:])
     left = _Left(plan, visual, choice or Choice(), entered)
@@ -143,13 +145,16 @@ class _Left:
 
 
 def _watched(
-    model: Any, decoder: Any, inputs: Any, answer: torch.Tensor
+    model: Any, decoder: Any, inputs: Any, answer: torch.Tensor, gone: torch.Tensor | None
 ) -> list[tuple[Any, Any, Any]]:
     """What stock feeds its decoder in each forward: embeddings, rotary phases by kind, the rest."""
     fed: list[tuple[Any, dict[Any, Any], dict[str, Any]]] = []
 
-    def enter(module: Any, args: Any, kwargs: Any) -> None:
+    def enter(module: Any, args: Any, kwargs: Any) -> Any:
+        if gone is not None:
+            kwargs = kwargs | {"position_ids": positions_without(gone, kwargs)}
         fed.append((kwargs["inputs_embeds"], {}, kwargs))
+        return args, kwargs
 
     def turn(module: Any, args: Any, kwargs: Any, out: Any) -> None:
         kind = args[2] if len(args) > 2 else kwargs.get("layer_type")

@@ -37,6 +37,7 @@ class Hidden:
         seen: layer -> what it says of every token, [B][n].
         entered: of each row, places of the visual tokens that a selector let in, the most important
             first; None where all enter.
+        uncounted: bool [B, n], tokens that count for no position; None where all count.
         embeddings: float [B, n, d], what the decoder gets of the prompt in place of its own; None
             where no token was merged into another. `features`: the same of what it adds behind
             early layers, by layer.
@@ -49,6 +50,7 @@ class Hidden:
     choice: Choice = field(default_factory=Choice)
     seen: dict[int, list[list[float]]] = field(default_factory=dict)
     entered: list[list[int]] | None = None
+    uncounted: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
     features: Mapping[int, torch.Tensor] = field(default_factory=dict)
     _alive: dict[tuple[int, int, int], list[int]] = field(default_factory=dict)
@@ -189,9 +191,12 @@ def _attention(
 
 
 def _merge(hidden: Hidden, decoder: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    changed: dict[str, Any] = {}
+    if hidden.uncounted is not None:
+        changed["position_ids"] = positions_without(hidden.uncounted, kwargs)
     if hidden.embeddings is None or kwargs["inputs_embeds"].shape[1] == 1:
-        return None
-    changed: dict[str, Any] = {"inputs_embeds": hidden.embeddings}
+        return args, kwargs | changed
+    changed["inputs_embeds"] = hidden.embeddings
     for name, where in _EARLY.items():
         if kwargs.get(name) is not None and hidden.features:
             mask = kwargs[where]
@@ -200,6 +205,22 @@ def _merge(hidden: Hidden, decoder: Any, args: Any, kwargs: dict[str, Any]) -> A
             early = isinstance(kwargs[name], Mapping)
             changed[name] = merged if early else [merged[n] for n in sorted(merged)]
     return args, kwargs | changed
+
+
+def positions_without(gone: torch.Tensor, asked: Mapping[str, Any]) -> torch.Tensor:
+    """int64 [B, m]: positions of a forward's tokens, counted without those `gone` [B, n].
+
+    Args:
+        gone: bool, of the prompt.
+        asked: what the decoder is called with: the prompt, or what comes behind it.
+    """
+    tokens, cache = asked["inputs_embeds"].shape[1], asked.get("past_key_values")
+    positions = asked.get("position_ids")
+    if positions is None:
+        seen = 0 if cache is None else cache.get_seq_length()
+        positions = torch.arange(seen, seen + tokens, device=gone.device)[None]
+    before = gone.cumsum(1) if tokens == gone.shape[1] else gone.sum(1, keepdim=True)
+    return positions - before.to(positions.device)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 
-from st3.methods import METHODS
+from st3.methods import METHODS, make_method
 from st3.methods.before import selectors
 from st3_cli import console
 
@@ -51,6 +53,19 @@ def test_which_fit_a_model(st3_: Any) -> None:
     assert fits["gemma3-12b"]["hiprune"] == fits["gemma3-12b"]["divprune"] == (True, "")
     shown = " ".join(st3_("methods", "fastervlm", "--model", "gemma3-12b").out.split())
     assert "no class token" in shown
+
+
+def test_a_fit_is_that_of_what_was_asked_for(st3_: Any) -> None:
+    """`dpp:64` counts positions anew, and those of Qwen2.5-VL lie on a grid; `dpp` does not."""
+    fits = {
+        asked: json.loads(st3_("methods", asked, "--model", "qwen2.5-vl-7b", "--json").out)["fits"]
+        for asked in ("dpp", "dpp:64", "dpp:64,positions=original")
+    }
+    assert fits == {"dpp": True, "dpp:64": False, "dpp:64,positions=original": True}
+    said = json.loads(st3_("methods", "pvtp:scorer=fastervlm", "-m", "gemma3-12b", "--json").out)
+    assert "no class token" in said["instead"]
+    said = json.loads(st3_("methods", "cdpruner", "--model", "7b", "--json").out)
+    assert "text encoder" in said["instead"]
 
 
 def test_a_family_without_a_tower() -> None:
@@ -104,3 +119,35 @@ def test_names_are_whole_at_any_width(
     assert {*METHODS, "object_layer=0.375"} <= words
     for method in METHODS.values():
         assert {*method.source.replace(",", " ").split()} <= words
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("divprune", {"tau": 2.5}, "divprune: tau must be a whole number or None, got 2.5"),
+        ("divprune", {"tau": "64"}, "tau must be a whole number or None, got '64'"),
+        ("cdpruner", {"theta": None}, "theta must be a number, got None"),
+        ("divprune:tau=-1", {}, "tau must be at least 1 token"),
+        ("divprune:annealing=foo", {}, "unknown annealing 'foo'"),
+        ("divprune:keep=\u0663", {}, "keep must be a share above 0"),
+        ("divprune:scorer=dpp", {}, "chooses before the decoder itself, and no order of 'dpp'"),
+        ("pvtp:scorer=dpp:64", {}, "a scorer is a name alone"),
+        ("pvtp:scorer=Divprune", {}, "did you mean divprune"),
+    ],
+)
+def test_parameters_that_cannot_be(name: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_method(name, **given)
+
+
+def test_numbers_of_numpy_and_of_text_are_numbers() -> None:
+    want = make_method("dpp", keep=64)
+    assert make_method("dpp", keep=np.int64(64)) == make_method("dpp:keep=64") == want
+    assert isinstance(make_method("dpp:keep=64").settings(2)["keep"], int)
+    assert make_method("cdpruner", theta=np.float32(0.5)) == make_method("cdpruner:theta=0.5")
+
+
+def test_an_explanation_has_no_markup(st3_: Any) -> None:
+    result = st3_("methods", "dpp:64", "--json")
+    assert json.loads(result.out)["parameters"]["keep"] == 64
+    assert "*" not in st3_("methods", "divprune").out

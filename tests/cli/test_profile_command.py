@@ -471,3 +471,14 @@ def test_layers_of_all_kinds_are_counted_and_timed(name: str, st3_: Any, tmp_pat
     assert rows["pvtp:stride=1"]["kv_ratio"] < 1 == rows["none"]["kv_ratio"]
     assert rows["none"]["prefill_macs"] == rows["stock"]["prefill_macs"]
     assert rows["none"]["ttft_ms"] > 0
+
+
+def test_what_is_refused_is_told_and_the_others_go_on(st3_: Any) -> None:
+    """`evs` is for videos, and what is asked of the model is a picture."""
+    asked = ("profile", "--model", "7b", "--new-tokens", 2)
+    document = json.loads(st3_(*asked, "--methods", "none,evs,divprune:keep=3", "--json").out)
+    assert [row["method"] for row in document["rows"]] == ["stock", "none", "divprune:keep=3"]
+    assert any(note.startswith("evs: no row: it goes by what") for note in document["notes"])
+    alone = st3_(*asked, "--methods", "evs")
+    assert alone.code != 0
+    assert "ask for a video" in alone.err

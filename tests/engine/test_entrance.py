@@ -12,7 +12,7 @@ from conftest import greedy, prompts, tiny_llava
 import st3
 from st3.methods import METHODS, make_method
 from st3.methods.before import selectors
-from st3.methods.selecting import Chosen, Selecting
+from st3.methods.selecting import Chosen, Merge, Selecting
 from st3.methods.view import View
 
 
@@ -145,6 +145,18 @@ class Broken(Selecting):
             picks[0, 1] = picks[0, 0]
         elif self.how == "outside":
             picks[0, 0] = view.valid.shape[1]
+        elif self.how == "nothing":
+            return None  # type: ignore[return-value]
+        elif self.how == "tensor":
+            return picks  # type: ignore[return-value]
+        elif self.how in ("merge", "weights"):
+            into = torch.zeros(len(picks), 1, dtype=torch.long)
+            weight = torch.full(into.shape, 0.5)
+            if self.how == "merge":
+                into[0] = 9999
+            else:
+                weight[0] = float("nan")
+            return Chosen(picks, Merge(into, torch.ones_like(into), weight))
         elif self.how == "float":
             return Chosen(picks.float())
         elif self.how == "nan":
@@ -171,6 +183,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         ("float", r"returned \[2, 64\] of torch.float32"),
         ("double", "'broken' chose a token twice, one that is none, or by numbers that are none"),
         ("outside", "'broken' chose a token twice, one that is none"),
+        ("nothing", "'broken' returned a NoneType: it must return Chosen"),
+        ("tensor", "'broken' returned a Tensor: it must return Chosen"),
+        ("merge", "'broken' chose .* or it merges such"),
+        ("weights", "'broken' chose .* or it merges such"),
         ("nan", r"'broken' chose .* by numbers that are none \(NaN\)"),
     ],
 )

@@ -24,6 +24,7 @@ from st3.engine.sight import Sight
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.inference.report import selection_of
+from st3.inference.suits import suits
 from st3.methods import make_method
 from st3.methods.before import selectors
 from st3.verification.compacted import compacted_logits
@@ -154,7 +155,7 @@ def test_every_method_in_several_families(name: str, kind: str, method: str) -> 
     mask = inputs["attention_mask"]
     parts = find_parts(model)
     visual = visual_mask(parts.visual_ids, inputs["input_ids"]) & mask.bool()
-    if method == "evs" and name == "llava_next":  # two pictures of different sizes
+    if method == "evs" and name != "qwen2_5_vl":  # a row of no two pictures of one size
         with st3.trim(model, method), pytest.raises(ValueError, match="nothing moves in a still"):
             greedy(model, inputs, 1)
         return
@@ -351,6 +352,23 @@ def test_pictures_of_one_size_are_frames_where_videos_come_so() -> None:
     assert "shows a video as pictures" in session.record.notes[0]
     with st3.trim(model, "evs"), pytest.raises(ValueError, match="nothing moves"):
         greedy(model, ZOO["llava"].inputs(model, ("tItt",)), 1)
+    both = ZOO["llava"].inputs(model, ("tItItItt", "tItt"))
+    with st3.trim(model, "evs"), pytest.raises(ValueError, match="nothing moves"):
+        greedy(model, both, 1)  # no row is answered for the company that it is in
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "glm4v", "llava", "gemma3", "llama4"])
+def test_compact_positions_are_refused_by_a_configuration_where_the_engine_does(name: str) -> None:
+    model = _model(name)
+    method = make_method("dpp:keep=3,positions=compact")
+    fits, why = suits(lambda: method, model.config)
+    said = ""
+    try:
+        with st3.trim(model, method):
+            greedy(model, ZOO[name].inputs(model, ("ttItt",)), 1)
+    except ValueError as error:
+        said = str(error)
+    assert (fits, why) == (not said, said)
 
 
 @pytest.mark.parametrize("method", ["fastervlm", "vispruner", "hiprune", "hired"])
@@ -410,3 +428,15 @@ def test_the_report_names_what_the_cache_holds(name: str, spec: str) -> None:
         first += size
     assert said == held
     assert told["entered"] == len(held)
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [("smolvlm", True), ("idefics3", True), ("llava", True), ("llava_next", False)],
+)
+def test_hired_says_where_no_picture_has_tiles_of_its_own(name: str, alone: bool) -> None:
+    """Each tile by itself, as where tiles are pictures to the decoder, or there are none."""
+    model = _model(name)
+    with st3.trim(model, "hired:keep=50%") as session:
+        greedy(model, ZOO[name].inputs(model, ("ttItt",)), 1)
+    assert any("as fastervlm" in note for note in session.record.notes) == alone

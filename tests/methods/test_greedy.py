@@ -50,34 +50,11 @@ def pooled(*sets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return similarities(units(padded, valid)), valid
 
 
-@pytest.mark.parametrize("steep", [1.0, 10.0, 50.0, 400.0])
-def test_map_whatever_the_qualities(steep: float) -> None:
-    """exp(steep x) is beyond float32; gains in double, one by one, say what is right."""
-    n = 24
-    V = tokens(n, d=16, seed=3)
-    x = torch.rand(n, generator=torch.Generator().manual_seed(3))
-    S = torch.tensor(cosines(V), dtype=torch.float64)
-    want: list[int] = []
-    while len(want) < 10:
-        gains = {}
-        for j in {*range(n)} - {*want}:
-            left = S[j, j]
-            if want:
-                own = S[want][:, want]
-                left = left - S[j, want] @ torch.linalg.solve(own, S[want, j])
-            gains[j] = 2 * steep * float(x[j]) + math.log(max(float(left), 1e-300))
-        want.append(max(gains, key=lambda j: gains[j]))
-    similar, valid = pooled(V)
-    assert greedy_map(similar, (steep * x)[None], valid, 10)[0].tolist() == want
-
-
-def test_map_of_all_tokens_of_a_wide_pool() -> None:
-    """Far beyond the rank, and with a quality of nothing: every token once."""
-    V = tokens(300, d=16, seed=1)
-    quality = torch.rand(300, generator=torch.Generator().manual_seed(1))
-    quality[quality.argmin()] = 0
-    chosen = greedy_map(*_with(quality, pooled(V)), 300)[0].tolist()
-    assert sorted(chosen) == list(range(300))
+def order_of(
+    similar: torch.Tensor, quality: torch.Tensor, valid: torch.Tensor, count: int
+) -> torch.Tensor:
+    """What `greedy_map` orders."""
+    return greedy_map(similar, quality, valid, count)[0]
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -109,7 +86,7 @@ def test_farthest_first_is_half_as_far_as_can_be(seed: int) -> None:
 def test_map_by_determinants(n: int, seed: int) -> None:
     V = tokens(n, d=16, seed=seed)
     quality = torch.rand(n, generator=torch.Generator().manual_seed(seed)) + 0.1
-    chosen = greedy_map(*_with(quality, pooled(V)), n)[0].tolist()
+    chosen = order_of(*_with(quality.log(), pooled(V)), n)[0].tolist()
     rank = n if n <= 6 else n - 1  # one is another's double
     assert chosen[:rank] == by_determinants(V, quality.tolist(), n)[:rank]
     assert sorted(chosen) == list(range(n))
@@ -122,15 +99,45 @@ def _with(
 
 
 def test_map_goes_on_where_the_rank_is_used_up() -> None:
-    """Three dimensions: after three, spread over the prompt, and no NaN."""
-    V = tokens(12, d=3)
-    alike = torch.ones(12)
-    chosen = greedy_map(*_with(alike, pooled(V)), 12)[0].tolist()
-    S = cosines(V)
-    assert determinant(S, chosen[:3]) > 1e-4
-    spread = golden_spread(torch.arange(12)).argsort(descending=True).tolist()
-    assert chosen[3:] == [n for n in spread if n not in chosen[:3]]
-    assert sorted(chosen) == list(range(12))
+    """Three dimensions: after three, spread evenly, not a strip from the top, and no NaN."""
+    V = tokens(120, d=3)
+    picks, rank = greedy_map(*_with(torch.zeros(120), pooled(V)), 120)
+    chosen = picks[0].tolist()
+    assert rank.tolist() == [3]
+    assert determinant(cosines(V), chosen[:3]) > 1e-4
+    quarters = [sum(n // 30 == quarter for n in chosen[3:43]) for quarter in range(4)]
+    assert max(quarters) - min(quarters) <= 3
+    assert sorted(chosen) == list(range(120))
+
+
+@pytest.mark.parametrize("d", [16, 128])
+def test_map_stays_in_numbers_whatever_the_quality(d: int) -> None:
+    """Far more tokens than rank, qualities from 0 to 1: each of them once, the rank found."""
+    for seed in range(3):
+        V, made = tokens(400, d=d, seed=seed), torch.Generator().manual_seed(seed)
+        quality = torch.rand(400, generator=made)
+        quality[7] = 0
+        picks, rank = greedy_map(*_with(quality.log(), pooled(V)), 400)
+        assert sorted(picks[0].tolist()) == list(range(400))
+        assert d <= int(rank) <= d + 3
+
+
+@pytest.mark.parametrize("reach", [9.5, 24.5, 49.5, 5e3])
+def test_map_where_qualities_are_far_apart(reach: float) -> None:
+    """exp(reach r), by logarithms of determinants in double precision."""
+    for seed in range(3):
+        made = torch.Generator().manual_seed(seed)
+        V, quality = torch.randn(20, 32, generator=made), reach * torch.rand(20, generator=made)
+        S = torch.tensor(cosines(V), dtype=torch.float64)
+        chosen: list[int] = []
+        while len(chosen) < 20:
+            told = {}
+            for j in {*range(20)} - {*chosen}:
+                these = [*chosen, j]
+                part = S[these][:, these]
+                told[j] = float(part.slogdet().logabsdet + 2 * quality.double()[these].sum())
+            chosen.append(max(told, key=lambda n: told[n]))
+        assert order_of(*_with(quality, pooled(V)), 20)[0].tolist() == chosen
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -175,7 +182,7 @@ def test_pools_do_not_meet_and_budgets_nest(which: str) -> None:
         if which == "farthest":
             return farthest_first(similar, valid, count)
         if which == "map":
-            return greedy_map(similar, weight.log(), valid, count)
+            return order_of(similar, weight.log(), valid, count)
         if which == "facility":
             return facility(similar, weight, valid, count)
         return marginal_relevance(similar, weight, valid, count, 0.5)
@@ -195,8 +202,8 @@ def test_a_pool_smaller_than_the_count_keeps_its_order() -> None:
     similar, valid = pooled(*sets)
     quality = torch.tensor([1.0, 2.0]).log().repeat(3, 6)
     for row, size in ((1, 2), (2, 3)):
-        alone = greedy_map(similar[row : row + 1], quality[:1], valid[row : row + 1], size)
-        together = greedy_map(similar, quality, valid, 7)
+        alone = order_of(similar[row : row + 1], quality[:1], valid[row : row + 1], size)
+        together = order_of(similar, quality, valid, 7)
         assert together[row, :size].tolist() == alone[0].tolist()
         assert together[row, 0] == 1
 
@@ -214,5 +221,5 @@ def test_numbers_that_are_none_are_told(bad: float) -> None:
     V[3, 0] = bad
     similar, valid = pooled(V)
     assert farthest_first(similar, valid, 3).tolist() == [[-1] * 3]
-    assert greedy_map(similar, torch.zeros(1, 6), valid, 3).tolist() == [[-1] * 3]
+    assert order_of(similar, torch.zeros(1, 6), valid, 3).tolist() == [[-1] * 3]
     assert ranked(similar[:, 3], valid, 3).tolist() == [[-1] * 3]

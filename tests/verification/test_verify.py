@@ -12,6 +12,7 @@ from conftest import edit, tiny_checkpoint
 from families.checkpoints import save_checkpoint
 from families.zoo import ZOO
 
+from st3.engine import moved
 from st3.engine.alive import Alive
 from st3.engine.hooks import Hooks
 from st3.engine.prefill import Prefill
@@ -69,6 +70,20 @@ def test_a_checkpoint_is_green(st3_: Any, tmp_path: Path, name: str) -> None:
     assert [row["reference"] for row in rows.values()] == ["stock", oracle, oracle]
     assert rows["none"]["same_tokens"]
     assert rows["st3"]["kept_per_layer"][-1] < document["visual_tokens"]
+
+
+@pytest.mark.parametrize("name", ["llava", "lfm2_vl"])
+def test_positions_without_gaps_have_their_oracle(
+    st3_: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Both oracles count anew what entered; and an engine that keeps the gaps is red."""
+    folder = saved(name, tmp_path / "model")
+    specs = "divprune:keep=5,positions=compact,tau=6,dpp:keep=30%,positions=compact"
+    document, _ = found(st3_("verify", folder, "--methods", specs, "--json"))
+    assert [row["verdict"] for row in document["rows"]] == ["green"] * 2, document["rows"]
+    monkeypatch.setattr(moved, "compacts", lambda plan: False)
+    document, _ = found(st3_("verify", folder, "--methods", specs, "--json"))
+    assert [row["verdict"] for row in document["rows"]] == ["red"] * 2
 
 
 def test_every_method_of_the_registry(st3_: Any, tmp_path: Path) -> None:

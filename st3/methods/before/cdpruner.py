@@ -33,9 +33,9 @@ class CDPruner(Selecting):
         "and take -cosine; it is brought to 0..1 in each choice (theirs: over all crops), "
         "without their 1e-6, so that the least relevant token comes last; theta is 0.5 by default, "
         "as in an engine's port, where theirs is 1; tiles of a picture are one choice with one "
-        "budget, theirs one each, and marks at the ends of lines are in it and count: their code "
-        "packs tiles without; where the kernel's rank is used up, what is left follows spread over "
-        "the picture, not NaN; of a video the frames are one choice, theirs choose frame by frame"
+        "budget, theirs one each; where the kernel's rank is used up, tokens spread evenly follow; "
+        "a video is one choice, theirs one a frame; marks at the ends of lines are in the choice "
+        "and count: their code packs tiles without"
     )
     published: ClassVar[Mapping[str, str]] = {
         "128": "keep=128,theta=1,positions=compact",
@@ -57,7 +57,7 @@ class CDPruner(Selecting):
     def choose(self, view: View) -> Chosen:
         import torch
 
-        from st3.methods.greedy import greedy_map, similarities, spread_to_one
+        from st3.methods.greedy import SPREAD, greedy_map, similarities, spread_to_one
 
         units = view.units()
         question = torch.nn.functional.normalize(view.question(), dim=-1)
@@ -66,10 +66,12 @@ class CDPruner(Selecting):
             cosine = (units @ question[..., None])[..., 0]
         relevance = spread_to_one(cosine, view.valid)
         if self.theta < 1:
-            worth = self.theta / (2 * (1 - self.theta)) * relevance
+            quality = self.theta / (2 * (1 - self.theta)) * relevance
         else:
-            worth = relevance.log()
-        return Chosen(greedy_map(similarities(units), worth, view.valid, view.most))
+            quality = relevance.log()
+        picks, rank = greedy_map(similarities(units), quality, view.valid, view.most)
+        view.note(SPREAD, rank[:, None] < view.fixed(view.counts))
+        return Chosen(picks)
 
 
 METHOD = CDPruner

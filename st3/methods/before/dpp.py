@@ -23,8 +23,8 @@ class DPP(Selecting):
     source: ClassVar[str] = "CDPruner without a question, arXiv 2506.10967"
     needs: ClassVar[tuple[str, ...]] = ("features",)
     differs: ClassVar[str] = (
-        "where the kernel's rank is used up, what is left follows spread over the picture, not "
-        "NaN; marks at the ends of lines are in the choice and count in the budget"
+        "where the kernel's rank is used up, tokens spread evenly follow, not NaN; marks at the "
+        "ends of lines are in the choice and count in the budget"
     )
     published: ClassVar[Mapping[str, str]] = {
         "128": "keep=128,positions=compact",
@@ -40,10 +40,12 @@ class DPP(Selecting):
     def choose(self, view: View) -> Chosen:
         import torch
 
-        from st3.methods.greedy import greedy_map, similarities
+        from st3.methods.greedy import SPREAD, greedy_map, similarities
 
         alike = torch.zeros(view.valid.shape, device=view.valid.device)
-        return Chosen(greedy_map(similarities(view.units()), alike, view.valid, view.most))
+        picks, rank = greedy_map(similarities(view.units()), alike, view.valid, view.most)
+        view.note(SPREAD, rank[:, None] < view.fixed(view.counts))
+        return Chosen(picks)
 
 
 METHOD = DPP

@@ -66,10 +66,9 @@ class HiRED(Selecting):
         from st3.methods.greedy import ranked
 
         tower, valid = view.tower, view.valid
-        if not tower.tiled:
-            view.note(_NO_TILES)
         early, late, crop = tower.attention("first"), tower.attention("features"), tower.crops()
         cuts = _cuts(view)
+        view.note(_NO_TILES, _alone(crop, cuts))
         early, late_in, crop = (
             pad_sequence([x[pool, here] for pool, here, _ in cuts], True, fill)
             for x, fill in ((early, 0), (late, 0), (crop, -1))
@@ -115,6 +114,15 @@ class HiRED(Selecting):
         inside = torch.empty_like(inside).scatter_(1, order, inside)
         within = inside < each.gather(1, crop.clamp_min(0))
         return within | (crop < 0)
+
+
+def _alone(crop: torch.Tensor, cuts: list[tuple[int, slice, int]]) -> torch.Tensor:
+    """bool []: whether no picture is of several of these crops int64 [G, n]."""
+    import torch
+
+    whole = [crop[pool, here] for pool, here, _ in cuts]
+    several = [x.amax() > torch.where(x < 0, 1 << 30, x).amin() for x in whole]
+    return ~torch.stack(several).any()
 
 
 def _cuts(view: View) -> list[tuple[int, slice, int]]:
