@@ -19,7 +19,6 @@ from st3.engine.pools import Table
 from st3.engine.prompt import Prompt
 from st3.methods.base import Selector
 from st3.methods.budget import Budget
-from st3.methods.cells import square
 from st3.methods.clips import Clip, in_pools
 from st3.methods.selecting import Chosen, Merge
 from st3.methods.view import Tower, View, fixed

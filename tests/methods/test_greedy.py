@@ -26,7 +26,6 @@ from st3.methods.greedy import (
     ranked,
     similarities,
 )
-from st3.methods.scorers import golden_spread
 from st3.methods.view import units
 
 SIZES = [1, 2, 7, 12]
