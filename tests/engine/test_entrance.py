@@ -241,17 +241,3 @@ def test_a_budget_of_tokens_is_one_for_each_picture_or_all() -> None:
         if per == "picture":
             assert [sum(n // 64 == picture for n in kept) for picture in range(3)] == [20] * 3
     assert make_method("divprune:keep=20,per=prompt").schedule(10).count(1, 192, pictures=3) == 20
-
-
-@pytest.mark.parametrize("method", ["downsample", "pool"])
-def test_no_grid_is_guessed_for_several_pictures(method: str) -> None:
-    """Four square pictures in one pool are no square of twice the side."""
-    model = tiny_llava(layers=2)
-    with st3.trim(model, method, keep=4, per="prompt") as session:
-        greedy(model, prompts("tItItItItt"), 2)
-        record = session.record
-    (size, *others) = record.prompt.pictures[0]
-    assert others == [size] * 3
-    kept = record.turns[0].entered(0)
-    assert [sum(n // size == picture for n in kept) for picture in range(4)] == [1] * 4
-    assert any("no grid" in note for note in record.notes)
