@@ -60,8 +60,8 @@ def trim(
         model: a model that `st3.load` or transformers made, of a family that fits (docs/models.md);
             or one in PEFT's wrapper. A family that fits without an oracle's proof is trimmed with
             a warning.
-        method: a name in `st3.methods.METHODS`, a spec such as `visionzip:keep=50%+st3`, one of
-            one's own, such as `./mine.py:Mine`; or a `Method`, or its class.
+        method: a name in `st3.methods.METHODS`, a spec such as `A:keep=50%+B`, one of one's own,
+            such as `./mine.py:Mine`; or a `Method`, or its class.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
             allocated once, for that many. Longer answers are no error.
         cuda_graphs: record the decode step once and replay it, and prefill, too, where one layout
