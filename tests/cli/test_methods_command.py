@@ -90,7 +90,7 @@ def test_no_such_method(st3_: Any) -> None:
 
 def test_one_with_its_settings(st3_: Any) -> None:
     found = json.loads(st3_("methods", "cdpruner:64,theta=0.5", "--json").out)
-    assert (found["name"], found["parameters"]["keep"]) == ("cdpruner", "64")
+    assert (found["name"], found["parameters"]["keep"]) == ("cdpruner", 64)
     assert found["parameters"]["theta"] == 0.5
     shown = " ".join(st3_("methods", "fastervlm").out.split())
     assert "fastervlm:drop-90% keeps 58 tokens of each picture and the marks" in shown

@@ -434,7 +434,10 @@ def test_neighbours_that_may_be_frames_are_a_video() -> None:
         ("hiprune:object_layer=0", "share of the tower's depth"),
         ("hired:alpha=2", "alpha must be a share"),
         ("fastervlm:80%", "name=value, got '80%'"),
-        ("pvtp:scorer=divprun", "unknown scorer 'divprun'; known: last-token"),
+        (
+            "pvtp:scorer=divprun",
+            "unknown scorer 'divprun' .did you mean divprune.*; known: last-token",
+        ),
     ],
 )
 def test_settings_that_cannot_be(spec: str, message: str) -> None:
