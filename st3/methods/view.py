@@ -62,10 +62,10 @@ class View:
             tokens stand line by line; None where that is not known.
         look: makes what the tower did; raises ValueError where it was not seen.
         notes: what a method did otherwise than it would, a sentence each; for the report.
-        perhaps: the same where only the device knows whether it did: bool [...] and a sentence.
         films: makes for each pool its videos, in order, see `clips`; the host waits for that once.
         pools: what each is made of: pictures and, where they are known, their marks; for a method
             that chooses by motion, videos and their frames.
+        perhaps: notes of which only the device knows whether they hold: bool [...], a sentence.
     """
 
     features: torch.Tensor
@@ -77,9 +77,9 @@ class View:
     grids: Callable[[], tuple[tuple[int, int] | None, ...]]
     look: Callable[[], Tower]
     notes: list[str] = field(default_factory=list)
-    perhaps: list[tuple[torch.Tensor, str]] = field(default_factory=list)
     films: Callable[[], tuple[tuple[Clip, ...], ...]] | None = None
     pools: tuple[Pool, ...] = ()
+    perhaps: list[tuple[torch.Tensor, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.pools:

@@ -440,7 +440,7 @@ def test_neighbours_that_may_be_frames_are_a_video() -> None:
         ("fastervlm:80%", "name=value, got '80%'"),
         (
             "pvtp:scorer=divprun",
-            r"scorer 'divprun' \(did you mean divprune\?\); known: last-token",
+            r"unknown scorer 'divprun' \(did you mean divprune\?\); known: last-token",
         ),
     ],
 )
