@@ -26,6 +26,8 @@ FAMILIES = {
     "qwen3_vl": 0, "internvl, qwen3": 4, "gemma3": 0, "mistral3": 0,
 }  # fmt: skip
 """With the rows of a tile, where tiles count as pictures."""
+LINES = {"mistral3"}
+"""Those whose pictures have text between their lines."""
 
 
 @lru_cache(maxsize=1)
@@ -69,7 +71,8 @@ def test_pools_and_rows_are_those_of_trim(name: str) -> None:
             _, high, wide = inputs["image_grid_thw"][0].tolist()
             side = model.config.vision_config.spatial_merge_size
             grid = (high // side, wide // side)
-        (kept,) = choose(method, [Picture(states[0, visual], layout.pools, layout.counts, grid)])
+        picture = Picture(states[0, visual], layout.pools, layout.counts, grid, lines=name in LINES)
+        (kept,) = choose(method, [picture])
         assert kept.numbers.tolist() == session.kept(1), spec
         merged = session.record.turns[0].merged
         now = states if merged is None else merged

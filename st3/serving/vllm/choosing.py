@@ -25,6 +25,7 @@ class Picture:
         pools: how many rows each choice is made of; n in all. `counts`: how many of them stay.
         grid: lines and columns, where it is one pool and they are known.
         attention: float32 [n], that of the tower's class token; None where nobody looked.
+        lines: whether each pool is a line of it.
     """
 
     rows: torch.Tensor
@@ -32,6 +33,7 @@ class Picture:
     counts: tuple[int, ...]
     grid: tuple[int, int] | None = None
     attention: torch.Tensor | None = None
+    lines: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _pools(picture: Picture) -> Iterator[Picture]:
     for part, pool, count, attention in zip(
         rows, picture.pools, picture.counts, looked, strict=True
     ):
-        grid = None if several else picture.grid
+        grid = (1, pool) if picture.lines else None if several else picture.grid
         yield Picture(part, (pool,), (count,), grid or square(pool), attention)
 
 

@@ -14,12 +14,14 @@ class Family:
     Attributes:
         module: of `vllm.model_executor.models`; `name`: its class there.
         tile: of a configuration, how many rows a tile has, where tiles count as pictures.
+        lines: whether text stands between the lines of a picture, so that each is a pool.
         on_a_grid: whether positions have axes for lines and columns (M-RoPE).
     """
 
     module: str
     name: str
     tile: Callable[[Any], int] = lambda config: 0
+    lines: bool = False
     on_a_grid: bool = False
 
 
@@ -51,7 +53,9 @@ FAMILIES: dict[str, Family] = {
         "interns1", "InternS1ForConditionalGeneration", _internvl_tile
     ),
     "Gemma3ForConditionalGeneration": Family("gemma3_mm", "Gemma3ForConditionalGeneration"),
-    "Mistral3ForConditionalGeneration": Family("mistral3", "Mistral3ForConditionalGeneration"),
+    "Mistral3ForConditionalGeneration": Family(
+        "mistral3", "Mistral3ForConditionalGeneration", lines=True
+    ),
 }
 """By the name in a checkpoint's `architectures`."""
 

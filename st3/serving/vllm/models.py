@@ -85,7 +85,7 @@ def trimmed(base: Any, family: Family) -> Any:
                 pictures.append(
                     Picture(
                         one, layout.pools, layout.counts, self._st3_grid(kwargs, number),
-                        None if looked is None else looked[number],
+                        None if looked is None else looked[number], family.lines,
                     )
                 )  # fmt: skip
             found = choose(self.st3.method, pictures, _agreed, self._st3_width)
