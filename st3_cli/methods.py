@@ -24,6 +24,7 @@ _MEANS = {
     "features": "the tokens themselves",
     "text": "the text's embeddings",
     "frames": "which frame a token is of",
+    "videos": "which frames make a video",
     "grid": "the picture's shape",
     "patches": "features before the projector",
     "states": "what the layer returned",

@@ -48,7 +48,6 @@ def each_clip(view: View, choose: Choose) -> Chosen:
 
     from st3.methods.greedy import rows_of
     from st3.methods.selecting import Chosen, Merge
-    from st3.methods.view import fixed
 
     rows, merges = [], []
     for pool, clips in enumerate(view.clips()):
@@ -59,13 +58,13 @@ def each_clip(view: View, choose: Choose) -> Chosen:
         taken = turns[: max(0, count - len(marks))]
         order = torch.empty(size, dtype=torch.long, device=view.valid.device)
         if marks:
-            order[: len(marks)] = fixed(marks, order.device)
+            order[: len(marks)] = view.placed(marks)
         merge: list[Merge] = []
         for number, clip in enumerate(clips):
             tokens = view.features[pool, clip.inside].float().view(clip.frames, clip.size, -1)
             cut = choose(tokens, pool, clip, taken.count(number))
             places = tuple(n for n, which in enumerate(turns, len(marks)) if which == number)
-            order[fixed(places, order.device)] = cut.picks + clip.first
+            order[view.placed(places)] = cut.picks + clip.first
             if cut.merge is not None:
                 into, of = cut.merge.into + clip.first, cut.merge.of + clip.first
                 merge.append(Merge(into, of, cut.merge.weight))

@@ -123,10 +123,11 @@ class Selecting(Method):
         return self
 
     def asks(self) -> tuple[str, ...]:
-        """What it must see: `features`, `text`, `frames`, `grid`; of the tower, `patches`, and of
-        its layers `attention LAYER` (from the class token, where there is one), `joint LAYER` (the
-        same, all heads as one), `received LAYER` (from all patches) or `keys LAYER`, a layer being
-        `first`, `last`, `features` (whose output the projector gets) or a share of the depth.
+        """What it must see: `features`, `text`, `frames` (which one a token is of), `videos` (which
+        frames make one), `grid`; of the tower, `patches`, and of its layers `attention LAYER` (from
+        the class token, where there is one), `joint LAYER` (the same, all heads as one), `received
+        LAYER` (from all patches) or `keys LAYER`, a layer being `first`, `last`, `features` (whose
+        output the projector gets) or a share of the depth.
         """
         return self.needs
 

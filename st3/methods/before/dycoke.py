@@ -28,7 +28,7 @@ class DyCoke(Selecting):
 
     name: ClassVar[str] = "dycoke"
     source: ClassVar[str] = "DyCoke, arXiv 2411.15024"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos")
     differs: ClassVar[str] = (
         "the stage before the decoder alone; a last group of less than four frames is thinned like "
         "any other, where their code drops a last odd frame and leaves the last group as it is; a "

@@ -36,7 +36,7 @@ class FastVID(Selecting):
 
     name: ClassVar[str] = "fastvid"
     source: ClassVar[str] = "FastVID, arXiv 2503.11187"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames", "attention features")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos", "attention features")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "frames are compared by the mean of their tokens, and tokens are salient by the tower's "

@@ -32,7 +32,7 @@ class HoliTom(Selecting):
 
     name: ClassVar[str] = "holitom"
     source: ClassVar[str] = "HoliTom, arXiv 2505.21334"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames", "received last")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos", "received last")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "the stage before the decoder alone; the budget is met to the token (frames and windows "

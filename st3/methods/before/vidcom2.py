@@ -32,7 +32,7 @@ class VidCom2(Selecting):
 
     name: ClassVar[str] = "vidcom2"
     source: ClassVar[str] = "VidCom2, arXiv 2505.14454"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos")
     differs: ClassVar[str] = (
         "the budget is met to the token (frames get their shares by Webster's rule, one at least), "
         "where theirs rounds each frame's; a picture is a video of one frame"
