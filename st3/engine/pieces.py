@@ -147,7 +147,7 @@ def _placed(
     if any(row != rows[number - number % times] for number, row in enumerate(rows)):
         return None
     left = {kind: iter(pieces) for kind, pieces in seen.items()}
-    found = []
+    found: list[tuple[Piece, ...]] = []
     for row in rows[::times]:
         pieces: list[Piece] = []
         to_come = {True: 0, False: 0}  # of a piece that lies in several runs

@@ -12,11 +12,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from st3.methods.clips import Clip
+from st3.methods.merge import Part
 
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.selecting import Chosen, Merge
+    from st3.methods.selecting import Chosen
     from st3.methods.view import View
 
 
@@ -26,11 +27,11 @@ class Cut:
 
     Attributes:
         picks: int64 [n], all its tokens, those that stay first, by falling importance.
-        merge: as in `Chosen`, of its own tokens alone and without the dimension of pools.
+        part: what is merged, by numbers of its own tokens; None for nothing.
     """
 
     picks: torch.Tensor
-    merge: Merge | None = None
+    part: Part | None = None
 
 
 Choose = Callable[["torch.Tensor", int, Clip, int], Cut]
@@ -44,12 +45,14 @@ def each_clip(view: View, choose: Choose) -> Chosen:
     pool's.
     """
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
     from st3.methods.greedy import rows_of
-    from st3.methods.selecting import Chosen, Merge
+    from st3.methods.merging import padded
+    from st3.methods.selecting import Chosen
 
-    rows, merges = [], []
+    rows, parts = [], []
+    empty = torch.empty(0, dtype=torch.long, device=view.valid.device)
+    nothing = Part(empty, empty, empty.float())
     for pool, clips in enumerate(view.clips()):
         size, count = view.sizes[pool], view.counts[pool]
         inside = {n for clip in clips for n in range(clip.first, clip.first + clip.tokens)}
@@ -59,29 +62,20 @@ def each_clip(view: View, choose: Choose) -> Chosen:
         order = torch.empty(size, dtype=torch.long, device=view.valid.device)
         if marks:
             order[: len(marks)] = view.placed(marks)
-        merge: list[Merge] = []
+        mine = [nothing]
         for number, clip in enumerate(clips):
             tokens = view.features[pool, clip.inside].float().view(clip.frames, clip.size, -1)
             cut = choose(tokens, pool, clip, taken.count(number))
             places = tuple(n for n, which in enumerate(turns, len(marks)) if which == number)
             order[view.placed(places)] = cut.picks + clip.first
-            if cut.merge is not None:
-                into, of = cut.merge.into + clip.first, cut.merge.of + clip.first
-                merge.append(Merge(into, of, cut.merge.weight))
+            if cut.part is not None:
+                into, of = cut.part.into + clip.first, cut.part.of + clip.first
+                mine.append(Part(into, of, cut.part.weight))
         rows.append(order)
-        merges.append(merge)
+        parts.append(mine)
     picks = rows_of(rows, view.most)
-    if not any(merges):
-        return Chosen(picks)
-    nothing = Merge(picks.new_empty(0), picks.new_empty(0), view.features.new_empty(0).float())
-    parts = [
-        pad_sequence(
-            [torch.cat([getattr(one, part) for one in (nothing, *merge)]) for merge in merges],
-            batch_first=True,
-        )
-        for part in ("into", "of", "weight")
-    ]
-    return Chosen(picks, Merge(*parts))
+    merges = any(len(mine) > 1 for mine in parts)
+    return Chosen(picks, padded(parts) if merges else None)
 
 
 @lru_cache(maxsize=64)
@@ -92,22 +86,3 @@ def dealt(sizes: tuple[int, ...]) -> tuple[int, ...]:
     """
     turns = [((2 * j + 1) / size, which) for which, size in enumerate(sizes) for j in range(size)]
     return tuple(which for _, which in sorted(turns))
-
-
-def order_of(first: torch.Tensor, *then: torch.Tensor) -> torch.Tensor:
-    """Places in a flat order by several keys of one shape, rising, the first key first.
-
-    Returns:
-        int64 [n] of keys with n elements; the earlier place of two alike first.
-    """
-    keys = [key.flatten() for key in (first, *then)]
-    order = keys[-1].argsort(stable=True)
-    for key in reversed(keys[:-1]):
-        order = order[key[order].argsort(stable=True)]
-    return order
-
-
-def rank(score: torch.Tensor) -> torch.Tensor:
-    """int64 of the shape of a score: 0 for the greatest of the last dimension, and so on."""
-    best = score.argsort(dim=-1, descending=True, stable=True)
-    return best.argsort(dim=-1)

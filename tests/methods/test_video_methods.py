@@ -10,9 +10,10 @@ from methods import video_references as slow
 
 from st3.methods import make_method
 from st3.methods.budget import Piece
-from st3.methods.by_clip import dealt, order_of
+from st3.methods.by_clip import dealt
 from st3.methods.clips import Clip, clips_of, in_pools
 from st3.methods.clusters import apportioned, density_peaks, distances, segments, still_windows
+from st3.methods.orders import order_of
 from st3.methods.selecting import Selecting
 from st3.methods.view import View
 
@@ -225,7 +226,7 @@ def test_what_holitom_has_left_goes_to_what_stands_still() -> None:
     picks = {*cut.picks[:5].tolist()}
     assert picks == {0, 1, 5, 6, 7}
     W = torch.zeros(8, 8)
-    W.index_put_((cut.merge.into, cut.merge.of), cut.merge.weight, accumulate=True)
+    W.index_put_((cut.part.into, cut.part.of), cut.part.weight, accumulate=True)
     torch.testing.assert_close(W[0], torch.tensor([1, 0, 1, 0, 1, 0, 0, 0]) / 3)
     torch.testing.assert_close(W[1], torch.tensor([0, 1, 0, 1, 0, 0, 0, 0]) / 2)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
+from st3.methods.by_clip import Cut, each_clip
 from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class DyCoke(Selecting):
         import torch
         from torch.nn.functional import normalize
 
+        from st3.methods.orders import order_of, rank
         from st3.methods.scorers import golden_spread
 
         units = normalize(tokens, dim=-1)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
-from st3.methods.clusters import density_peaks, distances, segments
-from st3.methods.selecting import Chosen, Merge, Selecting
+from st3.methods.by_clip import Cut, each_clip
+from st3.methods.merge import Part
+from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,9 @@ class FastVID(Selecting):
     def _cut(self, tokens: torch.Tensor, attention: torch.Tensor, count: int) -> Cut:
         import torch
 
+        from st3.methods.clusters import density_peaks, distances, segments
+        from st3.methods.orders import order_of, rank
+
         frames, size, _ = tokens.shape
         context = int(count // frames * self.density + 1e-9)
         number = rank(attention)
@@ -103,7 +106,7 @@ class FastVID(Selecting):
     def _merge(
         self, tokens: torch.Tensor, joins: torch.Tensor, anchor: torch.Tensor, peak: torch.Tensor,
         first: torch.Tensor, last: torch.Tensor, widest: int,
-    ) -> Merge:  # fmt: skip
+    ) -> Part:  # fmt: skip
         """Every token that `joins`, in each anchor frame of its segment into the likest anchor."""
         import torch
         from torch.nn.functional import normalize
@@ -129,7 +132,7 @@ class FastVID(Selecting):
         members = torch.zeros_like(own).flatten().scatter_add_(0, goal, joined.long())[goal]
         keep = (1 / (members + 1.0)).clamp_min(self.beta)
         weight = (1 - keep) / members.clamp_min(1) + keep * (goal == of)
-        return Merge(goal, of, weight * joined)
+        return Part(goal, of, weight * joined)
 
 
 METHOD = FastVID

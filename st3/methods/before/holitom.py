@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
-from st3.methods.clusters import apportioned, density_peaks, distances, still_windows
-from st3.methods.selecting import Chosen, Merge, Selecting
+from st3.methods.by_clip import Cut, each_clip
+from st3.methods.merge import Part
+from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +72,9 @@ class HoliTom(Selecting):
         import torch
         from torch.nn.functional import normalize
 
+        from st3.methods.clusters import apportioned, density_peaks, distances, still_windows
+        from st3.methods.orders import order_of, rank
+
         frames, size, width = tokens.shape
         units, standing = normalize(tokens, dim=-1), rank(attention.flatten()).view(frames, size)
         first, _, still = still_windows((units[1:] * units[:-1]).sum(-1) > self.same)
@@ -111,7 +114,7 @@ class HoliTom(Selecting):
         members = torch.zeros_like(goal).scatter_add_(0, goal, member.long())[goal]
         weight = (1 - self.beta) / members.clamp_min(1) + self.beta * (goal == own.flatten())
         weight = weight * member / copies.clamp_min(1)
-        return Cut(picks, Merge(goal[once], own.flatten(), weight[once]))
+        return Cut(picks, Part(goal[once], own.flatten(), weight[once]))
 
 
 METHOD = HoliTom

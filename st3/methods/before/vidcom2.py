@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
+from st3.methods.by_clip import Cut, each_clip
 from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class VidCom2(Selecting):
 
     def _cut(self, tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
         from torch.nn.functional import normalize
+
+        from st3.methods.orders import order_of, rank
 
         quiet = tokens.flatten(0, 1).var(0, correction=0).argsort(stable=True)
         units = normalize(tokens[..., quiet[: max(1, tokens.shape[2] // 2)]], dim=-1)
