@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from st3.methods.clips import Clip
 from st3.methods.merge import Part
 
 if TYPE_CHECKING:
@@ -34,15 +33,19 @@ class Cut:
     part: Part | None = None
 
 
-Choose = Callable[["torch.Tensor", int, Clip, int], Cut]
-"""Of features [frames, size, d], the number of the pool, the clip, and how many are to stay."""
+Choose = Callable[["torch.Tensor", "torch.Tensor", int], Cut]
+"""Of features [frames, size, d], a score of them [frames, size], and how many are to stay."""
 
 
-def each_clip(view: View, choose: Choose) -> Chosen:
+def each_clip(view: View, choose: Choose, score: torch.Tensor | None = None) -> Chosen:
     """Let every video be chosen from by itself, with the share of the budget that is its own.
 
     Budgets of clips are proportional to their tokens, to the nearest (`dealt`), and add up to the
     pool's.
+
+    Args:
+        choose: from one of them.
+        score: float32 [G, n], handed on; by default nought.
     """
     import torch
 
@@ -50,6 +53,7 @@ def each_clip(view: View, choose: Choose) -> Chosen:
     from st3.methods.merging import padded
     from st3.methods.selecting import Chosen
 
+    score = torch.zeros(view.valid.shape, device=view.valid.device) if score is None else score
     rows, parts = [], []
     empty = torch.empty(0, dtype=torch.long, device=view.valid.device)
     nothing = Part(empty, empty, empty.float())
@@ -65,7 +69,8 @@ def each_clip(view: View, choose: Choose) -> Chosen:
         mine = [nothing]
         for number, clip in enumerate(clips):
             tokens = view.features[pool, clip.inside].float().view(clip.frames, clip.size, -1)
-            cut = choose(tokens, pool, clip, taken.count(number))
+            own = score[pool, clip.inside].view(clip.frames, clip.size)
+            cut = choose(tokens, own, taken.count(number))
             places = tuple(n for n, which in enumerate(turns, len(marks)) if which == number)
             order[view.placed(places)] = cut.picks + clip.first
             if cut.part is not None:

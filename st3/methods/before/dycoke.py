@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import torch
 
     from st3.methods.budget import Budget
-    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 
@@ -50,18 +49,19 @@ class DyCoke(Selecting):
     def choose(self, view: View) -> Chosen:
         return each_clip(view, self._cut)
 
-    def _cut(self, tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
+    def _cut(self, tokens: torch.Tensor, score: torch.Tensor, count: int) -> Cut:
         import torch
         from torch.nn.functional import normalize
 
         from st3.methods.orders import order_of, rank
         from st3.methods.scorers import golden_spread
 
+        frames, size, _ = tokens.shape
         units = normalize(tokens, dim=-1)
-        frame = torch.arange(clip.frames, device=tokens.device)
+        frame = torch.arange(frames, device=tokens.device)
         before = (frame - 1 - (frame % 4 == 2).long()).clamp_min(0)
         change = rank(1 - (units * units[before]).sum(-1))
-        spread = rank(-golden_spread(torch.arange(clip.size, device=tokens.device)))
+        spread = rank(-golden_spread(torch.arange(size, device=tokens.device)))
         whole = (frame % 4 == 0)[:, None].expand(change.shape)
         turn = torch.where(whole, spread, change)
         return Cut(order_of((~whole).int(), turn))

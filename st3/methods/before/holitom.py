@@ -13,7 +13,6 @@ from st3.methods.selecting import Chosen, Selecting
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 
@@ -62,11 +61,7 @@ class HoliTom(Selecting):
 
     def choose(self, view: View) -> Chosen:
         attention = view.tower.received("last").clamp_max(1)
-
-        def cut(tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
-            return self._cut(tokens, attention[pool, clip.inside].view(tokens.shape[:2]), count)
-
-        return each_clip(view, cut)
+        return each_clip(view, self._cut, attention)
 
     def _cut(self, tokens: torch.Tensor, attention: torch.Tensor, count: int) -> Cut:
         import torch

@@ -12,7 +12,6 @@ from st3.methods.selecting import Chosen, Selecting
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 _WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -51,7 +50,7 @@ class VidCom2(Selecting):
     def choose(self, view: View) -> Chosen:
         return each_clip(view, self._cut)
 
-    def _cut(self, tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
+    def _cut(self, tokens: torch.Tensor, score: torch.Tensor, count: int) -> Cut:
         from torch.nn.functional import normalize
 
         from st3.methods.orders import order_of, rank
