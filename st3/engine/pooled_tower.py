@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from st3.engine.entrance import Entrance
-from st3.engine.lines import lines_of
+from st3.engine.lines import Grid, Lines, grids_of_pools, lines_of
 from st3.engine.prefill import Prefill
 from st3.engine.sight import Sight
 
@@ -108,19 +107,28 @@ class PooledTower:
 
 
 def look_at_tower(
-    prefill: Prefill, sights: Mapping[str, Sight], masks: Mapping[str, torch.Tensor]
+    prefill: Prefill,
+    sights: Mapping[str, Sight],
+    masks: Callable[[], Mapping[str, torch.Tensor]],
 ) -> None:
     """Tell a prefill, and its entrance, what was seen, if anything was.
 
     Args:
         sights: by kind, `image` or `video`.
-        masks: by kind, bool [B, n], the places of its tokens.
+        masks: makes by kind bool [B, n], the places of its tokens.
     """
-    entrance = prefill.entrance
-    if len(sights) == 1:
-        (only,) = sights.values()
-        prefill.scoring.grids = lambda: tuple(only.grids)
-    if entrance is None or not sights:
+    if not sights:
         return
-    entrance.tower = partial(PooledTower, sights, masks, prefill.record.notes)
-    entrance.lines = partial(lines_of, prefill.prompt, sights, masks)
+    entrance, notes, prompt = prefill.entrance, prefill.record.notes, prefill.prompt
+
+    def lines() -> tuple[Lines, ...]:
+        return lines_of(prompt, sights, masks())
+
+    def grids() -> tuple[Grid, ...]:
+        pairs = zip(prompt.pictures, lines(), strict=True)
+        return tuple(grid for sizes, row in pairs for grid in grids_of_pools(sizes, row))
+
+    prefill.scoring.grids = grids
+    if entrance is not None:
+        entrance.tower = lambda entrance: PooledTower(sights, masks(), notes, entrance)
+        entrance.lines = lines
