@@ -1,0 +1,253 @@
+"""A question on its way: one thread has the model, whoever draws gets what has been seen so far.
+
+Questions take turns. One that nobody listens to any more ends with its token.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from st3.engine.session import TrimSession
+from st3.families.meta import meta_model
+from st3.families.parts import find_parts
+from st3.inference.generation import Answer, answer_inputs, find_places, prepare
+from st3.inference.places import Array, Places
+from st3.methods import Method, make_method
+from st3.profiling.costs import costs_of
+from st3.profiling.course import schedule_of
+from st3.profiling.macs import MacCounter
+from st3.profiling.shape import Workload
+from st3.units import si
+
+SIDES = ("trimmed", "untrimmed")
+
+
+@dataclass(frozen=True)
+class Film:
+    """When each visual token leaves each layer.
+
+    Attributes:
+        places: where tokens lie.
+        layers: of the decoder.
+        firsts: the first layer of each group, from 1.
+        life: int [groups, tokens]: alive while fewer tokens than this have been generated.
+    """
+
+    places: Places
+    layers: int
+    firsts: tuple[int, ...]
+    life: Array
+
+    @classmethod
+    def of(cls, session: TrimSession, places: Places, tokens: int) -> Film:
+        """Of the last generation, for answers of at most so many tokens."""
+        groups = session.groups
+        life = np.zeros((len(groups), places.count), dtype=np.int64)
+        last = tokens if session.schedule.anneals else 0
+        counts = [session.kept_per_layer(0, t) for t in range(last + 1)]
+        for row, group in zip(life, groups, strict=True):
+            for t, count in enumerate(counts):
+                if t == last or counts[t + 1][group.first - 1] != count[group.first - 1]:
+                    row[session.kept(group.first, 0, t)] = t + 1
+        if not session.schedule.anneals:
+            life[life > 0] = np.iinfo(np.int64).max
+        return cls(places, session.layers, tuple(group.first for group in groups), life)
+
+    def kept(self, layer: int, after: int) -> list[int]:
+        """Visual tokens alive in `layer` (from 1) after so many generated tokens."""
+        group = sum(first <= layer for first in self.firsts) - 1
+        return [int(n) for n in np.flatnonzero(self.life[group] > after)]
+
+    def deepest(self, after: int) -> Array:
+        """The last layer that holds each visual token then, 0 where none does; int [tokens]."""
+        ends = np.array([*(first - 1 for first in self.firsts[1:]), self.layers])
+        return ((self.life > after) * ends[:, None]).max(axis=0)
+
+
+@dataclass
+class Seen:
+    """What there is so far.
+
+    Attributes:
+        text: of each side. `answers`: those that are whole.
+        generated: tokens of the trimmed side.
+        film: once its prefill is through, and if tokens can be drawn.
+        notes: what is to be said besides.
+        refusal: why there is no more.
+    """
+
+    text: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SIDES, ""))
+    answers: dict[str, Answer] = field(default_factory=dict)
+    generated: int = 0
+    film: Film | None = None
+    notes: list[str] = field(default_factory=list)
+    refusal: str = ""
+
+
+class Host:
+    """Has the model.
+
+    Args:
+        model, processor: from `st3.load`.
+        name: of the model.
+        explain: an error as a line, as the command line says it.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, name: str, explain: Callable[[Exception], str] = str
+    ) -> None:
+        self.model, self.processor, self.name, self.explain = model, processor, name, explain
+        self.layers = int(model.config.get_text_config().num_hidden_layers)
+        self._turn = threading.Lock()
+        self._empty: Any = None
+
+    def ask(
+        self, picture: Image.Image, prompt: str, method: Method, tokens: int, compare: bool
+    ) -> Iterator[Seen]:
+        """Ask, trimmed and then untrimmed; what was seen so far, again and again, to the end."""
+        events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        gone = threading.Event()
+
+        def run() -> None:
+            try:
+                with self._turn:
+                    if not gone.is_set():
+                        self._run(
+                            picture, prompt, method, tokens, compare,
+                            lambda *event: events.put(event), gone.is_set,
+                        )  # fmt: skip
+            except Exception as error:  # a model raises whatever it stumbles over
+                events.put(("refusal", self.explain(error)))
+            finally:
+                events.put(None)
+
+        threading.Thread(target=run, name="st3-page", daemon=True).start()
+        seen, known = Seen(), dict[str, Any]()
+        try:
+            while (event := events.get()) is not None:
+                waiting = [event]
+                while not events.empty() and waiting[-1] is not None:
+                    waiting.append(events.get())
+                for kind, what in filter(None, waiting):
+                    self._note(seen, known, kind, what, tokens)
+                yield seen
+                if waiting[-1] is None:
+                    return
+        finally:
+            gone.set()
+
+    def _run(
+        self, picture: Image.Image, prompt: str, method: Method, tokens: int, compare: bool,
+        tell: Callable[..., None], gone: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        inputs = prepare(self.model, self.processor, picture, prompt)
+        try:
+            tell("places", find_places(self.model, self.processor, picture, prompt))
+        except ValueError as error:
+            tell("note", str(error))
+        for side, how in zip(SIDES, (method, make_method("none")), strict=True):
+            if gone() or (side == "untrimmed" and not compare):
+                return
+
+            def on_text(piece: str, side: str = side) -> None:
+                tell("text", (side, piece))
+
+            def on_session(session: TrimSession, side: str = side) -> None:
+                tell("session", (side, session))
+
+            answer = answer_inputs(
+                self.model, self.processor, inputs, how, max_new_tokens=tokens,
+                on_session=on_session, on_text=on_text, stop=gone,
+            )  # fmt: skip
+            tell("answer", (side, answer))
+
+    def _note(self, seen: Seen, known: dict[str, Any], kind: str, what: Any, tokens: int) -> None:
+        """One event into what is seen."""
+        if kind in ("text", "answer"):
+            side, told = what
+            if kind == "text":
+                seen.text[side] += told
+            else:
+                seen.text[side], seen.answers[side] = told.text, told
+            session = known.get("trimmed")
+            if side == "trimmed" and session is not None:
+                seen.generated = session.last.generated
+                if seen.film is None and "places" in known:
+                    seen.film = Film.of(session, known["places"], tokens)
+                if kind == "answer":
+                    seen.notes += [*session.last.notes]
+        elif kind == "session":
+            known[what[0]] = what[1]
+        elif kind == "places":
+            known["places"] = what
+        elif kind == "note":
+            seen.notes.append(what)
+        else:
+            seen.refusal = what
+
+    def rows(self, seen: Seen) -> list[tuple[str, str, str, str]]:
+        """What it took: a label, trimmed, untrimmed, and how much less; one run each."""
+        ours, theirs = (seen.answers.get(side) for side in SIDES)
+        if ours is None or ours.session is None:
+            return []
+        session = ours.session
+        held, full = session.kv_bytes, session.untrimmed_kv_bytes
+        rows = [("visual tokens, mean over layers", *self._visual(session))]
+        rows += [self._macs(ours)]
+        rows += [
+            ("KV cache after prefill", *_less(held[0], full[0], lambda x: si(x, "B"))),
+            ("KV cache, mean", *_less(sum(held) / len(held), sum(full) / len(full), _bytes)),
+            ("TTFT", *_less(ours.timing.ttft_ms, theirs and theirs.timing.ttft_ms, _ms)),
+            ("TPOT", *_less(ours.timing.tpot_ms, theirs and theirs.timing.tpot_ms, _ms)),
+            ("whole answer", *_less(ours.timing.total_ms, theirs and theirs.timing.total_ms, _ms)),
+            ("generated tokens", str(ours.new_tokens), str(theirs.new_tokens) if theirs else "", ""),
+        ]  # fmt: skip
+        return rows
+
+    def _visual(self, session: TrimSession) -> tuple[str, str, str]:
+        kept = session.kept_per_layer()
+        return _less(sum(kept) / len(kept), session.visual_tokens[0], lambda x: f"{x:.4g}")
+
+    def _macs(self, ours: Answer) -> tuple[str, str, str, str]:
+        label = "prefill MACs of the decoder (counted)"
+        session = ours.session
+        assert session is not None
+        visual = session.visual_tokens[0]
+        try:
+            if self._empty is None:
+                self._empty = meta_model(self.model.config)
+            parts, counter = find_parts(self._empty), MacCounter(self._empty)
+            work = Workload(visual, max(1, ours.prompt_tokens - visual), max(2, ours.new_tokens))
+            macs = [
+                costs_of(counter, None, schedule_of(how, parts, work), work, 2).prefill_macs
+                for how in (session.method, make_method("none"))
+            ]
+        except ValueError:
+            return label, "not counted", "not counted", ""
+        return label, *_less(macs[0], macs[1], lambda x: si(x))
+
+
+def _less(
+    ours: float | None, theirs: float | None, word: Callable[[float], str]
+) -> tuple[str, str, str]:
+    """Both in words, and the difference as a share."""
+    if ours is None or not theirs:
+        return "not measured" if ours is None else word(ours), "not measured", ""
+    return word(ours), word(theirs), f"{1 - ours / theirs:.0%} less" if ours <= theirs else (
+        f"{ours / theirs - 1:.0%} more"
+    )  # fmt: skip
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f} ms"
+
+
+def _bytes(value: float) -> str:
+    return si(value, "B")
