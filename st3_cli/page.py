@@ -115,8 +115,10 @@ def page(
 
 def _with(spec: str, given: m.Given) -> str:
     """Options of the ST3 family, as they stand in a spec."""
-    said = [f"{name}={_word(value)}" for name, value in given.items()]
-    return spec + ("," if ":" in spec.rpartition("+")[2] else ":") + ",".join(said) if said else spec
+    if not given:
+        return spec
+    said = ",".join(f"{name}={_word(value)}" for name, value in given.items())
+    return f"{spec}{',' if ':' in spec.rpartition('+')[2] else ':'}{said}"
 
 
 def _word(value: Any) -> str:

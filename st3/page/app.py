@@ -160,8 +160,13 @@ class Page:
                 "This picture does not look like the demo model's world, coloured shapes on a pale "
                 "ground: what it says is a guess. Real pictures are for --model 7b."
             ]
-        yield "", showing.note(notes), showing.answers("", "", False, view.compare), still, "", *(
-            [still] * 2
+        yield (
+            "",
+            showing.note(notes),
+            showing.answers("", "", False, view.compare),
+            still,
+            "",
+            *([still] * 2),
         )
         layer, drawn, seen = view.layer or self.host.layers, 0.0, Seen()
         tokens = min(view.tokens, self.limit)
