@@ -73,13 +73,14 @@ class Page:
     ) -> None:  # fmt: skip
         self.host, self.start, self.trusted = host, start, trusted
         self.more, self.limit = more, limit
+        self._middle = max(1, host.layers // 2)
 
     def view(self, values: Sequence[Any], ask: bool) -> View:
         """What the controls say, in their order."""
         picture, prompt, method, tokens, compare, layer, after = values
         return View(
             picture, prompt or "", str(method or "").strip(), int(tokens), bool(compare),
-            int(layer) % self.host.layers, int(after) if ask else -1, ask,
+            0 if layer == self._middle else int(layer), int(after) if ask else -1, ask,
         )  # fmt: skip
 
     def upload(self, path: str | None) -> tuple[Any, ...]:
@@ -168,7 +169,7 @@ class Page:
             "",
             *([still] * 2),
         )
-        layer, drawn, seen = view.layer or self.host.layers, 0.0, Seen()
+        layer, drawn, seen = view.layer or self._middle, 0.0, Seen()
         tokens = min(view.tokens, self.limit)
         for seen in self.host.ask(picture, view.prompt, method, tokens, view.compare):
             now = time.monotonic()
@@ -206,7 +207,7 @@ class Page:
             view, wrong = self.start, str(error)
         shown, refusal = self.pick(view.picture, None)
         choices = [*demo.PICTURES, *[OWN] * (view.picture == OWN)]
-        layer = min(max(view.layer, 0), self.host.layers) or self.host.layers
+        layer = min(max(view.layer, 0), self.host.layers) or self._middle
         return (
             gr.Radio(choices=choices, value=view.picture), view.prompt, view.method,
             min(max(view.tokens, 1), self.limit), view.compare, layer,
@@ -254,7 +255,7 @@ class Page:
                 shown = gr.HTML()
                 with gr.Row():
                     layer = gr.Slider(
-                        1, self.host.layers, self.host.layers, step=1, label="Layer to look at"
+                        1, self.host.layers, self._middle, step=1, label="Layer to look at"
                     )
                     after = gr.Slider(0, 1, 0, step=1, label="Generated tokens", visible=True)
                 said, notes, took = gr.HTML(), gr.HTML(), gr.HTML()

@@ -206,7 +206,7 @@ class Host:
             ("KV cache, mean", *_less(sum(held) / len(held), sum(full) / len(full), _bytes)),
             ("TTFT", *_less(ours.timing.ttft_ms, theirs and theirs.timing.ttft_ms, _ms)),
             ("TPOT", *_less(ours.timing.tpot_ms, theirs and theirs.timing.tpot_ms, _ms)),
-            ("whole answer", *_less(ours.timing.total_ms, theirs and theirs.timing.total_ms, _ms)),
+            ("answer", *_less(ours.timing.total_ms, theirs and theirs.timing.total_ms, _ms)),
             ("generated tokens", str(ours.new_tokens), str(theirs.new_tokens) if theirs else "", ""),
         ]  # fmt: skip
         return rows

@@ -99,7 +99,7 @@ def table(rows: Sequence[tuple[str, str, str, str]]) -> str:
     return (
         '<table class="st3-table"><caption>One run each on this machine, while the page draws; '
         "st3 profile measures</caption><thead><tr><td></td><th>trimmed</th><th>untrimmed</th>"
-        f"<th>saved</th></tr></thead><tbody>{lines}</tbody></table>"
+        f"<th>difference</th></tr></thead><tbody>{lines}</tbody></table>"
     )
 
 

@@ -1,4 +1,4 @@
-"""From a model to a page that is listened to, and back: nothing is sent anywhere, no file is left."""
+"""From a model to a page that is listened to: nothing is sent anywhere, no file is left."""
 
 from __future__ import annotations
 

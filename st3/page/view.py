@@ -1,7 +1,7 @@
 """What a visitor looks at, as one thing: a picture, a question, a method, a place in the answer.
 
 It is written as a link that shows the same and as the `st3 run` that computes the same. The method
-is its spec, one word: sliders rewrite that word, so that there is nothing that they could contradict.
+is its spec, one word: sliders rewrite that word, so that nothing is there to contradict them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class View:
         method: a spec.
         tokens: generated at most.
         compare: whether the untrimmed model answers as well.
-        layer: whose tokens are drawn, from 1; 0 the last.
+        layer: whose tokens are drawn, from 1; 0 the one in the middle.
         after: generated tokens after which; -1 all of the answer.
         ask: whether to answer as soon as it is opened.
     """
