@@ -207,7 +207,7 @@ class Host:
             ("TTFT", *_less(ours.timing.ttft_ms, theirs and theirs.timing.ttft_ms, _ms)),
             ("TPOT", *_less(ours.timing.tpot_ms, theirs and theirs.timing.tpot_ms, _ms)),
             ("answer", *_less(ours.timing.total_ms, theirs and theirs.timing.total_ms, _ms)),
-            ("generated tokens", str(ours.new_tokens), str(theirs.new_tokens) if theirs else "", ""),
+            ("tokens", str(ours.new_tokens), str(theirs.new_tokens) if theirs else "", ""),
         ]  # fmt: skip
         return rows
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: `python tests/page/browse.py [FOLDER FOR SCREENSHOTS]`; see `.ci/page`.
+"""The page in a real browser: `python tests/page/browse.py [FOLDER FOR SHOTS]`; see `.ci/page`.
 
 It starts `st3 page` with the demo, and does what people do, by keyboard where that is the question.
 """

@@ -1,4 +1,4 @@
-"""The page without a browser: links, commands, knobs, what is drawn, and what visitors may not do."""
+"""The page without a browser: links, commands, knobs, drawings, and what visitors may not do."""
 
 from __future__ import annotations
 
