@@ -177,14 +177,14 @@ class Page:
                 continue
             drawn = now
             shown = showing.drawn(seen.film, layer, seen.generated) if seen.film else still
-            said = showing.answers(*seen.text.values(), False, view.compare)
+            said = self._answers(seen, False, view.compare)
             yield still, still, said, shown, still, still, still
         after = seen.generated if view.after < 0 else min(view.after, seen.generated)
         whole = not seen.refusal
         yield (
             showing.refusal(seen.refusal),
             showing.note([*notes, *seen.notes]),
-            showing.answers(*seen.text.values(), whole, view.compare),
+            self._answers(seen, whole, view.compare),
             showing.drawn(seen.film, layer, after) if seen.film else still,
             showing.table(self.host.rows(seen)),
             seen.film,
@@ -309,6 +309,9 @@ class Page:
                 self._redraw, [film, layer, after], [shown], trigger_mode="always_last", **quick
             )
             tell(moved, True)
+
+    def _answers(self, seen: Seen, whole: bool, compared: bool) -> str:
+        return showing.answers(seen.text["trimmed"], seen.text["untrimmed"], whole, compared)
 
     def _redraw(self, film: Any, layer: int, after: int) -> Any:
         return showing.drawn(film, int(layer), int(after)) if film is not None else gr.skip()

@@ -68,7 +68,8 @@ class Film:
     def deepest(self, after: int) -> Array:
         """The last layer that holds each visual token then, 0 where none does; int [tokens]."""
         ends = np.array([*(first - 1 for first in self.firsts[1:]), self.layers])
-        return ((self.life > after) * ends[:, None]).max(axis=0)
+        found: Array = ((self.life > after) * ends[:, None]).max(axis=0)
+        return found
 
 
 @dataclass
@@ -132,7 +133,7 @@ class Host:
         seen, known = Seen(), dict[str, Any]()
         try:
             while (event := events.get()) is not None:
-                waiting = [event]
+                waiting: list[tuple[str, Any] | None] = [event]
                 while not events.empty() and waiting[-1] is not None:
                     waiting.append(events.get())
                 for kind, what in filter(None, waiting):
@@ -197,6 +198,7 @@ class Host:
         ours, theirs = (seen.answers.get(side) for side in SIDES)
         if ours is None or ours.session is None:
             return []
+        was = None if theirs is None else theirs.timing
         session = ours.session
         held, full = session.kv_bytes, session.untrimmed_kv_bytes
         rows = [("visual tokens, mean over layers", *self._visual(session))]
@@ -204,9 +206,9 @@ class Host:
         rows += [
             ("KV cache after prefill", *_less(held[0], full[0], lambda x: si(x, "B"))),
             ("KV cache, mean", *_less(sum(held) / len(held), sum(full) / len(full), _bytes)),
-            ("TTFT", *_less(ours.timing.ttft_ms, theirs and theirs.timing.ttft_ms, _ms)),
-            ("TPOT", *_less(ours.timing.tpot_ms, theirs and theirs.timing.tpot_ms, _ms)),
-            ("answer", *_less(ours.timing.total_ms, theirs and theirs.timing.total_ms, _ms)),
+            ("TTFT", *_less(ours.timing.ttft_ms, getattr(was, "ttft_ms", None), _ms)),
+            ("TPOT", *_less(ours.timing.tpot_ms, getattr(was, "tpot_ms", None), _ms)),
+            ("answer", *_less(ours.timing.total_ms, getattr(was, "total_ms", None), _ms)),
             ("tokens", str(ours.new_tokens), str(theirs.new_tokens) if theirs else "", ""),
         ]  # fmt: skip
         return rows

@@ -61,7 +61,7 @@ def moves_sliders(url: str, page: Page) -> None:
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     expect(caption).to_contain_text("Layer 6 ", timeout=10_000)
-    after = page.get_by_role("slider", name="Generated tokens")
+    after = page.get_by_role("slider", name="range slider for Generated tokens", exact=True)
     after.focus()
     page.keyboard.press("Home")
     expect(caption).to_contain_text("after 0 generated", timeout=10_000)
