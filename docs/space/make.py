@@ -1,4 +1,4 @@
-"""`python docs/space/make.py FOLDER`: all files of a Space, the package and its demo model included."""
+"""`python docs/space/make.py FOLDER`: all files of a Space, the package and the demo included."""
 
 from __future__ import annotations
 

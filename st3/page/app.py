@@ -176,7 +176,8 @@ class Page:
             if now - drawn < _FRAME:
                 continue
             drawn = now
-            shown = showing.drawn(seen.film, layer, seen.generated) if seen.film else still
+            film = seen.now()
+            shown = showing.drawn(film, layer, seen.generated) if film else still
             said = self._answers(seen, False, view.compare)
             yield still, still, said, shown, still, still, still
         after = seen.generated if view.after < 0 else min(view.after, seen.generated)
@@ -289,6 +290,8 @@ class Page:
             prompt.blur(None, None, None, **quick),
         ):
             tell(event, False)
+        turns = [method.input, *(knob.input for knob in knobs.values())]
+        gr.on(turns, lambda: "", None, [refusal], **quick)  # it was about what stood there before
         for name, knob in knobs.items():
             tell(
                 knob.input(

@@ -46,14 +46,14 @@ class Film:
     life: Array
 
     @classmethod
-    def of(cls, session: TrimSession, places: Places, tokens: int) -> Film:
-        """Of the last generation, for answers of at most so many tokens."""
+    def of(cls, session: TrimSession, places: Places, tokens: int, first: int = 0) -> Film:
+        """Of the last generation, from `first` to at most so many generated tokens."""
         groups = session.groups
         life = np.zeros((len(groups), places.count), dtype=np.int64)
-        last = tokens if session.schedule.anneals else 0
-        counts = [session.kept_per_layer(0, t) for t in range(last + 1)]
+        first, last = (first, tokens) if session.schedule.anneals else (0, 0)
+        counts = {t: session.kept_per_layer(0, t) for t in range(first, last + 1)}
         for row, group in zip(life, groups, strict=True):
-            for t, count in enumerate(counts):
+            for t, count in counts.items():
                 if t == last or counts[t + 1][group.first - 1] != count[group.first - 1]:
                     row[session.kept(group.first, 0, t)] = t + 1
         if not session.schedule.anneals:
@@ -79,7 +79,8 @@ class Seen:
     Attributes:
         text: of each side. `answers`: those that are whole.
         generated: tokens of the trimmed side.
-        film: once its prefill is through, and if tokens can be drawn.
+        film: once the trimmed answer is whole, and if tokens can be drawn.
+        session, places: what `now` is made from, while it is not.
         notes: what is to be said besides.
         refusal: why there is no more.
     """
@@ -88,8 +89,18 @@ class Seen:
     answers: dict[str, Answer] = field(default_factory=dict)
     generated: int = 0
     film: Film | None = None
+    session: TrimSession | None = None
+    places: Places | None = None
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
+
+    def now(self) -> Film | None:
+        """The film, or of one that is being made this moment: the model works on meanwhile."""
+        if self.film is not None or self.session is None or self.places is None:
+            return self.film
+        if not any(self.text.values()):
+            return None
+        return Film.of(self.session, self.places, self.generated, self.generated)
 
 
 class Host:
@@ -130,14 +141,14 @@ class Host:
                 events.put(None)
 
         threading.Thread(target=run, name="st3-page", daemon=True).start()
-        seen, known = Seen(), dict[str, Any]()
+        seen = Seen()
         try:
             while (event := events.get()) is not None:
                 waiting: list[tuple[str, Any] | None] = [event]
                 while not events.empty() and waiting[-1] is not None:
                     waiting.append(events.get())
                 for kind, what in filter(None, waiting):
-                    self._note(seen, known, kind, what, tokens)
+                    self._note(seen, kind, what)
                 yield seen
                 if waiting[-1] is None:
                     return
@@ -150,8 +161,10 @@ class Host:
     ) -> None:  # fmt: skip
         inputs = prepare(self.model, self.processor, picture, prompt)
         try:
-            tell("places", find_places(self.model, self.processor, picture, prompt))
+            places = find_places(self.model, self.processor, picture, prompt)
+            tell("places", places)
         except ValueError as error:
+            places = None
             tell("note", str(error))
         for side, how in zip(SIDES, (method, make_method("none")), strict=True):
             if gone() or (side == "untrimmed" and not compare):
@@ -161,15 +174,19 @@ class Host:
                 tell("text", (side, piece))
 
             def on_session(session: TrimSession, side: str = side) -> None:
-                tell("session", (side, session))
+                if side == "trimmed":
+                    tell("session", session)
 
             answer = answer_inputs(
                 self.model, self.processor, inputs, how, max_new_tokens=tokens,
                 on_session=on_session, on_text=on_text, stop=gone,
             )  # fmt: skip
             tell("answer", (side, answer))
+            if side == "trimmed" and places is not None and answer.session is not None:
+                # Here, where it is in nobody's time; while the answer came it would have been.
+                tell("film", Film.of(answer.session, places, answer.new_tokens - 1))
 
-    def _note(self, seen: Seen, known: dict[str, Any], kind: str, what: Any, tokens: int) -> None:
+    def _note(self, seen: Seen, kind: str, what: Any) -> None:
         """One event into what is seen."""
         if kind in ("text", "answer"):
             side, told = what
@@ -177,17 +194,16 @@ class Host:
                 seen.text[side] += told
             else:
                 seen.text[side], seen.answers[side] = told.text, told
-            session = known.get("trimmed")
-            if side == "trimmed" and session is not None:
-                seen.generated = session.last.generated
-                if seen.film is None and "places" in known:
-                    seen.film = Film.of(session, known["places"], tokens)
+            if side == "trimmed" and seen.session is not None:
+                seen.generated = seen.session.last.generated
                 if kind == "answer":
-                    seen.notes += [*session.last.notes]
+                    seen.notes += [*seen.session.last.notes]
         elif kind == "session":
-            known[what[0]] = what[1]
+            seen.session = what
         elif kind == "places":
-            known["places"] = what
+            seen.places = what
+        elif kind == "film":
+            seen.film = what
         elif kind == "note":
             seen.notes.append(what)
         else:
