@@ -42,11 +42,15 @@ CSS = """
 .st3-pair mark {background: #fde725; color: #111; text-decoration: underline; padding: 0 .15em}
 .st3-refusal {border-left: 4px solid #d55e00; padding: .4rem .6rem; font-weight: 600}
 .st3-note {opacity: .85; font-size: .9rem}
-.st3-table {border-collapse: collapse; width: 100%; font-size: .9rem}
+.st3-table {border-collapse: collapse; width: 100%; font-size: .9rem; border: 0}
 .st3-table caption {text-align: left; opacity: .8; padding-bottom: .3rem}
 .st3-table th, .st3-table td {text-align: right; padding: .2rem .5rem; border: 0;
   border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent)}
 .st3-table tbody th, .st3-table thead td {text-align: left; font-weight: 400}
+@media (max-width: 600px) {
+  .st3-table {font-size: .75rem}
+  .st3-table th, .st3-table td {padding: .2rem .15rem}
+}
 """
 _ADDRESS = """(query) => {
   const theme = new URL(location).searchParams.get("__theme");
@@ -192,9 +196,9 @@ class Page:
             gr.update(maximum=max(1, seen.generated), value=after, visible=seen.film is not None),
         )
 
-    def address(self, ask: bool, own: Any, *values: Any) -> tuple[str, str]:
-        """The view's query and command."""
-        view = self.view(values, ask)
+    def address(self, ask: bool, asked: bool, own: Any, *values: Any) -> tuple[str, str]:
+        """The view's query and command; what a link has asked is asked."""
+        view = self.view(values, ask or asked)
         name = own[0] if own is not None else "PICTURE"
         return view.query(), view.command(self.host.name, name, self.more)
 
@@ -237,7 +241,7 @@ class Page:
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 picture = gr.Radio([*demo.PICTURES], value=self.start.picture, label="Picture")
-                file = gr.File(label="Or drop one of your own", height=110)
+                file = gr.File(label="Or drop one of your own", height=150)
                 prompt = gr.Textbox(self.start.prompt, label="Question", lines=1, max_length=4000)
                 with gr.Row():
                     button = gr.Button("Ask", variant="primary")
@@ -274,7 +278,7 @@ class Page:
 
         def tell(event: Any, ask: bool) -> None:
             found = event.then(
-                partial(self.address, ask), [own, *values], [query, command], **quick
+                partial(self.address, ask), [asked, own, *values], [query, command], **quick
             )
             found.then(None, [query], [link], js=_ADDRESS, **quick)
 

@@ -77,6 +77,7 @@ def shares_a_link(url: str, page: Page, context: Any) -> None:
     other.goto(page.url)
     answered(other)
     assert other.locator("figcaption").first.inner_text() == caption
+    other.wait_for_function("new URL(location).searchParams.get('ask') === '1'", timeout=10_000)
     assert other.locator(".st3-pair section p").all_inner_texts() == said
     other.close()
 
@@ -216,6 +217,9 @@ def main() -> None:
                     answered(seen)
                     wide = seen.evaluate("document.documentElement.scrollWidth")
                     assert wide <= width, f"{name}: {wide} pixels wide"
+                    box = seen.locator(".st3-table").bounding_box()
+                    assert box is not None
+                    assert box["x"] + box["width"] <= width, f"{name}: the table is cut off"
                     shot(seen, name)
                     other.close()
             assert not outside, outside

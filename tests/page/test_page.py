@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -202,3 +205,25 @@ def test_uploads_are_refused_in_the_words_of_the_command(
     (name, data), *_, refusal = page.upload(str(good))
     assert (name, refusal, good.exists()) == ("good.png", "", False)
     assert page.picture(OWN, (name, data)).size == (7, 9)
+
+
+def test_a_space_is_whole(tmp_path: Path) -> None:
+    """The demo's model loads from the folder alone, by the package in it."""
+    root = Path(__file__).parent.parent.parent
+    made = tmp_path / "space"
+    subprocess.run([sys.executable, root / "docs" / "space" / "make.py", made], check=True)
+    needs = (made / "requirements.txt").read_text(encoding="utf-8")
+    assert "gradio" in needs
+    assert "transformers" in needs
+    compile((made / "app.py").read_text(encoding="utf-8"), "app.py", "exec")
+    code = (
+        "import st3.page.start, st3.page.asking, st3.demo as d, st3.inference.checkpoints as c; "
+        "print(d.PICTURE, c.find('demo').place)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=made, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(made)},
+    )  # fmt: skip
+    for path in ran.stdout.split():
+        assert Path(path).is_relative_to(made)
+        assert Path(path).exists()
