@@ -229,6 +229,7 @@ def answer_inputs(
     seed: int = 0,
     cuda_graphs: bool = False,
     compile: str = "off",
+    on_session: Callable[[TrimSession], None] | None = None,
     on_text: Callable[[str], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Answer:
@@ -238,6 +239,7 @@ def answer_inputs(
         model, processor, method: as for `answer`, as are the options named there.
         inputs: of one prompt, on the model's device.
         top_p: sample of the likeliest tokens that have this share together; None: of all.
+        on_session: gets what `st3.trim` hands out, for whoever wants to look while it goes on.
         stop: asked after each token whether to leave it at that.
 
     Raises:
@@ -253,6 +255,8 @@ def answer_inputs(
             model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs, compile=compile
         )
     with trimmed as session:
+        if on_session is not None and session is not None:
+            on_session(session)
         started = time.perf_counter()
         output = decode(
             model, inputs, streamer=streamer, max_new_tokens=tokens,
