@@ -32,6 +32,13 @@ def serve(
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     compile: o.CompileOption = o.Compiler.off,
+    batch_size: Annotated[
+        int,
+        o.option(
+            o.COMPUTE, "--batch-size", min=1, metavar="N",
+            help="Greedy requests answered together, where so many wait.",
+        ),
+    ] = 1,
     seed: o.SeedOption = 0,
     host: Annotated[
         str, o.option(SERVER, "--host", metavar="NAME", help="Address to listen on.")
@@ -93,7 +100,7 @@ def serve(
 ) -> None:  # fmt: skip
     """Answer chat completions with pictures over HTTP, as OpenAI's API does; trimmed.
 
-    One request after the other. GET /health, /metrics and /v1/models tell the rest. SIGTERM and
+    One request after the other, or in batches of those that wait. GET /health, /metrics and /v1/models tell the rest. SIGTERM and
     Ctrl-C finish what runs, and refuse what waits.
     """
     for name, number in (("timeout", timeout), ("max-body", max_body), ("max-pixels", max_pixels)):
@@ -134,7 +141,7 @@ def serve(
     except BaseException:
         bound.close()
         raise
-    worker = Worker(live, processor, chosen, compile.value, on_error=_report)
+    worker = Worker(live, processor, chosen, compile.value, batch_size, on_error=_report)
     chat = Chat(worker, served_name or model, limits, Metrics(), seed)
     url = url_of(bound)
     document = {"url": f"{url}/v1", "model": chat.name, "method": chosen.name}

@@ -150,7 +150,7 @@ def test_many_at_once_and_others_beside_them(tiny: tuple[Any, Any], served: Serv
         beside = [alone(seed, None if seed < 4 else method) for seed in range(8)]
         assert [future.result() for future in futures] == expected
     assert beside == plain + expected[4:8]
-    until(lambda: served.chat.active == 0 and served.chat.worker.running is None)
+    until(lambda: served.chat.active == 0 and not served.chat.worker.running)
     assert not engine._HOOKED  # every session is closed
 
 
@@ -322,7 +322,7 @@ def test_who_hangs_up_frees_its_work(tiny: tuple[Any, Any], stream: bool) -> Non
             until(lambda: served.chat.active == 2)
             for connection in (waits, runs):
                 connection.close()
-            until(lambda: served.ended("gone") == 2 and served.chat.worker.running is None)
+            until(lambda: served.ended("gone") == 2 and not served.chat.worker.running)
             assert len(steps) < LONG
             assert served.chat.active == 0
             before = len(steps)
@@ -360,7 +360,7 @@ def test_time_that_is_up(tiny: tuple[Any, Any]) -> None:
             ask(served, message, max_tokens=1900, stream=True)
         with served.sent(body(message), part=0.5) as slow:
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
-        until(lambda: served.chat.active == 0 and served.chat.worker.running is None)
+        until(lambda: served.chat.active == 0 and not served.chat.worker.running)
         until(lambda: served.ended("408") == 3)
 
 

@@ -73,7 +73,7 @@ class Chat:
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
-        if self.active > self.limits.queue:
+        if self.active >= self.limits.queue + self.worker.batch_size:
             raise Refusal(
                 429, f"{self.limits.queue} requests are waiting already: try again later",
                 "queue_full",

@@ -33,6 +33,7 @@ class Done:
         kv_bytes, untrimmed_kv_bytes: of the KV cache then, and what it would have been.
         ttft: seconds from the request's arrival to its first token.
         timing: milliseconds from the start of `generate`, as `st3 run --json` has them.
+        batch: requests that were answered together with it, itself included.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Done:
     untrimmed_kv_bytes: int
     ttft: float
     timing: dict[str, float | None]
+    batch: int
 
     @property
     def kept_visual(self) -> float:
@@ -71,18 +73,29 @@ class Job:
     Attributes:
         question: what is asked, once that is known.
         gone: whether nobody listens any more.
+        last: what was told last, None where nothing was.
     """
 
     def __init__(self, streams: bool, arrived: float) -> None:
         self.question: Question | None = None
         self.streams, self.arrived, self.gone = streams, arrived, False
+        self.last: Event | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    @property
+    def sociable(self) -> bool:
+        """Whether it may be answered in a batch with others like it: what is drawn is drawn alone,
+        so that its seed decides.
+        """
+        question = self.question
+        return question is not None and not question.temperature
 
     def tell(self, event: Event) -> None:
         """From any thread; nothing, where nobody listens."""
         if self.gone:
             return
+        self.last = event
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
         except RuntimeError:  # the loop is closed
