@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from conftest import tiny_checkpoint
 from openai import OpenAI
 from PIL import Image
 
+import st3
 from st3.methods import make_method
 from st3.serving.http.app import build_app
 from st3.serving.http.chat import Chat
@@ -88,10 +92,38 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.005)
 
 
+def endless(folder: Path) -> tuple[Any, Any]:
+    """A tiny model that never ends an answer by itself."""
+    live, processor = st3.load(str(tiny_checkpoint(folder)), device="cpu")
+    live.generation_config.eos_token_id = None
+    return live, processor
+
+
+def ask(served: Served, *messages: dict[str, Any], **more: Any) -> Any:
+    """A completion, or the chunks of a stream."""
+    said = served.client.chat.completions.create(model="tiny", messages=list(messages), **more)
+    if not more.get("stream"):
+        return said
+    with said:
+        return list(said)
+
+
+def noise(seed: int, size: int = 32) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
 def data_url(picture: Image.Image) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def cut() -> str:
+    """A picture that lacks its end."""
+    file = io.BytesIO()
+    noise(0, 200).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()[:5000]).decode()}"
 
 
 def user(text: str, *pictures: str) -> dict[str, Any]:

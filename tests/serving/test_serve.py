@@ -18,10 +18,10 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import KEPT, tiny_checkpoint
+from conftest import KEPT
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from served import PATH, Served, body, data_url, serving, until, user
+from served import PATH, Served, ask, body, cut, data_url, endless, noise, serving, until, user
 
 import st3
 from st3 import demo
@@ -40,32 +40,13 @@ def packaged() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """A model that never ends an answer by itself."""
-    live, processor = st3.load(str(tiny_checkpoint(tmp_path_factory.mktemp("tiny"))), device="cpu")
-    live.generation_config.eos_token_id = None
-    return live, processor
+    return endless(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
 def served(tiny: tuple[Any, Any]) -> Iterator[Served]:
     with serving(*tiny) as running:
         yield running
-
-
-def noise(seed: int, size: int = 32) -> Image.Image:
-    import numpy as np
-
-    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def ask(served: Served, *messages: dict[str, Any], **more: Any) -> Any:
-    """A completion, or the chunks of a stream."""
-    said = served.client.chat.completions.create(model="tiny", messages=list(messages), **more)
-    if not more.get("stream"):
-        return said
-    with said:
-        return list(said)
 
 
 def test_answers_are_those_of_st3_run(packaged: tuple[Any, Any], st3_: Any) -> None:
@@ -195,12 +176,6 @@ def _url(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def _cut() -> bytes:
-    file = io.BytesIO()
-    noise(0, 200).save(file, "PNG")
-    return file.getvalue()[:5000]
-
-
 SAID = user("what is it")
 BAD: list[tuple[Any, int, str]] = [
     (b"{nope", 400, "the body is no JSON"),
@@ -227,7 +202,7 @@ BAD: list[tuple[Any, int, str]] = [
     (body(user("x", "data:image/png;base64,?")), 400, "no base64"),
     (body(user("x", "data:image/png;base64,")), 400, "is empty"),
     (body(user("x", _url(_bomb()))), 400, "more than 100 million"),
-    (body(user("x", _url(_cut()))), 400, "is a damaged picture"),
+    (body(user("x", cut())), 400, "is a damaged picture"),
     (body(user("x", data_url(noise(0)), _url(b"no"))), 400, "picture 2: the data: URL is not"),
     (body(user("x", *[data_url(noise(0))] * 17)), 400, "17 pictures are more than 16"),
     (body(user("x", "/etc/passwd")), 400, "is to be a data: URL"),
