@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +62,13 @@ class Served:
 
 @contextmanager
 def serving(
-    live: Any, processor: Any, limits: Limits | None = None, method: str = "st3",
+    live: Any, processor: Any, limits: Limits | None = None, also: Sequence[str] = (),
     key: str | None = None, **more: Any,
 ) -> Iterator[Served]:  # fmt: skip
     """Serve a model as `tiny` until the context ends; all that runs then is answered."""
-    worker = Worker(live, processor, make_method(method), **more)
-    chat = Chat(worker, "tiny", limits or Limits(), Metrics())
+    worker = Worker(live, processor, **more)
+    methods = {"tiny": make_method("st3")} | {f"tiny:{one}": make_method(one) for one in also}
+    chat = Chat(worker, methods, limits or Limits(), Metrics())
     bound = bind("127.0.0.1", 0)
     server = Server(build_app(chat, key), worker)
     thread = threading.Thread(target=server.serve_on, args=(bound,))
@@ -101,7 +102,9 @@ def endless(folder: Path) -> tuple[Any, Any]:
 
 def ask(served: Served, *messages: dict[str, Any], **more: Any) -> Any:
     """A completion, or the chunks of a stream."""
-    said = served.client.chat.completions.create(model="tiny", messages=list(messages), **more)
+    said = served.client.chat.completions.create(
+        **({"model": "tiny", "messages": list(messages)} | more)
+    )
     if not more.get("stream"):
         return said
     with said:

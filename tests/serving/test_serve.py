@@ -445,6 +445,7 @@ def test_what_is_wrong_at_the_start_is_a_line(
         (["--timeout", "0"], 2, "--timeout: give a number above 0"),
         (["--model", tmp_path], 1, "is no checkpoint"),
         (["--method", "best"], 2, "unknown method"),
+        (["--also", "none,best"], 2, "--also: unknown method"),
     ):
         result = st3_("serve", "--port", 0, *arguments)
         assert (result.code, len(result.err.splitlines())) == (code, 1), result.err

@@ -13,6 +13,8 @@ import pytest
 from served import Served, ask, body, cut, data_url, endless, noise, serving, until, user
 
 from st3.engine import trim as engine
+from st3.inference.generation import answer
+from st3.methods import make_method
 from st3.serving.http import answering
 
 Request = tuple[dict[str, Any], dict[str, Any]]  # a message, and what else is asked for
@@ -33,13 +35,14 @@ def busy(served: Served, live: Any) -> Iterator[None]:
         go.wait(60)
 
     hook = live.lm_head.register_forward_hook(wait)
-    with served.sent(body(user("wait"), max_tokens=2)):
+    with served.sent(body(user("wait"), max_tokens=2)) as connection:
         assert begun.wait(60)
         hook.remove()
         try:
             yield
         finally:
             go.set()
+            assert connection.recv(9).startswith(b"HTTP/1.1 ")
 
 
 def together(served: Served, live: Any, asked: Sequence[Request]) -> list[Any]:
@@ -128,7 +131,7 @@ def test_who_hangs_up_or_sends_rubbish_disturbs_nobody(tiny: tuple[Any, Any]) ->
             until(lambda: served.chat.active == 0 and not served.chat.worker.running)
         finally:
             counted.remove()
-        assert served.ended("gone") == 3  # with the one that kept the model busy
+        assert served.ended("gone") == 2
         assert len(steps) < 100
     assert not engine._HOOKED
 
@@ -168,6 +171,28 @@ def test_a_batch_that_fails(
         assert len(told) == bool(heard)
         assert said(ask(served, message, max_tokens=9)) == right
     assert not engine._HOOKED
+
+
+def test_methods_have_names_and_do_not_mix(tiny: tuple[Any, Any]) -> None:
+    """Each is a model for clients; a batch is of one method."""
+    live, processor = tiny
+    names = {"tiny": "st3", "tiny:none": "none", "tiny:fastv:k=1,r=75%": "fastv:k=1,r=75%"}
+    message = user("what is it", data_url(noise(1)))
+    with serving(live, processor, batch_size=8, also=("none", "fastv:k=1,r=75%")) as served:
+        assert [model.id for model in served.client.models.list()] == list(names)
+        assert served.client.models.retrieve("tiny:none").id == "tiny:none"
+        asked = [(message, {"max_tokens": 9, "model": name}) for name in (*names, *names)]
+        found = together(served, live, asked)
+        with pytest.raises(openai.BadRequestError, match="'tiny:vtw': this server has 'tiny', 't"):
+            ask(served, message, model="tiny:vtw")
+        with pytest.raises(openai.NotFoundError, match="unknown model"):
+            served.client.models.retrieve("tiny:vtw")
+    for (_, more), reply in zip(asked, found, strict=True):
+        how = make_method(names[more["model"]])
+        ran = answer(live, processor, noise(1), "what is it", how, max_new_tokens=9)
+        assert (reply.choices[0].message.content, reply.model) == (ran.text, more["model"])
+        assert reply.st3["visual_tokens"]["kept_per_layer"] == ran.session.kept_per_layer()
+        assert (beside(reply), reply.st3["method"]) == (2, how.name)
 
 
 def test_a_full_batch_and_a_queue(tiny: tuple[Any, Any]) -> None:

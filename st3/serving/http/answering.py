@@ -24,7 +24,6 @@ from st3.inference.fitting import Room, room_of
 from st3.inference.generation import answer_inputs, ends_of, on_model, timing_of
 from st3.inference.streaming import Streamer
 from st3.inference.transcript import transcript_inputs
-from st3.methods import Method
 from st3.serving.http.job import Done, Job, Piece
 from st3.serving.http.limits import invalid
 from st3.serving.http.text import Outlet
@@ -64,12 +63,11 @@ class Answerer:
 
     Args:
         model, processor: from `st3.load`.
-        method: how to trim.
         compile: see `st3.trim`.
     """
 
-    def __init__(self, model: Any, processor: Any, method: Method, compile: str = "off") -> None:
-        self.model, self.processor, self.method, self.compile = model, processor, method, compile
+    def __init__(self, model: Any, processor: Any, compile: str = "off") -> None:
+        self.model, self.processor, self.compile = model, processor, compile
         self.room, self.pad = room_of(model), padding(processor)
         self.ends = ends_of(model)
 
@@ -101,7 +99,7 @@ class Answerer:
         asked.inputs = {}
         began = time.perf_counter()
         answer = answer_inputs(
-            self.model, self.processor, inputs, self.method, **asked.sampling,
+            self.model, self.processor, inputs, job.method, **asked.sampling,
             max_new_tokens=asked.tokens, compile=self.compile, on_text=outlet.put,
             stop=lambda: job.gone or outlet.stopped,
         )  # fmt: skip
@@ -122,12 +120,13 @@ class Answerer:
         """Answer several, greedily.
 
         Args:
-            some: one of the groups of `companies`.
+            some: one of the groups of `companies`, under one method.
         """
         rows = [arrays(asked.inputs) for asked in some]
         new = max(asked.tokens for asked in some)
         began = time.perf_counter()
-        with trim(self.model, self.method, max_new_tokens=new, compile=self.compile) as session:
+        method = some[0].job.method
+        with trim(self.model, method, max_new_tokens=new, compile=self.compile) as session:
             voices = [_Voice(self, asked, session, len(some), began) for asked in some]
             decode_rows(
                 self.model, rows, self.pad, new, session,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from st3.methods import Method
 from st3.serving.http.limits import Refusal
 from st3.serving.http.questions import Question
 
@@ -67,6 +68,7 @@ class Job:
     """One request, made in the loop that listens to it.
 
     Args:
+        method: how to trim.
         streams: whether pieces are wanted, or the whole alone.
         arrived: on `time.perf_counter`.
 
@@ -76,20 +78,18 @@ class Job:
         last: what was told last, None where nothing was.
     """
 
-    def __init__(self, streams: bool, arrived: float) -> None:
+    def __init__(self, method: Method, streams: bool, arrived: float) -> None:
         self.question: Question | None = None
-        self.streams, self.arrived, self.gone = streams, arrived, False
+        self.method, self.streams, self.arrived, self.gone = method, streams, arrived, False
         self.last: Event | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
-    @property
-    def sociable(self) -> bool:
-        """Whether it may be answered in a batch with others like it: what is drawn is drawn alone,
-        so that its seed decides.
-        """
-        question = self.question
-        return question is not None and not question.temperature
+    def goes_with(self, other: Job) -> bool:
+        """Whether both may be in a batch: what is drawn is drawn alone, so that its seed decides."""
+        questions = self.question, other.question
+        greedy = all(one is not None and not one.temperature for one in questions)
+        return greedy and self.method is other.method
 
     def tell(self, event: Event) -> None:
         """From any thread; nothing, where nobody listens."""

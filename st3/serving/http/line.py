@@ -38,11 +38,10 @@ class Line:
                     break
                 if self._closed:
                     return []
-            taken = [self._jobs.popleft()]
-            if taken[0].sociable:
-                taken += [job for job in self._jobs if job.sociable][: most - 1]
-                self._jobs = deque(job for job in self._jobs if job not in taken)
-            return taken
+            first = self._jobs.popleft()
+            along = [job for job in self._jobs if job.goes_with(first)][: most - 1]
+            self._jobs = deque(job for job in self._jobs if job not in along)
+            return [first, *along]
 
     def close(self) -> list[Job]:
         """Nothing comes in any more; those that wait, and will not be taken."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from st3.inference.fitting import check_pads
-from st3.methods import Method
 from st3.serving.http.answering import Answerer, Asked, companies
 from st3.serving.http.job import Done, Job
 from st3.serving.http.limits import Refusal
@@ -24,7 +23,6 @@ class Worker:
 
     Args:
         model, processor: from `st3.load`.
-        method: how to trim.
         compile: see `st3.trim`.
         batch_size: greedy requests that are answered together at most, where so many wait.
         on_error: told of what nobody's request is to blame for.
@@ -38,11 +36,11 @@ class Worker:
     """
 
     def __init__(
-        self, model: Any, processor: Any, method: Method, compile: str = "off",
+        self, model: Any, processor: Any, compile: str = "off",
         batch_size: int = 1, on_error: Callable[[Exception], None] = lambda error: None,
     ) -> None:  # fmt: skip
         check_pads(processor, batch_size)
-        self.answerer = Answerer(model, processor, method, compile)
+        self.answerer = Answerer(model, processor, compile)
         self.batch_size, self.on_error = batch_size, on_error
         self.broken: str | None = None
         self.running: Sequence[Job] = ()
