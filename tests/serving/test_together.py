@@ -55,19 +55,24 @@ def together(served: Served, live: Any, asked: Sequence[Request]) -> list[Any]:
 
 
 def said(reply: Any) -> tuple[Any, ...]:
-    """Text, why it ended, and tokens; of a completion or a stream."""
+    """Text, why it ended, and tokens of the prompt; of a completion or a stream."""
+    counts = end(reply).usage.prompt_tokens, end(reply).usage.kept_prompt_tokens
     if not isinstance(reply, list):
         one = reply.choices[0]
-        return one.message.content, one.finish_reason, reply.usage
+        return one.message.content, one.finish_reason, *counts
     chunks = [chunk for chunk in reply if chunk.choices]
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-    return text, chunks[-1].choices[0].finish_reason, reply[-1].usage
+    return text, chunks[-1].choices[0].finish_reason, *counts
+
+
+def end(reply: Any) -> Any:
+    """What has the counts."""
+    return reply[-1] if isinstance(reply, list) else reply
 
 
 def beside(reply: Any) -> int:
     """How many were answered together."""
-    last = reply[-1] if isinstance(reply, list) else reply
-    return int(last.st3["batch"])
+    return int(end(reply).st3["batch"])
 
 
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
@@ -89,8 +94,8 @@ def test_answers_are_those_that_each_gets_alone(tiny: tuple[Any, Any]) -> None:
         (user("nothing to see"), {"max_tokens": 8}),  # no picture: another batch
         (user("what is it", pictures[0]), {"max_tokens": 9, "temperature": 1.0, "seed": 3}),
     ]
-    end = processor.tokenizer.convert_tokens_to_ids(plain[20])
-    live.generation_config.eos_token_id = [end]
+    word = processor.tokenizer.convert_tokens_to_ids(plain[20])
+    live.generation_config.eos_token_id = [word]
     try:
         with serving(live, processor, batch_size=16) as served:
             alone = [ask(served, message, **more) for message, more in asked]
@@ -98,6 +103,9 @@ def test_answers_are_those_that_each_gets_alone(tiny: tuple[Any, Any]) -> None:
     finally:
         live.generation_config.eos_token_id = None
     assert [said(reply) for reply in found] == [said(reply) for reply in alone]
+    new = [[end(reply).usage.completion_tokens for reply in some] for some in (found, alone)]
+    del new[0][1], new[1][1]  # alone, a stop is noticed a token later
+    assert new[0] == new[1]
     assert [beside(reply) for reply in alone] == [1] * len(asked)
     assert [beside(reply) for reply in found] == [6] * 6 + [1, 1]
     assert {said(reply)[1] for reply in found} == {"stop", "length"}
