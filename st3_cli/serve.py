@@ -110,8 +110,8 @@ def serve(
 ) -> None:  # fmt: skip
     """Answer chat completions with pictures over HTTP, as OpenAI's API does; trimmed.
 
-    One request after the other, or in batches of those that wait. GET /health, /metrics and /v1/models tell the rest. SIGTERM and
-    Ctrl-C finish what runs, and refuse what waits.
+    One request after the other, or those that wait in batches. GET /health, /metrics and
+    /v1/models tell the rest. SIGTERM and Ctrl-C finish what runs, and refuse what waits.
     """
     for name, number in (("timeout", timeout), ("max-body", max_body), ("max-pixels", max_pixels)):
         if not 0 < number < float("inf"):

@@ -109,6 +109,19 @@ def test_several_pictures_and_turns(tiny: tuple[Any, Any], served: Served) -> No
     assert said.st3["visual_tokens"]["kept_per_layer"] == session.kept_per_layer()
 
 
+def test_a_reply_may_come_back_as_it_is(served: Served) -> None:
+    """As clients go on with a conversation: they append the message that they got."""
+    first = user("what is it", data_url(noise(1)))
+    reply = ask(served, first, max_tokens=5).choices[0].message
+    again = {"role": "assistant", "content": reply.content}
+    others = again | {"tool_calls": None, "annotations": [], "audio": None, "refusal": None}
+    said = [
+        ask(served, first, message, user("and now"), max_tokens=5).choices[0].message.content
+        for message in (again, reply, reply.model_dump(), others)
+    ]
+    assert said == said[:1] * 4
+
+
 def test_many_at_once_and_others_beside_them(tiny: tuple[Any, Any], served: Served) -> None:
     """Nobody meets anybody: not in the server, nor in another thread that uses the same model."""
     live, processor = tiny
@@ -195,7 +208,8 @@ BAD: list[tuple[Any, int, str]] = [
     (body(user(" ")), 400, "the last message is empty"),
     (body(SAID, {"role": "assistant", "content": "x"}), 400, "end with the user's question"),
     (body({"role": "tool", "content": "x"}), 400, "messages.0.role: "),
-    (body({"role": "user", "content": None}), 400, "messages.0.content: "),
+    (body({"role": "user", "content": None}), 400, "messages.0.content is to be a text, or a list"),
+    (body({"role": "assistant", "content": "x", "tool_calls": [{}]}, SAID), 400, "tool_calls: "),
     (body(user("a <image> b")), 400, "leave <image> out"),
     (body(user("x " * 3000)), 400, "the model's context is 2048"),
     (body(user("x", _url(b"hello"))), 400, "not a picture that Pillow can read"),
@@ -252,6 +266,7 @@ def test_other_kinds_of_body_and_other_routes(served: Served) -> None:
         except urllib.error.HTTPError as error:
             with error:
                 found, line = error.code, json.load(error)["error"]["message"]
+                assert error.headers["Allow"] == ("POST" if found == 405 else None)
             assert "\n" not in line
         assert found == status, path
 

@@ -52,7 +52,9 @@ def build_app(chat: Chat, key: str | None = None) -> ASGIApp:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = f"{request.method} {request.url.path}: {error.detail}"
-        return error_reply(Refusal(error.status_code, what, "no_route"))
+        reply = error_reply(Refusal(error.status_code, what, "no_route"))
+        reply.headers.update(error.headers or {})  # what else is allowed there
+        return reply
 
     async def failed(request: Request, error: Exception) -> Response:
         line = f"the server failed: {type(error).__name__}"
