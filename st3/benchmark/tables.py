@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from st3.machine import made_with
@@ -30,6 +30,9 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found: list[Table] = []
     for kind, title in _KINDS.items():
         own = [row for row in good if row["cell"].startswith(f"{kind}/")]
+        if kind in _WHOLE:
+            found += _WHOLE[kind](own)
+            continue
         for dtype, work in dict.fromkeys((row["dtype"], _work(row, kind)) for row in own):
             some = [r for r in own if (r["dtype"], _work(r, kind)) == (dtype, work)]
             found += _of_kind(kind, title, work, some)
@@ -112,7 +115,7 @@ def _work(row: Row, kind: str) -> str:
 def _common(rows: list[Row]) -> str:
     row = rows[0]
     return (
-        f"random weights, {row['visual_tokens']} visual + {row['text_tokens']} text tokens, "
+        f"{row['weights']} weights, {row['visual_tokens']} visual + {row['text_tokens']} text tokens, "
         f"{row['dtype']}"
     )
 
@@ -122,7 +125,60 @@ def _rounds(row: Row) -> list[float]:
     return found
 
 
+def _exact(rows: list[Row]) -> list[Table]:
+    """What stock and the oracles say, a table a dtype."""
+    heads = (
+        "model and method", "verdict", "beside", "logits, prefill", "logits, steps", "allowed",
+        "ties",
+    )  # fmt: skip
+    found = []
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        own = [row for row in rows if row["dtype"] == dtype]
+        lines = tuple(
+            (
+                f"{row['model']}: {row['method']}",
+                row["verdict"],
+                row["reference"] or row["why"] or "-",
+                *(
+                    "-" if row[key] is None else f"{row[key]:.1e}"
+                    for key in ("prefill_difference", "step_difference", "allowed_difference")
+                ),
+                "-" if row["ties"] is None else str(row["ties"]),
+            )
+            for row in own
+        )
+        title = f"Correct on this device: {dtype}, bound {own[0]['bound']:g} of the largest logit"
+        found.append(Table(title, heads, lines))
+    return found
+
+
+def _timeline(rows: list[Row]) -> list[Table]:
+    """How long kernels ran, by kind, and how long none did."""
+    if not rows:
+        return []
+    kinds = sorted({kind for row in rows for _, _, kind in row["events"]})
+    lines = []
+    for row in rows:
+        spent = dict.fromkeys(kinds, 0.0)
+        for _, took, kind in row["events"]:
+            spent[kind] += took
+        lines.append(
+            (
+                f"{row['method']}, {row['phase']}",
+                *(f"{took:.3g}" for took in spent.values()),
+                f"{row['span_ms']:.4g}",
+                f"{row['idle_share']:.1%}",
+                str(len(row["events"])),
+            )
+        )
+    title = f"Kernels, in ms under the profiler: {rows[0]['model']}, {_common(rows)}"
+    heads = ("method and pass", *kinds, "from first to last", "none runs", "kernels")
+    return [Table(title, heads, tuple(lines))]
+
+
+_WHOLE: dict[str, Callable[[list[Row]], list[Table]]] = {"exact": _exact, "timeline": _timeline}
 _KINDS = {
+    "exact": "",
     "table": "End to end",
     "alternatives": "Beside the alternatives",
     "static": "Against stock's compiled static cache",
@@ -133,6 +189,7 @@ _KINDS = {
     "methods": "Other methods",
     "cudnn": "With cuDNN's attention allowed",
     "operators": "",
+    "timeline": "",
 }
 _BATCH: dict[str, Cell] = {"batch": figure("batch_size", str)}
 _TIMES: dict[str, Cell] = {
