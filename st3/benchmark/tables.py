@@ -47,6 +47,11 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join([*(table.markdown() for table in found), made(rows) + "\n"])
 
 
+def title_of(kind: str) -> str:
+    """What the cells of a kind are about, in words."""
+    return _KINDS.get(kind) or kind
+
+
 def made(rows: Sequence[Row]) -> str:
     """Date, machine, commit and command of every start that measured something."""
     starts = {row["start"]: row for row in rows if "start" in row}
@@ -181,6 +186,7 @@ _KINDS = {
     "exact": "",
     "table": "End to end",
     "alternatives": "Beside the alternatives",
+    "peers": "Beside the peers' own code",
     "static": "Against stock's compiled static cache",
     "family": "Families",
     "recorded": "Families, steps recorded",
