@@ -121,7 +121,7 @@ def benchmark(
         so_far = standing(rows, names)
         title = f"st3 benchmark: {named(begun['machine'])}"
         files = save_album(folder, rows, so_far, f"{title}, a dry run" if tiny else title)
-    if ended == "done" and so_far.failed:
+    if ended == "done" and standing(rows, [cell.name for cell in wanted]).failed:
         ended = "failed"
     return Outcome(ended, so_far, rows, begun, files)
 

@@ -9,6 +9,7 @@ from st3.machine import made_with
 from st3.profiling.openvino import OPENVINO
 from st3.profiling.tables import operator_tables
 from st3.tables import (
+    NOT_MEASURED,
     Cell,
     Table,
     count,
@@ -20,6 +21,7 @@ from st3.tables import (
     table,
     times,
 )
+from st3.units import si
 
 Row = dict[str, Any]
 
@@ -85,6 +87,10 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
             table(f"{title}: {what}", rows, _BATCH | _TIMES | _OPENVINO),
             table(f"Decode step beside the alternatives: {what}", steps, _BATCH | _STEP),
         ]
+    if kind == "peers":
+        lines = tuple((row["method"], row["problem"]) for row in rows if "problem" in row)
+        lost = [Table(f"{NOT_MEASURED.capitalize()}: {what}", ("method", "why"), lines)]
+        return [table(f"{title}: {what}", rows, _PEERS), *(lost if lines else [])]
     found = [table(f"{title}: {what}", rows, _BATCH | _TIMES)]
     if kind in ("table", "family"):
         found += [
@@ -209,6 +215,18 @@ _TIMES: dict[str, Cell] = {
     "recording, ms": or_dash("recording_ms"),
     "compiling, s": or_dash("compiling_s"),
     "peak memory": count("peak_memory_bytes", "B"),
+}
+_PEERS: dict[str, Cell] = {
+    "TTFT, ms": milliseconds("ttft_ms"),
+    "TPOT, ms": milliseconds("tpot_ms"),
+    "e2e, ms": milliseconds("e2e_ms"),
+    "spread": share("e2e_spread"),
+    "speedup": times("speedup"),
+    "memory of the process": lambda row: (
+        si(row["peak_process_bytes"], "B") if row.get("peak_process_bytes") else "-"
+    ),
+    "ready in, s": or_dash("ready_s"),
+    "answers kept": share("kept"),
 }
 _OPENVINO: dict[str, Cell] = {"vs openvino": times("over_openvino")}
 _PREFILL: dict[str, Cell] = {
