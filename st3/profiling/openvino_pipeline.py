@@ -47,7 +47,7 @@ class Pipeline:
         began = time.perf_counter()
         kind: Any = AutoModelForImageTextToText
         model: Any
-        if Path(folder, "model.safetensors").exists():
+        if any(Path(folder).glob("*.safetensors")):
             model = kind.from_pretrained(folder, dtype=torch.float32)
         else:
             model = kind.from_config(AutoConfig.from_pretrained(folder))
