@@ -117,6 +117,7 @@ def benchmark(
     folder = output or Path("st3-benchmark")
     check_folder("--output", folder)
 
+    from st3.benchmark.benchmark import Refused
     from st3.benchmark.benchmark import benchmark as measure
 
     quiet_transformers()
@@ -126,7 +127,7 @@ def benchmark(
             folder, minutes=minutes, device=device.value, dtype=dtype.value, suite=suite.value,
             cells=cells, tiny=tiny, commit=commit, command=command, began=began, say=aside,
         )  # fmt: skip
-    except ValueError as error:
+    except Refused as error:
         raise UsageError(str(error)) from None
     if json:
         print_json(outcome.document())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from st3.benchmark import cpu, gpu
 from st3.benchmark.album import save_album, save_tables
 from st3.benchmark.lab import Lab
-from st3.benchmark.run import ROWS, named, run
+from st3.benchmark.run import ROWS, check_folder, named, run
 from st3.benchmark.standing import Standing, standing
 from st3.benchmark.start import start
 from st3.benchmark.suite import chosen
@@ -25,6 +25,10 @@ from st3.inference.presets import known_config
 SUITES = {"gpu": gpu.cells, "cpu": cpu.cells}
 RESUMES = "; once that is mended, the same command goes on with what is finished"
 _ENDING = 0.05, 6.0  # of the time, and seconds at most, for tables, pictures and page
+
+
+class Refused(ValueError):
+    """What was asked for makes no sense; the message, one line, says how to ask."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +91,25 @@ def benchmark(
         say: told a line for each cell.
 
     Raises:
-        ValueError: no time, no such device or cells, a suite that the device is not for, a folder
-            of another machine, dtype or kind of run, or one that cannot be written.
+        Refused: no time, no such device or cells, a suite that the device is not for, a folder
+            of another machine, dtype or kind of run, or with a broken line.
+        ValueError: a folder that cannot be written.
     """
     began = time.perf_counter() if began is None else began
     if not (math.isfinite(minutes) and minutes > 0):
-        raise ValueError(f"--minutes {minutes:g} is no time: give more than 0, such as 9")
-    where = find_device(device)
-    kind = suite if suite != "auto" else "gpu" if where.type == "cuda" else "cpu"
-    if kind == "gpu" and where.type != "cuda" and not tiny:
-        raise ValueError("this suite is for a GPU: --suite cpu is for this device, --tiny a try")
-    numbers = find_dtype(dtype, where, known_config("small"))
-    every = SUITES[kind](tiny=tiny)
-    wanted = chosen(every, cells)
-    begun = start(where, numbers, command, commit)
-    _check_dtype(folder, begun["machine"]["dtype"])
+        raise Refused(f"--minutes {minutes:g} is no time: give more than 0, such as 9")
+    try:
+        where = find_device(device)
+        kind = suite if suite != "auto" else "gpu" if where.type == "cuda" else "cpu"
+        if kind == "gpu" and where.type != "cuda" and not tiny:
+            raise Refused("this suite is for a GPU: --suite cpu is for this device, --tiny a try")
+        numbers = find_dtype(dtype, where, known_config("small"))
+        every = SUITES[kind](tiny=tiny)
+        wanted = chosen(every, cells)
+        begun = start(where, numbers, command, commit)
+        _check_dtype(folder, check_folder(folder, begun, tiny=tiny), begun["machine"]["dtype"])
+    except ValueError as error:
+        raise Refused(str(error)) from None
     names = [cell.name for cell in every]
     torch.manual_seed(0)
 
@@ -126,12 +134,12 @@ def benchmark(
     return Outcome(ended, so_far, rows, begun, files)
 
 
-def _check_dtype(folder: Path, here: str) -> None:
+def _check_dtype(folder: Path, rows: Sequence[dict[str, Any]], here: str) -> None:
     """Finished cells are known by their names, which do not tell in what they were computed."""
-    for row in read_rows(folder / ROWS):
+    for row in rows:
         there = row["machine"].get("dtype") if "start" in row and "machine" in row else here
         if there != here:
-            raise ValueError(
+            raise Refused(
                 f"{folder} holds results in {there}, and this would be {here}: give --dtype "
                 f"{there}, or another folder"
             )

@@ -50,13 +50,10 @@ def run(
         ValueError: the folder holds a dry run and this is none, or the other way round; results of
             another machine; or a broken line.
     """
+    before = check_folder(folder, start, tiny=lab.tiny)
     make_folder(folder)
     path = folder / ROWS
     drop_half_row(path)
-    before = read_rows(path)
-    if any(row["tiny"] != lab.tiny for row in before if "start" in row):
-        raise ValueError(f"{folder} holds {'a real' if lab.tiny else 'a dry'} run: give another")
-    _check_machine(folder, before, start)
     done = finished(before)
     number = sum("start" in row for row in before)
     append_rows(path, [{"start": number, "tiny": lab.tiny} | start])
@@ -128,9 +125,17 @@ def named(machine: Mapping[str, Any]) -> str:
     return f"{machine['cpu']}, {machine.get('cores')} cores, {machine.get('threads')} threads"
 
 
-def _check_machine(
-    folder: Path, before: Sequence[dict[str, Any]], start: Mapping[str, Any]
-) -> None:
+def check_folder(
+    folder: Path, start: Mapping[str, Any], *, tiny: bool
+) -> list[dict[str, Any]]:
+    """The rows of a folder that this start may go on with.
+
+    Raises:
+        ValueError: see `run`.
+    """
+    before = read_rows(folder / ROWS)
+    if any(row["tiny"] != tiny for row in before if "start" in row):
+        raise ValueError(f"{folder} holds {'a real' if tiny else 'a dry'} run: give another")
     here = named(start.get("machine", {}))
     for row in before:
         there = named(row.get("machine", {})) if "start" in row else ""
@@ -139,6 +144,7 @@ def _check_machine(
                 f"{folder} holds results of another machine ({there}; this is {here}): give "
                 "another folder, and compare the two"
             )
+    return before
 
 
 def _error(error: Exception) -> dict[str, Any]:
