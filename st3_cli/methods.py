@@ -21,15 +21,16 @@ EXAMPLES = o.examples(
 _SHARED = ("scorer", "kv_cache_dtype")
 _BEFORE = (*_SHARED, "per", "positions", "tau", "annealing")
 _MEANS = {
-    "features": "the tokens themselves",
-    "text": "the text's embeddings",
-    "frames": "which frame a token is of",
-    "grid": "the picture's shape",
+    "features": "tokens",
+    "text": "text",
+    "frames": "frames",
+    "videos": "videos, frame by frame",
+    "grid": "picture's shape",
     "patches": "features before the projector",
-    "states": "what the layer returned",
-    "embeddings": "the prompt's embeddings",
+    "states": "layer's output",
+    "embeddings": "prompt's embeddings",
     "unrotated": "queries and keys without positions",
-    "cells": "the picture's shape",
+    "cells": "picture's shape",
 }
 
 
@@ -205,15 +206,15 @@ def _needs(one: dict[str, Any]) -> str:
     for need in one["needs"]:
         kind, _, layer = need.partition(" ")
         if kind == "attention":
-            said.append(f"the class token's attention ({layer})")
+            said.append(f"class token's attention ({layer})")
         elif kind == "received":
-            said.append(f"attention that patches get ({layer})")
+            said.append(f"attention patches get ({layer})")
         elif kind == "joint":
-            said.append(f"the class token's attention, heads as one ({layer})")
+            said.append(f"class token's attention, heads as one ({layer})")
         elif kind == "keys":
-            said.append(f"the tower's keys ({layer})")
+            said.append(f"tower's keys ({layer})")
         else:
-            said.append(_MEANS[need])
+            said.append(_MEANS.get(need, need))
     return ", ".join(said)
 
 

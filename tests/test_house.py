@@ -125,5 +125,5 @@ def test_help_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, st3_cli.app; assert 'torch' not in sys.modules"
+    code = "import sys, st3_cli.app, st3.methods; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

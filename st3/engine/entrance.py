@@ -19,7 +19,7 @@ from st3.engine.pools import Table
 from st3.engine.prompt import Prompt
 from st3.methods.base import Selector
 from st3.methods.budget import Budget
-from st3.methods.clips import Clip, in_pools
+from st3.methods.clips import Clip, clips_of, in_pools
 from st3.methods.selecting import Chosen, Merge
 from st3.methods.view import Tower, View, fixed
 
@@ -52,7 +52,7 @@ class Entrance:
         self.perhaps: list[tuple[torch.Tensor, str]] = []
         self.tower: Callable[[Entrance], Tower] | None = None
         self.lines: Callable[[], tuple[Lines, ...]] = partial(lines_of, prompt, {}, {})
-        self.films: Callable[[], list[list[Clip]]] | None = None
+        self._held: list[torch.Tensor] = []
         self._chosen: Chosen | None = None
         self._place = torch.empty(0)
 
@@ -99,8 +99,9 @@ class Entrance:
             look=self._look,
             notes=notes,
             perhaps=self.perhaps,
-            films=None if self.films is None else self._films,
+            films=self._films(),
             pools=self.pools,
+            held=self._held,
         )
         with torch.no_grad():
             chosen = self.selector.choose(view)
@@ -128,7 +129,8 @@ class Entrance:
     def tables(self) -> tuple[Any, ...]:
         """What it looks up on the device; caches may let go of it while a recording reads it."""
         device = self._standing.device
-        return Table.of(self.rows, device), fixed(self.counts, device), fixed(self.sizes, device)
+        known = (fixed(numbers, device) for numbers in (self.counts, self.sizes))
+        return Table.of(self.rows, device), *known, *self._held
 
     @property
     def entering(self) -> tuple[int, ...]:
@@ -196,9 +198,9 @@ class Entrance:
         return tuple(grid for sizes, lines in pairs for grid in grids_of_pools(sizes, lines))
 
     def _films(self) -> tuple[tuple[Clip, ...], ...]:
-        assert self.films is not None
-        rows = zip(self.films(), self.rows, strict=True)
-        return tuple(pool for clips, sizes in rows for pool in in_pools(clips, sizes))
+        films = self.prompt.films
+        rows = zip(films, self.rows, strict=True) if films else ()
+        return tuple(pool for row, sizes in rows for pool in in_pools(clips_of(row), sizes))
 
     def _look(self) -> Tower:
         if self.tower is None:

@@ -25,12 +25,11 @@ from st3.engine.asked import (
 from st3.engine.bringing import bring
 from st3.engine.cache import TrimmedCache
 from st3.engine.decode_graph import DecodeGraph
-from st3.engine.films import tell_films
 from st3.engine.follow import Features
 from st3.engine.forward import Forward
 from st3.engine.frames import frame_numbers
 from st3.engine.moved import compacts, moved_up
-from st3.engine.pieces import AS_PICTURES, as_pictures, by_kind, check_moves, video_id, with_pieces
+from st3.engine.pieces import by_kind, check_moves, note_joined, video_id, with_pieces
 from st3.engine.pooled_tower import look_at_tower
 from st3.engine.prefill import Prefill
 from st3.engine.prompt import Prompt, layout
@@ -51,11 +50,13 @@ class Trim(Scope):
         self.session = session
         selector = session.plan.selector
         asks = () if selector is None else selector.asks()
-        self.framed = "frames" in asks
+        if "cells" in session.plan.scorer.needs:
+            asks = (*asks, "grid")
         self.moves = selector is not None and selector.spares == "pictures"
-        if self.moves or "cells" in session.plan.scorer.needs:
-            asks = (*asks, "grid")  # to see videos come, and lines
-        self.wish = Wish.of(asks)
+        self.films = self.moves or "videos" in asks
+        self.differs = Wish.of(asks).any or "frames" in asks
+        """Whether it looks at what prompts of one layout do not have in common."""
+        self.wish = Wish.of((*asks, "grid") if self.films else asks)  # to see videos come
         self.graph: DecodeGraph | None = None
 
 
@@ -69,8 +70,6 @@ class Seen:
         pictured: whether pictures came along.
         encoded: what they had been encoded to beforehand, by kind, if they had.
         sights: what was seen of the vision tower at that, by kind.
-        kinds: int64 [B, n] or None, what the processor says of tokens: 2 is of a video.
-        films: int64 [videos, 3] or None, grids of videos.
     """
 
     ids: torch.Tensor | None
@@ -79,8 +78,6 @@ class Seen:
     pictured: bool
     encoded: Any = None
     sights: dict[str, Sight] = field(default_factory=dict)
-    kinds: torch.Tensor | None = None
-    films: torch.Tensor | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -149,8 +146,8 @@ def _next_turn(
     if features is not None:
         forward.prefill.features = Features(*features)
     forward.prefill.scoring.frames = _frames(forward.parts, visual, seen, kwargs)
-    look_at_tower(forward.prefill, seen.sights, _masks(forward.parts, visual, seen))
-    _tell_films(forward.prefill, forward.parts, visual, seen)
+    look_at_tower(forward.prefill, seen.sights, partial(_masks, forward.parts, visual, seen))
+    note_joined(record.notes, forward.parts.merger, prompt)
 
 
 def begin(
@@ -201,21 +198,19 @@ def begin(
             session.retire(new)
         record = Record(plan, prompt, visual, own, new)
         record.mark = session.mark
-        if trim.moves and as_pictures(parts.merger) and any(prompt.visual):
-            record.notes.append(AS_PICTURES)
+        note_joined(record.notes, parts.merger, prompt)
         session.begin(record, new)
         thinning = Prefill(record, record.turns[0], visual, own, new)
         if features is not None:
             thinning.features = Features(*features)
         thinning.scoring.frames = _frames(parts, visual, seen, kwargs)
-        look_at_tower(thinning, seen.sights, _masks(parts, visual, seen))
-        _tell_films(thinning, parts, visual, seen)
+        look_at_tower(thinning, seen.sights, partial(_masks, parts, visual, seen))
         return Forward(session, record, backend, new, thinning)
 
     if graph is not None:
         graph.rest()
         plain = features is None and not plan.scorer.looks_at_frames
-        plain = plain and not trim.wish.any and not trim.framed and not compacts(plan)
+        plain = plain and not trim.differs and not compacts(plan)
         plain = plain and not plan.schedule.entering.adaptive
         wanted = use_cache and plain and graph.takes_prefill(kwargs)
         if wanted and graph.prefill.prepare(prompt, visual, kwargs, prefill):
@@ -240,7 +235,9 @@ def _masks(parts: Parts, visual: torch.Tensor, seen: Seen) -> dict[str, torch.Te
 
 def _known(trim: Trim, parts: Parts, prompt: Prompt, visual: torch.Tensor, seen: Seen) -> Prompt:
     """A prompt's layout with what was seen of its pictures and videos."""
-    return with_pieces(prompt, parts.merger, visual, seen.ids, seen.sights, moves=trim.moves)
+    return with_pieces(
+        prompt, parts.merger, visual, seen.ids, seen.sights, films=trim.films, moves=trim.moves
+    )
 
 
 def _frames(
@@ -248,20 +245,12 @@ def _frames(
 ) -> Callable[[], torch.Tensor]:
     """Makes the frame of each visual token, when a scorer asks."""
     tokens, config = parts.adapter.frame_tokens, parts.merger.config
-    film = None
-    if tokens is not None and seen.ids is not None:
-        video = video_id(config)
-        film = None if video is None else seen.ids == video
     positions = kwargs.get("position_ids")
-    return partial(frame_numbers, visual, positions, film, tokens(config) if tokens else None)
 
+    def made() -> torch.Tensor:
+        film, video = None, video_id(config)
+        if tokens is not None and seen.ids is not None and video is not None:
+            film = seen.ids == video
+        return frame_numbers(visual, positions, film, tokens(config) if tokens else None)
 
-def _tell_films(prefill: Prefill, parts: Parts, visual: torch.Tensor, seen: Seen) -> None:
-    """Which tokens are of videos, and how many frames these have, as far as it is known."""
-    config, tokens = parts.merger.config, parts.adapter.frame_tokens
-    video, moving = video_id(config), None
-    if video is not None and seen.kinds is not None and seen.kinds.shape == visual.shape:
-        moving = seen.kinds == 2
-    elif video is not None and seen.ids is not None:
-        moving = seen.ids == video
-    tell_films(prefill, visual, moving, tokens(config) if tokens else None, seen.films)
+    return made

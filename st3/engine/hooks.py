@@ -142,10 +142,7 @@ class Hooks:
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
         visual = None if ids is None else visual_mask(self.parts.visual_ids, ids)
         pictured, encoded = brings_pictures(args, kwargs), kwargs.get("mm_encoder_outputs")
-        self._here.seen = Seen(
-            ids, visual, mask, pictured, encoded if pictured else None,
-            kinds=kwargs.get("mm_token_type_ids"), films=kwargs.get("video_grid_thw"),
-        )  # fmt: skip
+        self._here.seen = Seen(ids, visual, mask, pictured, encoded if pictured else None)
         if module is self.parts.merger:  # some make the masks there
             ask_for_rules(self._generation(kwargs.get("past_key_values"))[0] is not None)
 

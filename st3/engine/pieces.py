@@ -6,7 +6,7 @@ the ids tell. All on the host and before any layer: how many tokens enter follow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 
 from st3.engine.prompt import Prompt
 from st3.engine.sight import Sight
-from st3.methods.budget import Piece, films
+from st3.methods.budget import Piece, joined
 
-AS_PICTURES = (
-    "this family shows a video as pictures: neighbours of one size count as frames of one video"
+_JOINED = (
+    "this family shows a video as pictures: neighbours of one size were taken for frames of one"
 )
+_BOTH = ("image", "video")
 _VIDEO_IDS = ("video_token_id", "video_token_index")
 Sights = Mapping[str, Sight]
 """What was seen of pictures and of videos, by kind."""
@@ -30,7 +31,7 @@ def video_id(config: Any) -> int | None:
 
 
 def by_kind(
-    config: Any, visual: torch.Tensor, ids: torch.Tensor | None, sights: Sights
+    config: Any, visual: torch.Tensor, ids: torch.Tensor | None, sights: Collection[str]
 ) -> dict[str, torch.Tensor]:
     """bool [B, n]: visual tokens [B, n] of what was seen, by kind."""
     if len(sights) < 2 or ids is None:
@@ -50,42 +51,51 @@ def as_pictures(merger: Any) -> bool:
 
 def with_pieces(
     prompt: Prompt, merger: Any, visual: torch.Tensor, ids: torch.Tensor | None, sights: Sights,
-    *, moves: bool,
+    *, films: bool, moves: bool,
 ) -> Prompt:  # fmt: skip
     """The layout of a prompt with what is known of its pictures and videos.
 
     Args:
         visual: bool [B, n]. `ids`: int64 [B, n], if they are known.
         sights: what was seen of them when they were encoded.
-        moves: whether videos are to be told from each other: then each is one piece, wherever its
-            frames stand, and otherwise pieces are the prompt's pictures.
+        films: whether videos are to be told from each other. `moves`: whether budgets are spent on
+            each video, wherever its frames stand; otherwise on what lies together.
 
     Raises:
         ValueError: videos are to be told from each other, and cannot be.
     """
     marked = any(any(sight.marks) for sight in sights.values())
-    if not any(prompt.visual) or not (marked or moves):
+    if not any(prompt.visual) or not (marked or films):
         return prompt
     placed = None
     if sights:
-        video = by_kind(merger.config, visual, ids, sights).get("video")
-        film = torch.zeros_like(visual) if video is None else video
-        placed = _placed(_runs(visual.cpu(), film.cpu()), _seen(sights))
-    if not moves:
-        found = placed or ()
-        same = tuple(tuple(piece.tokens for piece in row) for row in found) == prompt.pictures
-        return replace(prompt, pieces=found) if same else prompt
-    if placed is None:
-        if not as_pictures(merger):
+        film = by_kind(merger.config, visual, ids, sights).get("video")
+        kinds = visual.int() if film is None else visual.int() + (visual & film).int()
+        placed = _placed([*_runs(kinds.cpu())], _seen(sights))
+    found = placed or ()
+    if tuple(tuple(piece.tokens for piece in row) for row in found) == prompt.pictures:
+        prompt = replace(prompt, pieces=found)
+    if not films:
+        return prompt
+    if as_pictures(merger):
+        rows = [[replace(x, frame=x.tokens) for x in row] for row in _pieces(prompt)]
+        placed = tuple(joined(row) for row in rows)
+    elif placed is None:
+        film = None if ids is None else by_kind(merger.config, visual, ids, _BOTH)["video"]
+        if film is None or bool(film.any()):
             raise ValueError(
                 "which video a frame is of cannot be told: give videos as the processor makes "
                 "them, not features of them"
             )
-        placed = tuple(tuple(Piece(tokens) for tokens in row) for row in prompt.pictures)
-    if as_pictures(merger):
-        singles = ([replace(piece, frame=piece.tokens) for piece in row] for row in placed)
-        placed = tuple(films(row) for row in singles)
-    return replace(prompt, pieces=placed)
+        placed = _pieces(prompt)
+    return replace(prompt, films=placed, pieces=placed if moves else prompt.pieces)
+
+
+def note_joined(notes: list[str], merger: Any, prompt: Prompt) -> None:
+    """Say for the report that pictures were taken for frames, if any were."""
+    moves = any(piece.moves for row in prompt.films for piece in row)
+    if moves and as_pictures(merger) and _JOINED not in notes:
+        notes.append(_JOINED)
 
 
 def check_moves(prompt: Prompt, method: str) -> None:
@@ -114,23 +124,34 @@ def _seen(sights: Sights) -> dict[bool, list[Piece]]:
     }
 
 
-def _runs(visual: torch.Tensor, film: torch.Tensor) -> Iterator[list[tuple[int, bool]]]:
-    """Of each row of bool [B, n], the runs of visual tokens of one kind: how many, and whether of
-    a video.
+def _pieces(prompt: Prompt) -> tuple[tuple[Piece, ...], ...]:
+    return prompt.pieces or tuple(tuple(map(Piece, row)) for row in prompt.pictures)
+
+
+def _runs(kinds: torch.Tensor) -> Iterator[list[tuple[int, bool]]]:
+    """Of each row of int [B, n], 0 of text, 1 of a picture and 2 of a video, the runs of visual
+    tokens of one kind: how many, and whether of a video.
     """
-    for row in visual.int() + (visual & film).int():
-        kinds, counts = torch.unique_consecutive(row, return_counts=True)
-        pairs = zip(counts.tolist(), kinds.tolist(), strict=True)
+    for row in kinds:
+        found, counts = torch.unique_consecutive(row, return_counts=True)
+        pairs = zip(counts.tolist(), found.tolist(), strict=True)
         yield [(count, kind == 2) for count, kind in pairs if kind]
 
 
 def _placed(
-    rows: Iterator[list[tuple[int, bool]]], seen: Mapping[bool, Sequence[Piece]]
+    rows: Sequence[list[tuple[int, bool]]], seen: Mapping[bool, Sequence[Piece]]
 ) -> tuple[tuple[Piece, ...], ...] | None:
-    """The pieces in each row, in order; None if they do not fill its runs."""
+    """The pieces in each row, in order; None if they do not fill its runs.
+
+    Beams, and several answers to a prompt, are rows side by side whose pictures came once.
+    """
+    brought = sum(piece.tokens for pieces in seen.values() for piece in pieces)
+    times = max(1, sum(count for row in rows for count, _ in row) // max(1, brought))
+    if any(row != rows[number - number % times] for number, row in enumerate(rows)):
+        return None
     left = {kind: iter(pieces) for kind, pieces in seen.items()}
-    found = []
-    for row in rows:
+    found: list[tuple[Piece, ...]] = []
+    for row in rows[::times]:
         pieces: list[Piece] = []
         to_come = {True: 0, False: 0}  # of a piece that lies in several runs
         for run, kind in row:
@@ -146,5 +167,5 @@ def _placed(
                 run -= taken
         if any(to_come.values()):
             return None
-        found.append(tuple(pieces))
+        found += [tuple(pieces)] * min(times, len(rows) - len(found))
     return None if any(next(more, None) is not None for more in left.values()) else tuple(found)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -108,13 +107,15 @@ class PooledTower:
 
 
 def look_at_tower(
-    prefill: Prefill, sights: Mapping[str, Sight], masks: Mapping[str, torch.Tensor]
+    prefill: Prefill,
+    sights: Mapping[str, Sight],
+    masks: Callable[[], Mapping[str, torch.Tensor]],
 ) -> None:
     """Tell a prefill, and its entrance, what was seen, if anything was.
 
     Args:
         sights: by kind, `image` or `video`.
-        masks: by kind, bool [B, n], the places of its tokens.
+        masks: makes by kind bool [B, n], the places of its tokens.
     """
     entrance = prefill.entrance
     if len(sights) == 1:
@@ -122,5 +123,6 @@ def look_at_tower(
         prefill.scoring.grids = lambda: tuple(only.grids)
     if entrance is None or not sights:
         return
-    entrance.tower = partial(PooledTower, sights, masks, prefill.record.notes)
-    entrance.lines = partial(lines_of, prefill.prompt, sights, masks)
+    notes, prompt = prefill.record.notes, prefill.prompt
+    entrance.tower = lambda entrance: PooledTower(sights, masks(), notes, entrance)
+    entrance.lines = lambda: lines_of(prompt, sights, masks())

@@ -24,6 +24,8 @@ class Prompt:
         pictures: in each row, visual tokens of each picture, tile, frame or video: what lies
             together, and what came as one.
         pieces: the same, where more is known of them; nothing where it is not.
+        films: the same with each video one piece, wherever its frames stand; nothing where nobody
+            asked.
     """
 
     tokens: int
@@ -33,6 +35,7 @@ class Prompt:
     last_visual: int = -1
     pictures: tuple[tuple[int, ...], ...] = ()
     pieces: tuple[tuple[Piece, ...], ...] = ()
+    films: tuple[tuple[Piece, ...], ...] = ()
 
     @property
     def parts(self) -> tuple[tuple[int | Piece, ...], ...]:
@@ -52,7 +55,7 @@ class Prompt:
 
         return replace(
             self, visual=some(self.visual), text=some(self.text), pictures=some(self.pictures),
-            pieces=some(self.pieces),
+            pieces=some(self.pieces), films=some(self.films),
         )  # fmt: skip
 
 

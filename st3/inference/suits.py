@@ -10,7 +10,7 @@ from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.families.patches import blocks_of, has_class_token, tower_of
 
-_MADE_FROM_FEATURES = ("features", "text", "frames", "grid")
+_MADE_FROM_FEATURES = ("features", "text", "frames", "videos", "grid")
 
 
 def suits(method: Any, config: Any) -> tuple[bool, str]:

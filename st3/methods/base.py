@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -170,6 +171,36 @@ class Method(ABC):
         other = self._other()
         where = origin(self) or ({} if other is None else origin(other))
         return found | ({"origin": where} if where else {})
+
+
+@dataclass(frozen=True)
+class OwnRule(Method):
+    """A method with a rule of its own, in a file of its own.
+
+    Attributes:
+        scorer: what says how important tokens are; by default the method itself, and otherwise any
+            scorer.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What it must see, by default; see `asks` of those that choose, or decide."""
+    is_set: ClassVar[bool] = False
+    """Whether its choice holds for one budget only, and others do not nest in it."""
+    differs: ClassVar[str] = ""
+    """What differs from the authors' code."""
+    published: ClassVar[Mapping[str, str]] = {}
+    """Settings that were published, by name, as parameters."""
+
+    scorer: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.scorer:
+            object.__setattr__(self, "scorer", self.name)
+        super().__post_init__()
+
+    @property
+    def decides(self) -> bool:
+        return self.scorer == self.name
 
 
 @dataclass(frozen=True)

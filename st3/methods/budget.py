@@ -41,7 +41,7 @@ Pool = tuple[Piece, ...]
 """What one choice is made of."""
 
 
-def films(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+def joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     """The same with neighbours of one size that may be frames joined into a video."""
     found: list[Piece] = []
     for (_, single), run in groupby(pieces, key=lambda p: (p, p.frame == p.tokens)):
@@ -130,7 +130,7 @@ class Budget:
         single = like is None or like.frame == like.tokens
         known = like or Piece(each)
         pieces = [replace(known, tokens=n, frame=n if single else known.frame) for n in sizes]
-        return sum(self.of_pictures(films(pieces) if self.spares == "pictures" else pieces))
+        return sum(self.of_pictures(joined(pieces) if self.spares == "pictures" else pieces))
 
 
 _WHAT = (

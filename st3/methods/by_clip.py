@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from st3.methods.clips import Clip
+from st3.methods.merge import Part
 
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.selecting import Chosen, Merge
+    from st3.methods.selecting import Chosen
     from st3.methods.view import View
 
 
@@ -26,31 +26,37 @@ class Cut:
 
     Attributes:
         picks: int64 [n], all its tokens, those that stay first, by falling importance.
-        merge: as in `Chosen`, of its own tokens alone and without the dimension of pools.
+        part: what is merged, by numbers of its own tokens; None for nothing.
     """
 
     picks: torch.Tensor
-    merge: Merge | None = None
+    part: Part | None = None
 
 
-Choose = Callable[["torch.Tensor", int, Clip, int], Cut]
-"""Of features [frames, size, d], the number of the pool, the clip, and how many are to stay."""
+Choose = Callable[["torch.Tensor", "torch.Tensor", int], Cut]
+"""Of features [frames, size, d], a score of them [frames, size], and how many are to stay."""
 
 
-def each_clip(view: View, choose: Choose) -> Chosen:
+def each_clip(view: View, choose: Choose, score: torch.Tensor | None = None) -> Chosen:
     """Let every video be chosen from by itself, with the share of the budget that is its own.
 
     Budgets of clips are proportional to their tokens, to the nearest (`dealt`), and add up to the
     pool's.
+
+    Args:
+        choose: from one of them.
+        score: float32 [G, n], handed on; by default nought.
     """
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
     from st3.methods.greedy import rows_of
-    from st3.methods.selecting import Chosen, Merge
-    from st3.methods.view import fixed
+    from st3.methods.merging import padded
+    from st3.methods.selecting import Chosen
 
-    rows, merges = [], []
+    score = torch.zeros(view.valid.shape, device=view.valid.device) if score is None else score
+    rows, parts = [], []
+    empty = torch.empty(0, dtype=torch.long, device=view.valid.device)
+    nothing = Part(empty, empty, empty.float())
     for pool, clips in enumerate(view.clips()):
         size, count = view.sizes[pool], view.counts[pool]
         inside = {n for clip in clips for n in range(clip.first, clip.first + clip.tokens)}
@@ -59,30 +65,22 @@ def each_clip(view: View, choose: Choose) -> Chosen:
         taken = turns[: max(0, count - len(marks))]
         order = torch.empty(size, dtype=torch.long, device=view.valid.device)
         if marks:
-            order[: len(marks)] = fixed(marks, order.device)
-        merge: list[Merge] = []
+            order[: len(marks)] = view.placed(marks)
+        mine = [nothing]
         for number, clip in enumerate(clips):
             tokens = view.features[pool, clip.inside].float().view(clip.frames, clip.size, -1)
-            cut = choose(tokens, pool, clip, taken.count(number))
+            own = score[pool, clip.inside].view(clip.frames, clip.size)
+            cut = choose(tokens, own, taken.count(number))
             places = tuple(n for n, which in enumerate(turns, len(marks)) if which == number)
-            order[fixed(places, order.device)] = cut.picks + clip.first
-            if cut.merge is not None:
-                into, of = cut.merge.into + clip.first, cut.merge.of + clip.first
-                merge.append(Merge(into, of, cut.merge.weight))
+            order[view.placed(places)] = cut.picks + clip.first
+            if cut.part is not None:
+                into, of = cut.part.into + clip.first, cut.part.of + clip.first
+                mine.append(Part(into, of, cut.part.weight))
         rows.append(order)
-        merges.append(merge)
+        parts.append(mine)
     picks = rows_of(rows, view.most)
-    if not any(merges):
-        return Chosen(picks)
-    nothing = Merge(picks.new_empty(0), picks.new_empty(0), view.features.new_empty(0).float())
-    parts = [
-        pad_sequence(
-            [torch.cat([getattr(one, part) for one in (nothing, *merge)]) for merge in merges],
-            batch_first=True,
-        )
-        for part in ("into", "of", "weight")
-    ]
-    return Chosen(picks, Merge(*parts))
+    merges = any(len(mine) > 1 for mine in parts)
+    return Chosen(picks, padded(parts) if merges else None)
 
 
 @lru_cache(maxsize=64)
@@ -93,22 +91,3 @@ def dealt(sizes: tuple[int, ...]) -> tuple[int, ...]:
     """
     turns = [((2 * j + 1) / size, which) for which, size in enumerate(sizes) for j in range(size)]
     return tuple(which for _, which in sorted(turns))
-
-
-def order_of(first: torch.Tensor, *then: torch.Tensor) -> torch.Tensor:
-    """Places in a flat order by several keys of one shape, rising, the first key first.
-
-    Returns:
-        int64 [n] of keys with n elements; the earlier place of two alike first.
-    """
-    keys = [key.flatten() for key in (first, *then)]
-    order = keys[-1].argsort(stable=True)
-    for key in reversed(keys[:-1]):
-        order = order[key[order].argsort(stable=True)]
-    return order
-
-
-def rank(score: torch.Tensor) -> torch.Tensor:
-    """int64 of the shape of a score: 0 for the greatest of the last dimension, and so on."""
-    best = score.argsort(dim=-1, descending=True, stable=True)
-    return best.argsort(dim=-1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from st3.methods.budget import Piece
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -27,6 +29,19 @@ class Clip:
     def inside(self) -> slice:
         """Its tokens in the pool."""
         return slice(self.first, self.first + self.tokens)
+
+
+def clips_of(pieces: Sequence[Piece]) -> list[Clip]:
+    """A prompt's videos; a picture is one of one frame.
+
+    What is left behind a video's last whole frame is of none, such as the mark at its end.
+    """
+    found, first = [], 0
+    for piece in pieces:
+        size = piece.frame or piece.tokens
+        found.append(Clip(first, piece.tokens // size, size))
+        first += piece.tokens
+    return found
 
 
 def in_pools(clips: Sequence[Clip], sizes: Sequence[int]) -> list[tuple[Clip, ...]]:

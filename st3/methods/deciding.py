@@ -8,11 +8,10 @@ it computes with.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.base import Method
+from st3.methods.base import OwnRule
 
 if TYPE_CHECKING:
     import torch
@@ -22,35 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Deciding(Method):
+class Deciding(OwnRule):
     """Visual tokens leave between the decoder's layers, by a rule of the method's own.
 
-    Attributes:
-        scorer: what decides; by default the method itself, and otherwise any scorer.
+    What decides is the method itself, unless `scorer` says otherwise.
     """
 
     stage: ClassVar[str] = "in the decoder by a score of their own"
-    needs: ClassVar[tuple[str, ...]] = ()
-    """What it must see besides queries and keys, by default; see `asks`."""
     across_ranks: ClassVar[bool] = False
     """See `Scorer.across_ranks`."""
-    is_set: ClassVar[bool] = False
-    """Whether its choice holds for one budget only, and others do not nest in it."""
-    differs: ClassVar[str] = ""
-    """What differs from the authors' code."""
-    published: ClassVar[Mapping[str, str]] = {}
-    """Settings that were published, by name, as parameters."""
-
-    scorer: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.scorer:
-            object.__setattr__(self, "scorer", self.name)
-        super().__post_init__()
-
-    @property
-    def decides(self) -> bool:
-        return self.scorer == self.name
 
     def ranks_by(self) -> Scorer:
         from st3.methods.scorers import ByMethod

@@ -24,3 +24,16 @@ class Merge:
     into: torch.Tensor
     of: torch.Tensor
     weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of one pool's matrix.
+
+    Attributes:
+        into, of: int64 [m]. `weight`: float32 [m].
+    """
+
+    into: torch.Tensor
+    of: torch.Tensor
+    weight: torch.Tensor

@@ -11,23 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from st3.methods.merge import Merge, Part
 from st3.methods.scorers import golden_spread
-from st3.methods.selecting import Merge
 
 _APART = -2.0  # less alike than any two directions
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of one pool's matrix.
-
-    Attributes:
-        into, of: int64 [m]. `weight`: float32 [m].
-    """
-
-    into: torch.Tensor
-    of: torch.Tensor
-    weight: torch.Tensor
 
 
 def padded(pools: Sequence[Sequence[Part]]) -> Merge:

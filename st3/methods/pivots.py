@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from st3.methods.orders import rank
+
 
 def unlike(
     units: torch.Tensor,
@@ -26,11 +28,9 @@ def unlike(
     share, rest = wanted // many, wanted % many
     order = torch.full_like(free, units.shape[1], dtype=torch.long)
     taken = torch.zeros_like(wanted)
-    place = torch.arange(units.shape[1], device=units.device).expand(free.shape)
     for number in range(pivots.shape[1]):
         cosine = (units @ pivots[:, number, :, None])[..., 0].masked_fill(~free, float("inf"))
-        nearest = cosine.argsort(dim=1, stable=True)
-        standing = torch.empty_like(nearest).scatter_(1, nearest, place)
+        standing = rank(-cosine)
         quota = (share + (number < rest)) * real[:, number]
         here = free & (standing < quota[:, None])
         order = torch.where(here, taken[:, None] + standing, order)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from st3.methods.clusters import density_peaks, distances
-from st3.methods.merge import Merge
+from st3.methods.merge import Merge, Part
+from st3.methods.merging import padded
 
 
 def clustered(tokens: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,12 +46,11 @@ def recycled(
     standing = score.masked_fill(~visual, float("-inf")).argsort(
         dim=1, descending=True, stable=True
     )
-    widest = max(members for _, _, members in parts)
-    into = torch.zeros(len(score), widest, dtype=torch.long, device=score.device)
-    of, weight = torch.zeros_like(into), torch.zeros(into.shape, device=score.device)
-    score = score.clone()
+    score, rows = score.clone(), []
+    nothing = Part(standing[0, :0], standing[0, :0], score[0, :0])
     for row, (kept, clusters, members) in enumerate(parts):
         score[row, standing[row, :kept]] += 2
+        rows.append([nothing])
         if not clusters:
             continue
         pool = standing[row, kept : kept + members]
@@ -59,6 +59,5 @@ def recycled(
         size = torch.zeros(clusters, device=score.device).index_add_(
             0, cluster, torch.ones_like(cluster, dtype=torch.float32)
         )
-        into[row, :members], of[row, :members] = pool[centres][cluster], pool
-        weight[row, :members] = 1 / size[cluster]
-    return score, Merge(into, of, weight)
+        rows[-1].append(Part(pool[centres][cluster], pool, 1 / size[cluster]))
+    return score, padded(rows)

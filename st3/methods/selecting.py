@@ -8,11 +8,10 @@ what it computes with.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from st3.methods.base import Method
+from st3.methods.base import OwnRule
 from st3.methods.budget import Budget, read_keep
 from st3.methods.dial import Dial
 from st3.methods.merge import Merge as Merge
@@ -47,7 +46,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Selecting(Method):
+class Selecting(OwnRule):
     """Visual tokens are chosen before layer 1, and no others ever reach the decoder.
 
     Attributes:
@@ -61,23 +60,14 @@ class Selecting(Method):
     """
 
     stage: ClassVar[str] = "before the decoder"
-    needs: ClassVar[tuple[str, ...]] = ()
-    """What it must see, by default; see `asks`."""
-    is_set: ClassVar[bool] = False
-    """Whether its choice holds for one budget only, and others do not nest in it."""
     adapts: ClassVar[bool] = False
     """Whether it can decide how many stay."""
-    differs: ClassVar[str] = ""
-    """What differs from the authors' code."""
-    published: ClassVar[Mapping[str, str]] = {}
-    """Settings that were published, by name, as parameters."""
     spares: ClassVar[str] = ""
     """What stays on top of its budget, one of `st3.methods.budget.SPARES`; with `pictures`, it
     chooses by motion, and each video is a piece by itself."""
 
     dial: ClassVar[Dial | None] = Dial("keep", 1e-6, 1.0)
 
-    scorer: str = ""
     keep: float | int | str = "25%"
     per: str = "picture"
     positions: str = "original"
@@ -85,8 +75,6 @@ class Selecting(Method):
     annealing: str = "cosine"
 
     def __post_init__(self) -> None:
-        if not self.scorer:
-            object.__setattr__(self, "scorer", self.name)
         super().__post_init__()
         if not self.decides and hasattr(self._other(), "choose"):
             raise ValueError(
@@ -118,10 +106,6 @@ class Selecting(Method):
         keep = budget.tokens if budget.share is None else budget.share
         return super().settings(layers) | {"keep": ADAPTIVE if budget.adaptive else keep}
 
-    @property
-    def decides(self) -> bool:
-        return self.scorer == self.name
-
     def ranks_by(self) -> Scorer:
         from st3.methods.scorers import InOrder
 
@@ -132,10 +116,11 @@ class Selecting(Method):
         return self
 
     def asks(self) -> tuple[str, ...]:
-        """What it must see: `features`, `text`, `frames`, `grid`; of the tower, `patches`, and of
-        its layers `attention LAYER` (from the class token, where there is one), `joint LAYER` (the
-        same, all heads as one), `received LAYER` (from all patches) or `keys LAYER`, a layer being
-        `first`, `last`, `features` (whose output the projector gets) or a share of the depth.
+        """What it must see: `features`, `text`, `frames` (which one a token is of), `videos` (which
+        frames make one), `grid`; of the tower, `patches`, and of its layers `attention LAYER` (from
+        the class token, where there is one), `joint LAYER` (the same, all heads as one), `received
+        LAYER` (from all patches) or `keys LAYER`, a layer being `first`, `last`, `features` (whose
+        output the projector gets) or a share of the depth.
         """
         return self.needs
 

@@ -62,7 +62,8 @@ class View:
             tokens stand line by line; None where that is not known.
         look: makes what the tower did; raises ValueError where it was not seen.
         notes: what a method did otherwise than it would, a sentence each; for the report.
-        films: makes for each pool its videos, in order, see `clips`; the host waits for that once.
+        films: of each pool its videos, in order, see `clips`; nothing where nobody asked.
+        held: what `fixed` has made: a recording reads it at its address.
         pools: what each is made of: pictures and, where they are known, their marks; for a method
             that chooses by motion, videos and their frames.
         perhaps: notes of which only the device knows whether they hold: bool [...], a sentence.
@@ -77,9 +78,10 @@ class View:
     grids: Callable[[], tuple[tuple[int, int] | None, ...]]
     look: Callable[[], Tower]
     notes: list[str] = field(default_factory=list)
-    films: Callable[[], tuple[tuple[Clip, ...], ...]] | None = None
+    films: tuple[tuple[Clip, ...], ...] = ()
     pools: tuple[Pool, ...] = ()
     perhaps: list[tuple[torch.Tensor, str]] = field(default_factory=list)
+    held: list[torch.Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.pools:
@@ -107,9 +109,7 @@ class View:
 
     def clips(self) -> tuple[tuple[Clip, ...], ...]:
         """The videos of each pool, in order; a picture is one of one frame."""
-        if self.films is None:
-            return tuple((Clip(0, 1, size),) for size in self.sizes)
-        return self.films()
+        return self.films or tuple((Clip(0, 1, size),) for size in self.sizes)
 
     def units(self) -> torch.Tensor:
         """The features, of length 1, float32 [G, n, d]; zeros where there is no token."""
@@ -123,7 +123,12 @@ class View:
 
     def fixed(self, numbers: Sequence[int]) -> torch.Tensor:
         """A number a pool that the host knows, int64 [G, 1] on the device."""
-        return fixed(tuple(numbers), self.valid.device)[:, None]
+        return self.placed(numbers)[:, None]
+
+    def placed(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Numbers that the host knows, int64 [n] on the device."""
+        self.held.append(fixed(tuple(numbers), self.valid.device))
+        return self.held[-1]
 
     def note(self, said: str, where: torch.Tensor | None = None) -> None:
         """Something for the report, once; only if `where`, bool [...], is true anywhere."""

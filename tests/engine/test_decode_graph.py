@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import greedy, prompts, tiny_llava
+from families.zoo import ZOO
 from oracle import oracle_logits
 from test_oracle import CASES, ROWS
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -305,6 +306,33 @@ def test_prefill_of_one_layout_is_replayed(
             torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
     assert (graphs[0].prefill.recordings, graphs[0].prefill.replays) == (1, 4)
     assert all(graph.prefill._recorded is None for graph in graphs)
+
+
+@pytest.mark.parametrize("spec", ["evs:keep=70%,tau=9", "dycoke:keep=60%", "vidcom2:keep=40%"])
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_prefills_of_videos_are_recorded(
+    name: str, spec: str, graphs: list[DecodeGraph], where: str
+) -> None:
+    """Which frames make one is a matter of the layout: other numbers of frames are another."""
+    model = ZOO[name].build().to(where)
+
+    def talk(**options: Any) -> list[list[int]]:
+        found = []
+        with st3.trim(model, spec, max_new_tokens=8, **options) as session:
+            for rows in (*[("ttVtItt",)] * 5, ("tVVtt",)):
+                inputs = _on(where, ZOO[name].inputs(model, rows))
+                pixels, draw = inputs["pixel_values_videos"], torch.Generator()
+                pixels.copy_(torch.randn(pixels.shape, generator=draw.manual_seed(len(found))))
+                greedy(model, inputs, 3)
+                found.append(session.kept(1))
+                for tensor in inputs.values():  # the memory's next owner
+                    tensor.zero_()
+        return found
+
+    got, want = talk(cuda_graphs=True), talk()
+    assert got == want
+    assert len({*map(str, want)}) > 3
+    assert (graphs[0].prefill.recordings, graphs[0].prefill.replays) == (1, 3)
 
 
 def test_without_a_cache_in_between(graphs: list[DecodeGraph], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from families.zoo import ZOO
 from methods import video_references as slow
 
 import st3
-from st3.engine.films import clips_of_row, shared
+from st3.engine.pieces import with_pieces
+from st3.engine.prompt import Prompt
 from st3.families.base import visual_mask
 from st3.families.parts import find_parts
 from st3.families.patches import to_tokens
 from st3.methods import METHODS, make_method
+from st3.methods.budget import Piece
 from st3.methods.clips import Clip
 from st3.methods.view import View
 from st3.verification.masked import Hidden, masked_logits
@@ -175,6 +178,8 @@ def test_a_batch_of_videos_is_its_rows(name: str) -> None:
         ("llava_onevision", (Clip(0, 3, 4), Clip(13, 3, 4))),
         ("qwen3_vl", (Clip(0, 3, 8), Clip(24, 2, 4))),
         ("qwen2_5_vl", (Clip(0, 3, 8), Clip(24, 2, 4))),
+        ("exaone4_5", (Clip(0, 3, 8), Clip(24, 2, 4))),  # whose positions count no time
+        ("video_llava", (Clip(0, 8, 17), Clip(136, 8, 17))),
     ],
 )
 def test_videos_side_by_side_are_told_apart(
@@ -189,10 +194,11 @@ def test_videos_side_by_side_are_told_apart(
 def test_a_family_without_videos_shows_them_as_pictures_and_the_report_says_so(
     views: list[View],
 ) -> None:
-    model = _model("llava")
-    for row, clip, said in (("ttItItItt", Clip(0, 3, 16), True), ("ttItt", Clip(0, 1, 16), False)):
+    stills = ("llava", "ttItItItt", Clip(0, 3, 16)), ("llava", "ttItt", Clip(0, 1, 16))
+    for name, row, clip in (*stills, ("smolvlm", "tIt", Clip(0, 3, 4))):
+        model, said = _model(name), clip.frames > 1
         with st3.trim(model, "vidcom2") as session:
-            greedy(model, ZOO["llava"].inputs(model, (row,)), 1)
+            greedy(model, ZOO[name].inputs(model, (row,)), 1)
         assert views[-1].clips() == ((clip,),)
         assert any("taken for frames" in note for note in session.record.notes) is said
 
@@ -213,32 +219,28 @@ def test_pooled_frames_have_the_numbers_of_their_patches() -> None:
                 torch.testing.assert_close(got[video, 4 * frame + place], mean)
 
 
-def _row(text: str, frames: str, **known: Any) -> list[Clip]:
-    """`text` has a letter a visual token and a blank between runs: v of a video, p of a picture."""
-    runs, tokens = [len(run) for run in text.split()], text.replace(" ", "")
-    moving = None if known.pop("pictured", False) else [letter == "v" for letter in tokens]
-    given = {"frame_tokens": None, "lengths": ()} | known
-    return clips_of_row(runs, [int(n) for n in frames], moving, **given)
+@pytest.mark.parametrize("spec", ["dycoke:keep=60%", "evs:keep=60%"])
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen3_vl"])
+def test_beams_see_the_videos_that_came_once(name: str, spec: str) -> None:
+    model = _model(name)
+    inputs = ZOO[name].inputs(model, ("ttVtItt", "tVttttt"))
+    with st3.trim(model, spec) as session:
+        greedy(model, inputs, 1)
+        alone = [session.kept(1, row) for row in (0, 1)]
+        model.generate(**inputs, max_new_tokens=2, num_beams=2, do_sample=False)
+        assert [session.kept(1, row) for row in range(4)] == [alone[n] for n in (0, 0, 1, 1)]
 
 
-def test_clips_by_hand() -> None:
-    # Frames in a run, told by time: each run is a video, a picture is none.
-    assert _row("vvvvvv pp vvvv", "001122334455") == [Clip(0, 3, 2), Clip(6, 1, 2), Clip(8, 2, 2)]
-    # Frames apart: one video, unless grids say that there are two.
-    assert _row("vv vv vv vv", "00112233") == [Clip(0, 4, 2)]
-    assert _row("vv vv vv vv", "00112233", lengths=(1, 3)) == [Clip(0, 1, 2), Clip(2, 3, 2)]
-    # Videos of other sizes, pictures between.
-    assert _row("vv vv vvv vvv", "0011222333") == [Clip(0, 2, 2), Clip(4, 2, 3)]
-    assert _row("vv pp vv", "001122") == [Clip(0, 1, 2), Clip(2, 1, 2), Clip(4, 1, 2)]
-    # End to end, with a mark behind each video.
-    marked = [Clip(0, 2, 2), Clip(5, 1, 2), Clip(8, 1, 2)]
-    assert _row("vvvvv vvv vv", "0011122233", frame_tokens=2) == marked
-    # Pictures in place of frames.
-    assert _row("pp pp ppp", "0011222", pictured=True) == [Clip(0, 2, 2), Clip(4, 1, 3)]
-
-
-def test_whose_videos_are_whose() -> None:
-    assert shared([5, 0, 2], [3, 2, 2]) == [[3, 2], [], [2]]
-    assert shared([5, 2], [3, 4]) == [(), ()]
-    assert shared([5, 2], [5]) == [(), ()]
-    assert shared([5], [5, 1]) == [()]
+def test_features_in_place_of_a_video_are_refused_and_of_pictures_are_not() -> None:
+    """Nothing was seen of them: whether they move is for the ids to say."""
+    config = SimpleNamespace(video_token_id=9)
+    merger = SimpleNamespace(config=config, get_video_features=None)
+    for number in (8, 9):
+        ids = torch.tensor([[1, number, number, 1]])
+        prompt = Prompt(4, (2,), (2,), 1, 2, pictures=((2,),))
+        known = (prompt, merger, ids > 1, ids, {})
+        if number == 8:
+            assert with_pieces(*known, films=True, moves=False).films == ((Piece(2),),)
+            continue
+        with pytest.raises(ValueError, match="not features of them"):
+            with_pieces(*known, films=True, moves=False)

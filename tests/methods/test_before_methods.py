@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from st3.methods import METHODS, make_method
 from st3.methods.before import selectors
-from st3.methods.budget import Budget, Piece, Pool, films
+from st3.methods.budget import Budget, Piece, Pool, joined
 from st3.methods.cells import divided
 from st3.methods.clips import Clip
 from st3.methods.greedy import ranked
@@ -90,7 +90,7 @@ def view_of(
             {16: (4, 4), 12: (3, 4), 9: (3, 3)}.get(size, (1, size)) for size in sizes
         ),
         look=lambda: tower,
-        films=lambda: tuple((Clip(0, size // 4, 4),) if size > 3 else () for size in sizes),
+        films=tuple((Clip(0, size // 4, 4),) if size > 3 else () for size in sizes),
         pools=pools,
     )
     return view, tower
@@ -395,12 +395,12 @@ def test_budgets(budget: Budget, sizes: tuple[int, ...], want: tuple[int, ...]) 
 
 def test_neighbours_that_may_be_frames_are_a_video() -> None:
     frame, other, still = Piece(4, frame=4), Piece(6, frame=6), Piece(4)
-    assert films((frame, frame, other, frame, still, frame, frame)) == (
+    assert joined((frame, frame, other, frame, still, frame, frame)) == (
         Piece(8, frame=4), other, frame, still, Piece(8, frame=4),
     )  # fmt: skip
     assert not frame.moves
     assert Piece(8, frame=4).moves
-    assert films((Piece(8, frame=4), Piece(8, frame=4))) == (Piece(8, frame=4), Piece(8, frame=4))
+    assert joined((Piece(8, frame=4), Piece(8, frame=4))) == (Piece(8, frame=4), Piece(8, frame=4))
     budget = make_method("evs").schedule(2).entering
     assert budget.of_alike(40, 5) == 10
     assert budget.of_alike(8, 2) == 4  # a frame at least

@@ -9,9 +9,11 @@ import torch
 from methods import video_references as slow
 
 from st3.methods import make_method
-from st3.methods.by_clip import dealt, order_of
-from st3.methods.clips import Clip, in_pools
+from st3.methods.budget import Piece
+from st3.methods.by_clip import dealt
+from st3.methods.clips import Clip, clips_of, in_pools
 from st3.methods.clusters import apportioned, density_peaks, distances, segments, still_windows
+from st3.methods.orders import order_of
 from st3.methods.selecting import Selecting
 from st3.methods.view import View
 
@@ -72,7 +74,7 @@ def view_of(method: Selecting) -> tuple[View, torch.Tensor]:
         words=lambda: (features, valid),
         grids=lambda: (None,) * len(sizes),
         look=lambda: tower,
-        films=lambda: tuple((Clip(0, many, SIZE),) for many in FRAMES),
+        films=tuple((Clip(0, many, SIZE),) for many in FRAMES),
     )
     return view, attention
 
@@ -98,7 +100,7 @@ def look(
     return View(
         tokens[None], torch.ones(1, len(tokens)).bool(), (len(tokens),), (count,),
         lambda: torch.zeros(1, len(tokens)).long(), lambda: (tokens[None], seen > 2),
-        lambda: (None,), lambda: Tower(seen), [], lambda: (films,),
+        lambda: (None,), lambda: Tower(seen), [], (films,),
     )  # fmt: skip
 
 
@@ -224,7 +226,7 @@ def test_what_holitom_has_left_goes_to_what_stands_still() -> None:
     picks = {*cut.picks[:5].tolist()}
     assert picks == {0, 1, 5, 6, 7}
     W = torch.zeros(8, 8)
-    W.index_put_((cut.merge.into, cut.merge.of), cut.merge.weight, accumulate=True)
+    W.index_put_((cut.part.into, cut.part.of), cut.part.weight, accumulate=True)
     torch.testing.assert_close(W[0], torch.tensor([1, 0, 1, 0, 1, 0, 0, 0]) / 3)
     torch.testing.assert_close(W[1], torch.tensor([0, 1, 0, 1, 0, 0, 0, 0]) / 2)
 
@@ -306,6 +308,12 @@ def test_seats() -> None:
 def test_order_by_several_keys() -> None:
     first, then = torch.tensor([[1, 0], [1, 0]]), torch.tensor([[2.0, 5.0], [1.0, 5.0]])
     assert order_of(first, then).tolist() == [1, 3, 2, 0]
+
+
+def test_clips_of_pieces() -> None:
+    """A video with a mark behind it, a picture with marks at its lines, a video of one frame."""
+    pieces = (Piece(13, frame=4), Piece(12, marks=3), Piece(5, frame=5), Piece(6))
+    assert clips_of(pieces) == [Clip(0, 3, 4), Clip(13, 1, 12), Clip(25, 1, 5), Clip(30, 1, 6)]
 
 
 def test_clips_in_pools() -> None:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
+from st3.methods.by_clip import Cut, each_clip
 from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
 
     from st3.methods.budget import Budget
-    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 
@@ -28,7 +27,7 @@ class DyCoke(Selecting):
 
     name: ClassVar[str] = "dycoke"
     source: ClassVar[str] = "DyCoke, arXiv 2411.15024"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos")
     differs: ClassVar[str] = (
         "the stage before the decoder alone; a last group of less than four frames is thinned like "
         "any other, where their code drops a last odd frame and leaves the last group as it is; a "
@@ -50,17 +49,19 @@ class DyCoke(Selecting):
     def choose(self, view: View) -> Chosen:
         return each_clip(view, self._cut)
 
-    def _cut(self, tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
+    def _cut(self, tokens: torch.Tensor, score: torch.Tensor, count: int) -> Cut:
         import torch
         from torch.nn.functional import normalize
 
+        from st3.methods.orders import order_of, rank
         from st3.methods.scorers import golden_spread
 
+        frames, size, _ = tokens.shape
         units = normalize(tokens, dim=-1)
-        frame = torch.arange(clip.frames, device=tokens.device)
+        frame = torch.arange(frames, device=tokens.device)
         before = (frame - 1 - (frame % 4 == 2).long()).clamp_min(0)
         change = rank(1 - (units * units[before]).sum(-1))
-        spread = rank(-golden_spread(torch.arange(clip.size, device=tokens.device)))
+        spread = rank(-golden_spread(torch.arange(size, device=tokens.device)))
         whole = (frame % 4 == 0)[:, None].expand(change.shape)
         turn = torch.where(whole, spread, change)
         return Cut(order_of((~whole).int(), turn))

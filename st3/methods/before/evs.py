@@ -27,7 +27,7 @@ class EVS(Selecting):
 
     name: ClassVar[str] = "evs"
     source: ClassVar[str] = "EVS, arXiv 2510.14624"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos")
     differs: ClassVar[str] = (
         "what stands behind a video's last whole frame comes with the first; still pictures beside "
         "a video stay whole, on top of the budget, and without a video it is refused; families "

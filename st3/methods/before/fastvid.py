@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
-from st3.methods.selecting import Chosen, Merge, Selecting
+from st3.methods.by_clip import Cut, each_clip
+from st3.methods.merge import Part
+from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
 
     from st3.methods.budget import Budget
-    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 
@@ -35,7 +35,7 @@ class FastVID(Selecting):
 
     name: ClassVar[str] = "fastvid"
     source: ClassVar[str] = "FastVID, arXiv 2503.11187"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames", "attention features")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos", "attention features")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "frames are compared by the mean of their tokens, and tokens are salient by the tower's "
@@ -71,16 +71,13 @@ class FastVID(Selecting):
 
     def choose(self, view: View) -> Chosen:
         attention = view.tower.attention("features").clamp_max(1)
-
-        def cut(tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
-            return self._cut(tokens, attention[pool, clip.inside].view(tokens.shape[:2]), count)
-
-        return each_clip(view, cut)
+        return each_clip(view, self._cut, attention)
 
     def _cut(self, tokens: torch.Tensor, attention: torch.Tensor, count: int) -> Cut:
         import torch
 
         from st3.methods.clusters import density_peaks, distances, segments
+        from st3.methods.orders import order_of, rank
 
         frames, size, _ = tokens.shape
         context = int(count // frames * self.density + 1e-9)
@@ -104,7 +101,7 @@ class FastVID(Selecting):
     def _merge(
         self, tokens: torch.Tensor, joins: torch.Tensor, anchor: torch.Tensor, peak: torch.Tensor,
         first: torch.Tensor, last: torch.Tensor, widest: int,
-    ) -> Merge:  # fmt: skip
+    ) -> Part:  # fmt: skip
         """Every token that `joins`, in each anchor frame of its segment into the likest anchor."""
         import torch
         from torch.nn.functional import normalize
@@ -130,7 +127,7 @@ class FastVID(Selecting):
         members = torch.zeros_like(own).flatten().scatter_add_(0, goal, joined.long())[goal]
         keep = (1 / (members + 1.0)).clamp_min(self.beta)
         weight = (1 - keep) / members.clamp_min(1) + keep * (goal == of)
-        return Merge(goal, of, weight * joined)
+        return Part(goal, of, weight * joined)
 
 
 METHOD = FastVID

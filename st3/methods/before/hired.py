@@ -88,6 +88,8 @@ class HiRED(Selecting):
         """
         import torch
 
+        from st3.methods.orders import rank
+
         first = crop.masked_fill(crop < 0, 1 << 30).amin(1, keepdim=True)
         crop = torch.where(crop < 0, -1, crop - first)  # 0 is the whole picture
         tiles = crop.amax(1, keepdim=True)
@@ -95,7 +97,7 @@ class HiRED(Selecting):
         size = whole.sum(1, keepdim=True)
         spent = torch.where(tiles > 0, (budget * self.alpha).long().minimum(size), budget)
         # Marks on the whole picture, which run through it line by line, a tile each.
-        standing = _rank(early.masked_fill(~whole, -1.0))
+        standing = rank(early.masked_fill(~whole, -1.0))
         marked = whole & (standing < (size * (1 - self.alpha)).long())
         number = whole.long().cumsum(1) - 1
         runs = (number * tiles // size.clamp_min(1) + 1).masked_fill(~marked, 0)
@@ -140,15 +142,6 @@ def _cuts(view: View) -> list[tuple[int, slice, int]]:
             found.append((number, slice(first, first + piece.tokens), budget))
             first, before = first + piece.tokens, behind
     return found
-
-
-def _rank(score: torch.Tensor) -> torch.Tensor:
-    """int64 [G, n]: 0 for the greatest."""
-    import torch
-
-    order = score.argsort(dim=1, descending=True, stable=True)
-    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, place)
 
 
 METHOD = HiRED

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
-from st3.methods.selecting import Chosen, Merge, Selecting
+from st3.methods.by_clip import Cut, each_clip
+from st3.methods.merge import Part
+from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 
@@ -31,7 +31,7 @@ class HoliTom(Selecting):
 
     name: ClassVar[str] = "holitom"
     source: ClassVar[str] = "HoliTom, arXiv 2505.21334"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames", "received last")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos", "received last")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "the stage before the decoder alone; the budget is met to the token (frames and windows "
@@ -61,17 +61,14 @@ class HoliTom(Selecting):
 
     def choose(self, view: View) -> Chosen:
         attention = view.tower.received("last").clamp_max(1)
-
-        def cut(tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
-            return self._cut(tokens, attention[pool, clip.inside].view(tokens.shape[:2]), count)
-
-        return each_clip(view, cut)
+        return each_clip(view, self._cut, attention)
 
     def _cut(self, tokens: torch.Tensor, attention: torch.Tensor, count: int) -> Cut:
         import torch
         from torch.nn.functional import normalize
 
         from st3.methods.clusters import apportioned, density_peaks, distances, still_windows
+        from st3.methods.orders import order_of, rank
 
         frames, size, width = tokens.shape
         units, standing = normalize(tokens, dim=-1), rank(attention.flatten()).view(frames, size)
@@ -112,7 +109,7 @@ class HoliTom(Selecting):
         members = torch.zeros_like(goal).scatter_add_(0, goal, member.long())[goal]
         weight = (1 - self.beta) / members.clamp_min(1) + self.beta * (goal == own.flatten())
         weight = weight * member / copies.clamp_min(1)
-        return Cut(picks, Merge(goal[once], own.flatten(), weight[once]))
+        return Cut(picks, Part(goal[once], own.flatten(), weight[once]))
 
 
 METHOD = HoliTom

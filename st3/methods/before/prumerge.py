@@ -11,7 +11,7 @@ from st3.methods.selecting import ADAPTIVE, Chosen, Selecting
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.merging import Part
+    from st3.methods.merge import Part
     from st3.methods.view import View
 
 
@@ -109,7 +109,7 @@ class PruMerge(Selecting):
     ) -> list[Part]:
         import torch
 
-        from st3.methods.merging import Part
+        from st3.methods.merge import Part
 
         size = len(score)
         stays, dropped, spare = order[:kept], order[kept:], order[kept:count]

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from st3.methods.by_clip import Cut, each_clip, order_of, rank
+from st3.methods.by_clip import Cut, each_clip
 from st3.methods.selecting import Chosen, Selecting
 
 if TYPE_CHECKING:
     import torch
 
-    from st3.methods.clips import Clip
     from st3.methods.view import View
 
 _WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -32,7 +31,7 @@ class VidCom2(Selecting):
 
     name: ClassVar[str] = "vidcom2"
     source: ClassVar[str] = "VidCom2, arXiv 2505.14454"
-    needs: ClassVar[tuple[str, ...]] = ("features", "frames")
+    needs: ClassVar[tuple[str, ...]] = ("features", "videos")
     differs: ClassVar[str] = (
         "the budget is met to the token (frames get their shares by Webster's rule, one at least), "
         "where theirs rounds each frame's; a picture is a video of one frame"
@@ -51,8 +50,10 @@ class VidCom2(Selecting):
     def choose(self, view: View) -> Chosen:
         return each_clip(view, self._cut)
 
-    def _cut(self, tokens: torch.Tensor, pool: int, clip: Clip, count: int) -> Cut:
+    def _cut(self, tokens: torch.Tensor, score: torch.Tensor, count: int) -> Cut:
         from torch.nn.functional import normalize
+
+        from st3.methods.orders import order_of, rank
 
         quiet = tokens.flatten(0, 1).var(0, correction=0).argsort(stable=True)
         units = normalize(tokens[..., quiet[: max(1, tokens.shape[2] // 2)]], dim=-1)

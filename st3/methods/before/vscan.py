@@ -75,7 +75,8 @@ class VScan(Selecting):
         import torch
 
         from st3.methods.greedy import ranked, rows_of, similarities
-        from st3.methods.merging import Part, means_into, padded
+        from st3.methods.merge import Part
+        from st3.methods.merging import means_into, padded
         from st3.methods.view import fixed
 
         tower, device = view.tower, view.valid.device
