@@ -16,10 +16,10 @@ from st3.profiling.shape import Workload
 
 _PASSES = {"prefill": 0, "decode step": 2}  # the step before may record
 _BY_NAME = {
-    "attention": ("flash", "fmha", "attention", "softmax"),
+    "attention": ("flash", "fmha", "attention"),
     "matmul": ("gemm", "gemv", "cutlass", "cublas", "nvjet", "splitk", "matmul"),
     "sorting": ("sort", "radix", "topk", "bitonic"),
-    "copies": ("copy", "memcpy", "memset", "cat", "gather", "scatter", "index", "fill"),
+    "copies": ("copy", "memcpy", "memset", "catarray", "gather", "scatter", "index", "fill"),
 }
 """What is in the name of a GPU's kernel, the first that fits: our choice."""
 
