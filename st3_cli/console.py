@@ -77,40 +77,72 @@ def say(message: str) -> None:
     err.print(Text.assemble((who, "bold red"), one_line(message)), soft_wrap=True)
 
 
-def print_table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False
-) -> None:
-    """A table on stdout; figures to the right, or with `wrap` text that may take several lines.
+def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; figures to the right.
 
-    Columns of figures that the terminal is too narrow for follow below, beside the first one; text
-    that it is too narrow for goes row by row, each a paragraph under its first cell.
+    Columns that the terminal is too narrow for follow below, beside the first one.
     """
-    columns = [[printable(cell) for cell in column] for column in zip(heads, *rows, strict=True)]
+    columns = _columns(heads, rows)
     natural = sum(max(map(len, column)) + _GAP for column in columns)
-    least = [_least(column, wrap) for column in columns]
-    fits = sum(least) + _GAP * len(least) <= out.width
+    least = [
+        max(_words(column[0]) + [min(len(cell), _WIDEST) for cell in column[1:]])
+        for column in columns
+    ]
     out.print(title, style="bold")
-    if wrap and not fits:
-        _paragraphs([column[0] for column in columns], [*zip(*columns, strict=True)][1:])
-        return
-    widths = _widths(least, columns, out.width - _GAP * len(least))
-    for part in [range(len(heads))] if wrap else _parts(least, out.width):
-        table = Table(
-            box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_header=any(heads),
-        )  # fmt: skip
+    for part in _parts(least, out.width):
+        table = _table(heads)
         for number in part:
-            head = heads[number].strip()
+            head = columns[number][0].strip()
             table.add_column(
                 # Heads may break, a figure and its unit may not.
-                head if wrap or natural <= out.width else head.replace(" ", "\n"),
-                justify="left" if wrap or number == 0 else "right",
+                head if natural <= out.width else head.replace(" ", "\n"),
+                justify="right" if number else "left",
                 overflow="fold",
-                width=widths[number] if wrap else None,
-                min_width=None if wrap else least[number],
+                min_width=least[number],
             )
-        for row in zip(*(columns[number][1:] for number in part), strict=True):
-            table.add_row(*row)
-        out.print(table)
+        _fill(table, [columns[number] for number in part])
+
+
+def print_texts(*tables: tuple[str, Sequence[str], Iterable[Sequence[str]]]) -> None:
+    """Tables of text, each a title, heads and rows, whose cells may take several lines.
+
+    Where the terminal is too narrow for one of them, all go row by row, each a paragraph under its
+    first cell.
+    """
+    ready = [(title, _columns(heads, rows)) for title, heads, rows in tables]
+    least = [[max(_words(*column)) for column in columns] for _, columns in ready]
+    fits = all(sum(few) + _GAP * len(few) <= out.width for few in least)
+    for (title, columns), few in zip(ready, least, strict=True):
+        out.print(title, style="bold")
+        if not fits:
+            _paragraphs([column[0] for column in columns], [*zip(*columns, strict=True)][1:])
+            continue
+        table = _table([column[0] for column in columns])
+        widths = _widths(few, columns, out.width - _GAP * len(few))
+        for column, width in zip(columns, widths, strict=True):
+            table.add_column(column[0].strip(), overflow="fold", width=width)
+        _fill(table, columns)
+
+
+def _columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[printable(cell) for cell in column] for column in zip(heads, *rows, strict=True)]
+
+
+def _words(*cells: str) -> list[int]:
+    """Their lengths."""
+    return [len(word) for cell in cells for word in cell.split()] or [0]
+
+
+def _table(heads: Sequence[str]) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_header=any(heads),
+    )  # fmt: skip
+
+
+def _fill(table: Table, columns: Sequence[Sequence[str]]) -> None:
+    for row in [*zip(*columns, strict=True)][1:]:
+        table.add_row(*row)
+    out.print(table)
 
 
 def _widths(least: Sequence[int], columns: Sequence[Sequence[str]], room: int) -> list[int]:
@@ -131,14 +163,6 @@ def _paragraphs(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
                 line = Text(f"{head}: {cell}" if head else cell)
                 out.print(Padding(line, (0, 0, 0, 2)))
     out.print()
-
-
-def _least(column: Sequence[str], wrap: bool) -> int:
-    """Characters that a column needs: for the words of a text, or for whole figures."""
-    words = [len(word) for word in column[0].split()]
-    for cell in column[1:]:
-        words += [len(word) for word in cell.split()] if wrap else [min(len(cell), _WIDEST)]
-    return max(words, default=0)
 
 
 def _parts(least: Sequence[int], width: int) -> list[list[int]]:

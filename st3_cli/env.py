@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from st3_cli import options as o
-from st3_cli.console import print_json, print_table
+from st3_cli.console import print_json, print_texts
 
 _VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 _SECRET = {"HF_TOKEN"}
@@ -30,4 +30,4 @@ def env(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
         )
         for key, value in found.items()
     ]
-    print_table("Environment", ("", ""), rows, wrap=True)
+    print_texts(("Environment", ("", ""), rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from st3_cli import options as o
-from st3_cli.console import aside, print_json, print_table
+from st3_cli.console import aside, print_json, print_texts
 
 
 def families(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
@@ -19,13 +19,12 @@ def families(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
     if json:
         print_json({"families": found, "names": HUB_IDS})
         return
-    print_table(
-        "Families that equal stock untrimmed, and an oracle trimmed, on tiny random models",
-        ("family", "for example"),
-        [(family, EXAMPLES.get(family, "-")) for family in PROVEN],
-        wrap=True,
+    title = "Families that equal stock untrimmed, and an oracle trimmed, on tiny random models"
+    proven = [(family, EXAMPLES.get(family, "-")) for family in PROVEN]
+    print_texts(
+        (title, ("family", "for example"), proven),
+        ("Short names", ("name", "model"), list(HUB_IDS.items())),
     )
-    print_table("Short names", ("name", "model"), list(HUB_IDS.items()), wrap=True)
     aside(
         "Other families are judged by their models: docs/models.md says which fit and which do not."
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from st3_cli import options as o
-from st3_cli.console import err, print_json, print_table
+from st3_cli.console import err, print_json, print_texts
 from st3_cli.errors import UsageError
 
 EXAMPLES = o.examples(
@@ -19,6 +19,8 @@ EXAMPLES = o.examples(
     "st3 methods ./mine.py:Mine",
 )
 _SHARED = ("scorer", "kv_cache_dtype")
+_DEPTHS = (32, 128)
+"""Layers of a decoder: 7B's, and more than any has, for cuts that lie deep."""
 _BEFORE = (*_SHARED, "per", "positions", "tau", "annealing")
 _MEANS = {
     "features": "tokens",
@@ -26,6 +28,7 @@ _MEANS = {
     "frames": "frames",
     "videos": "videos, frame by frame",
     "grid": "picture's shape",
+    "tiles": "tiles",
     "patches": "features before the projector",
     "states": "layer's output",
     "embeddings": "prompt's embeddings",
@@ -53,7 +56,7 @@ def methods(
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """List the trimming methods by stage, what they need, and their papers; or explain one."""
-    from st3.methods import METHODS, find_method, make_method, split_spec
+    from st3.methods import METHODS, find_method, split_spec
     from st3.methods.composed import split
     from st3.methods.own import offered
     from st3.methods.scorers import SCORERS
@@ -64,10 +67,7 @@ def methods(
         print_json(one) if json else _explain(one, one["name"])
         return
     if name is not None:
-        try:
-            made = make_method(name)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        made = _made(name)
         one = _described(split_spec(name)[0], type(made), config, made)
         if split_spec(name)[1]:
             one["parameters"] = dataclasses.asdict(made)
@@ -92,20 +92,43 @@ def methods(
     heads = ["name", "parameters", "what it does", "needs", "source"]
     if config is not None:
         heads.insert(4, f"fits {model}")
-    for stage in sorted({one["stage"] for one in found}, key=lambda one: (_depth(one), one)):
-        rows = [_row(one) for one in found if one["stage"] == stage]
-        print_table(f"Methods that drop {stage}", heads, rows, wrap=True)
-    print_table(
+    stages = sorted({one["stage"] for one in found}, key=lambda one: (_depth(one), one))
+    by_stage = [
+        (
+            f"Methods that drop {stage}",
+            heads,
+            [_row(one) for one in found if one["stage"] == stage],
+        )
+        for stage in stages
+    ]
+    note = (
         "Every method takes scorer=NAME, what decides which tokens stay (or a method that drops "
         "before the decoder, whose order then decides everywhere), and kv_cache_dtype=NAME; those "
         "before the decoder also keep=64 (tokens) or keep=25% (a share; keep=1 is one token, "
         "keep=1.0 all), per=picture or prompt, positions=original or compact, tau=TOKENS. A+B is "
         "one of these and, for what it lets in, one inside: visionzip:keep=50%+st3:tau=64. A "
-        "method may be a class in a file of your own, ./mine.py:Mine (docs/adding-a-method.md)",
-        ("scorers",),
-        [(", ".join(SCORERS),)],
-        wrap=True,
+        "method may be a class in a file of your own, ./mine.py:Mine (docs/adding-a-method.md)"
     )
+    print_texts(*by_stage, (note, ("scorers",), [(", ".join(SCORERS),)]))
+
+
+def _made(spec: str) -> Any:
+    """The method, whose parameters at least one depth of a decoder allows."""
+    from st3.methods import make_method
+
+    refused: list[ValueError] = []
+    try:
+        made = make_method(spec)
+        for layers in _DEPTHS:
+            try:
+                made.schedule(layers)
+            except ValueError as error:
+                refused.append(error)
+        if len(refused) == len(_DEPTHS):
+            raise refused[0]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return made
 
 
 def _depth(stage: str) -> int:
@@ -148,13 +171,9 @@ def _described(name: str, cls: Any, config: Any, made: Any = None) -> dict[str, 
 
 
 def _composed(spec: str, config: Any) -> dict[str, Any]:
-    from st3.methods import make_method
     from st3.methods.composed import INSIDE
 
-    try:
-        made: Any = make_method(spec)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    made = _made(spec)
     parts = made.before, made.inside
     found = {
         "name": made.name,
@@ -234,7 +253,7 @@ def _explain(one: dict[str, Any], title: str) -> None:
     if "fits" in one:
         rows.append(("fits", _fit(one)))
     text = " ".join(one["text"].split("Attributes:")[0].split()).replace("*", "")
-    print_table(title, ("", ""), [("what", text), *(row for row in rows if row[1])], wrap=True)
+    print_texts((title, ("", ""), [("what", text), *(row for row in rows if row[1])]))
 
 
 def _keeps(name: str, setting: str) -> str:

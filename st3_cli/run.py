@@ -15,7 +15,7 @@ from st3_cli.console import (
     leave_talking,
     print_answer,
     print_json,
-    print_table,
+    print_texts,
     quiet_transformers,
 )
 from st3_cli.errors import UsageError
@@ -168,9 +168,5 @@ def _print_comparison(answer: Answer, baseline: Answer) -> None:
 
     assert answer.session is not None
     heads = ("", answer.session.method.name, "untrimmed")
-    print_table(
-        "One warm run each; st3 profile measures",
-        heads,
-        report.compare(answer, baseline),
-        wrap=True,
-    )
+    rows = report.compare(answer, baseline)
+    print_texts(("One warm run each; st3 profile measures", heads, rows))

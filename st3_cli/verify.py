@@ -10,7 +10,15 @@ import typer
 from st3.files import plainly, write_text
 from st3_cli import method_options as m
 from st3_cli import options as o
-from st3_cli.console import aside, err, print_json_text, print_table, quiet_transformers, say
+from st3_cli.console import (
+    aside,
+    err,
+    print_json_text,
+    print_table,
+    print_texts,
+    quiet_transformers,
+    say,
+)
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_methods
 from st3_cli.models import note_hub
@@ -127,7 +135,6 @@ def verify(
 def _print(report: Report) -> None:
     findings, *words = report.tables()
     print_table(findings.title, findings.heads, findings.rows)
-    for table in words:
-        print_table(table.title, table.heads, table.rows, wrap=True)
+    print_texts(*((table.title, table.heads, table.rows) for table in words))
     for line in (*report.notes, report.explained()):
         err.print(line, style="dim")

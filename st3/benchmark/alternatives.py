@@ -25,7 +25,7 @@ from st3.benchmark.cells import Rows, timed
 from st3.benchmark.lab import Lab
 from st3.benchmark.run import ROWS, run
 from st3.benchmark.start import start
-from st3.benchmark.suite import COMPILED, Cell
+from st3.benchmark.suite import Cell
 from st3.benchmark.tables import markdown
 from st3.engine import compiled
 from st3.files import read_rows, write_text
@@ -37,18 +37,15 @@ _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _CPU = torch.device("cpu")
 
 
-def variants(lab: Lab, model: str, compiler: str) -> dict[str, Variant]:
-    """Label -> variant; OpenVINO's only where the lab has an interpreter for it."""
+def variants(lab: Lab, model: str, compilers: Sequence[str]) -> dict[str, Variant]:
+    """Label -> variant; OpenVINO's pipeline only where the lab has an interpreter for it."""
     found = {STOCK: Variant(), COMPILED_STOCK: Variant(static=True)}
     peer = lab.openvino(model)
     if peer is not None:
         found[OPENVINO] = Variant(peer=peer)
     st3 = make_method("st3")
-    return found | {
-        "none": Variant(make_method("none")),
-        "st3": Variant(st3),
-        f"st3{COMPILED}": Variant(st3, compile=compiler),
-    }
+    found |= {"none": Variant(make_method("none")), "st3": Variant(st3)}
+    return found | {f"st3 + {name}": Variant(st3, compile=name) for name in compilers}
 
 
 def cells(
@@ -58,7 +55,7 @@ def cells(
     new: Sequence[int],
     *,
     rounds: int,
-    compiler: str,
+    compilers: Sequence[str],
 ) -> list[Cell]:
     """A cell a setting."""
 
@@ -68,7 +65,7 @@ def cells(
             compiled.forget()
             with _empty_cache():
                 return timed(
-                    lab, model, variants(lab, model, compiler), batch=batch, new=(length,),
+                    lab, model, variants(lab, model, compilers), batch=batch, new=(length,),
                     rounds=rounds, go_on=True,
                 )  # fmt: skip
 
@@ -101,7 +98,7 @@ def main() -> int:
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--new", default="64,256", help="tokens to generate")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--compile", default="inductor", help="of st3's compiled row")
+    parser.add_argument("--compile", default="inductor", help="a list: a row of st3 for each")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many")
     parser.add_argument("--commit", help="of the code, where git does not tell")
     parser.add_argument("--tiny", action="store_true", help="a dry run: shapes that say nothing")
@@ -109,12 +106,13 @@ def main() -> int:
     if asked.openvino is not None and shutil.which(asked.openvino) is None:
         parser.error(f"--openvino: there is no interpreter {asked.openvino} that can be run")
     batches, new = ([int(part) for part in text.split(",")] for text in (asked.batches, asked.new))
+    compilers = asked.compile.split(",")
     ended = "done"
     for name in asked.dtypes.split(","):
         dtype = getattr(torch, name)
         lab = Lab(_CPU, dtype, tiny=asked.tiny, openvino=asked.openvino)
         torch.manual_seed(0)
-        wanted = cells(asked.model, name, batches, new, rounds=asked.rounds, compiler=asked.compile)
+        wanted = cells(asked.model, name, batches, new, rounds=asked.rounds, compilers=compilers)
         try:
             how = run(
                 asked.output, wanted, lab, seconds=60 * asked.minutes,

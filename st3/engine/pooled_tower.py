@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from st3.engine.entrance import Entrance
-from st3.engine.lines import lines_of
+from st3.engine.lines import Grid, Lines, grids_of_pools, lines_of
 from st3.engine.prefill import Prefill
 from st3.engine.sight import Sight
 
@@ -117,12 +117,18 @@ def look_at_tower(
         sights: by kind, `image` or `video`.
         masks: makes by kind bool [B, n], the places of its tokens.
     """
-    entrance = prefill.entrance
-    if len(sights) == 1:
-        (only,) = sights.values()
-        prefill.scoring.grids = lambda: tuple(only.grids)
-    if entrance is None or not sights:
+    if not sights:
         return
-    notes, prompt = prefill.record.notes, prefill.prompt
-    entrance.tower = lambda entrance: PooledTower(sights, masks(), notes, entrance)
-    entrance.lines = lambda: lines_of(prompt, sights, masks())
+    entrance, notes, prompt = prefill.entrance, prefill.record.notes, prefill.prompt
+
+    def lines() -> tuple[Lines, ...]:
+        return lines_of(prompt, sights, masks())
+
+    def grids() -> tuple[Grid, ...]:
+        pairs = zip(prompt.pictures, lines(), strict=True)
+        return tuple(grid for sizes, row in pairs for grid in grids_of_pools(sizes, row))
+
+    prefill.scoring.grids = grids
+    if entrance is not None:
+        entrance.tower = lambda entrance: PooledTower(sights, masks(), notes, entrance)
+        entrance.lines = lines

@@ -35,6 +35,7 @@ from st3.families.patches import (
     has_class_token,
     lengths_of,
     marks_of,
+    named_block,
     to_tokens,
     tower_of,
     whole_block,
@@ -116,10 +117,7 @@ class TowerWatch:
         return found
 
     def block(self, layer: str) -> int:
-        """The number from 0 of the block that a wish ends in: `features`, `first`, `last` or a
-        share of the depth, such as 0.375, which is the 9th of 24.
-
-        That of `features` makes what the projector gets.
+        """The number from 0 of the block that a wish ends in, see `named_block`.
 
         In a tower with windows, the next one that sees a whole picture.
         """
@@ -127,12 +125,7 @@ class TowerWatch:
 
     def _named(self, layer: str) -> int:
         """The same, with windows or without."""
-        count, layer = len(self.blocks), layer.rpartition(" ")[2]
-        if layer == "features":
-            return feature_block(self.merger, count)
-        if layer in ("first", "last"):
-            return 0 if layer == "first" else count - 1
-        return min(count, max(1, round(float(layer) * count))) - 1
+        return named_block(self.merger, len(self.blocks), layer.rpartition(" ")[2])
 
     def _rows(self, asked: str) -> tuple[Any, What]:
         """The module that is asked, and for what."""

@@ -58,6 +58,17 @@ def feature_block(merger: Any, blocks: int) -> int:
     return max(0, blocks + layer if layer < 0 else layer - 1)
 
 
+def named_block(merger: Any, blocks: int, layer: str) -> int:
+    """The number from 0 of the block that is called `features`, `first`, `last` or a share of the
+    depth, such as 0.375, which is the 9th of 24. That of `features` makes what the projector gets.
+    """
+    if layer == "features":
+        return feature_block(merger, blocks)
+    if layer in ("first", "last"):
+        return 0 if layer == "first" else blocks - 1
+    return min(blocks, max(1, round(float(layer) * blocks))) - 1
+
+
 def whole_block(tower: Any, block: int) -> int:
     """The nearest block from there on whose attention sees a whole picture, or else the last."""
     whole = getattr(tower, "fullatt_block_indexes", None)
@@ -105,6 +116,11 @@ def _frames(given: Mapping[str, Any]) -> list[int]:
         if name.startswith("pixel_values") and isinstance(value, torch.Tensor) and value.dim() == 5:
             return [value.shape[1]] * value.shape[0]
     return []
+
+
+def packs_tiles(merger: Any) -> bool:
+    """Whether several crops of a picture become one, and not a picture each."""
+    return hasattr(merger, "pack_image_features")
 
 
 def marks_of(merger: Any, given: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from st3.engine.moved import ON_A_GRID
 from st3.engine.pieces import as_pictures
+from st3.engine.sight import OF_LAYERS
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
-from st3.families.patches import blocks_of, has_class_token, tower_of
+from st3.families.patches import (
+    blocks_of,
+    has_class_token,
+    named_block,
+    packs_tiles,
+    tower_of,
+    whole_block,
+)
 
 _MADE_FROM_FEATURES = ("features", "text", "frames", "videos", "grid")
 
@@ -41,8 +50,19 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     tower = tower_of(parts.merger)
     if tower is None or not blocks_of(tower):
         return False, "its vision tower has no blocks of attention to look into"
+    return True, "; ".join(_otherwise(needs, parts.merger, tower))
+
+
+def _otherwise(needs: Sequence[str], merger: Any, tower: Any) -> Iterator[str]:
+    """What a method does with this tower that its authors' code does not."""
+    layers = [need.rpartition(" ")[2] for need in needs if need.partition(" ")[0] in OF_LAYERS]
+    blocks = len(blocks_of(tower))
     if any(need.startswith(("attention", "joint")) for need in needs) and not has_class_token(
         tower
     ):
-        return True, "no class token: attention from all patches instead"
-    return True, ""
+        yield "no class token: attention from all patches instead"
+    named = [named_block(merger, blocks, layer) for layer in layers]
+    if any(whole_block(tower, block) != block for block in named):
+        yield "windows in the tower: the nearest block that sees a whole picture instead"
+    if "tiles" in needs and not packs_tiles(merger):
+        yield "no picture of several tiles: attention alone, as fastervlm"

@@ -156,6 +156,11 @@ class Method(ABC):
             return super().__reduce_ex__(protocol)
         return revive, (module.__file__, type(self).__qualname__, vars(self))
 
+    @property
+    def dial_value(self) -> Any:
+        """Where its dial stands; None where it has none."""
+        return None if self.dial is None else getattr(self, self.dial.parameter)
+
     def changed(self, **parameters: Any) -> Method:
         """The same with other parameters."""
         return dataclasses.replace(self, **parameters)

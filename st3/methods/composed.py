@@ -2,7 +2,7 @@
 
 B's shares, counts and annealing are of the tokens that A lets in (ours): with `visionzip:keep=50%`
 before it `fastv:r=50%` leaves a quarter of all. Which tokens go there is B's to say, by its scorer;
-`scorer=A` makes it A's order, where A has one.
+`scorer=A` makes it A's order, where A has one. Its dial is B's, with what A lets in as it is.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Composed(Method):
             ("source", f"{a.source}; {b.source}"),
             ("scorer", b.scorer),
             ("kv_cache_dtype", b.kv_cache_dtype),
+            ("dial", b.dial),
         ):
             object.__setattr__(self, name, value)
 
@@ -105,6 +106,11 @@ class Composed(Method):
         """B's, None where it anneals nothing."""
         found: int | None = getattr(self.inside, "tau", None)
         return found
+
+    @property
+    def dial_value(self) -> Any:
+        """B's."""
+        return self.inside.dial_value
 
     def changed(self, **parameters: Any) -> Method:
         inside = {name for name in parameters if hasattr(self.inside, name)}

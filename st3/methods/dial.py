@@ -6,7 +6,6 @@ The field counts a method's tokens as their mean over the decoder's layers at pr
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +48,7 @@ def turned(method: Any, layers: int, tokens: float, count: Callable[[Any], float
 
     def at(value: float) -> Any:
         changed: Any = {dial.parameter: round(value) if dial.whole else round(value, 9)}
-        return dataclasses.replace(method, **changed)
+        return method.changed(**changed)
 
     fewest, most = count(at(low)), count(at(high))
     slack = (most - fewest) / abs(high - low) / 2 if dial.whole else 0.5

@@ -170,26 +170,30 @@ def _spread_behind(picks: torch.Tensor, sure: torch.Tensor, valid: torch.Tensor)
 
 
 def facility(
-    similar: torch.Tensor, weight: torch.Tensor, valid: torch.Tensor, count: int
+    similar: torch.Tensor, quality: torch.Tensor, valid: torch.Tensor, count: int
 ) -> torch.Tensor:
     """Facility location: each next one adds most to how well all are covered, times its weight.
+
+    Products are sums of logarithms, so that no range of weights loses a token to rounding.
 
     A token is covered as well as the chosen one most similar to it covers it, and by none at
     first: similarities below 0 never help.
 
     Args:
         similar: float32 [G, n, n]. `valid`: bool [G, n].
-        weight: float32 [G, n], not negative.
+        quality: float32 [G, n], the logarithm of the weight.
         count: how many.
 
     Returns:
         int64 [G, count], as chosen.
     """
     similar = similar.masked_fill(~(valid[:, None] & valid[:, :, None]), 0)
-    covered = similar.new_zeros(weight.shape)
+    covered = similar.new_zeros(quality.shape)
+    worth = quality.clamp_min(_WORTHLESS)
 
     def gains() -> torch.Tensor:
-        return (similar - covered[:, :, None]).clamp_min(0).sum(1) * weight
+        more = (similar - covered[:, :, None]).clamp_min(0).sum(1)
+        return more.log().clamp_min(_WORTHLESS) + worth
 
     def update(_: int, best: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         nonlocal covered

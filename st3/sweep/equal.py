@@ -9,6 +9,7 @@ from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.inference.suits import suits
 from st3.methods import METHODS, Method, make_method
+from st3.methods.composed import split
 from st3.methods.dial import turned
 from st3.profiling.course import schedule_of
 from st3.profiling.picture import picture_of
@@ -93,11 +94,11 @@ def _published(method: Method, budget: int, count: Callable[[Method], float]) ->
 def _short(spec: str, method: Method, count: Any) -> str:
     """The method in one word, its dial with as few digits as leave as many tokens."""
     assert method.dial is not None
-    name, wanted = method.dial.parameter, count(method)
-    value = getattr(method, name)
+    name, value, wanted = method.dial.parameter, method.dial_value, count(method)
+    joint = "," if ":" in split(spec)[-1] else ":"
     for digits in _DIGITS:
         text = str(value) if method.dial.whole else f"{value:.{digits}g}"
-        word = f"{spec}{',' if ':' in spec else ':'}{name}={text}"
+        word = f"{spec}{joint}{name}={text}"
         if count(make_method(word)) == wanted:
             return word
     return word

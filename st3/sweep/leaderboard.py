@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from st3.methods import make_method, split_spec
+from st3.methods.composed import split
 from st3.proportion import interval
 from st3.sweep.results import Row, measured
 from st3.tables import Table
@@ -75,7 +76,8 @@ def leaderboard(document: Row) -> Table:
 def _asked(spec: str) -> str:
     """The method as it was asked for, without its dial, or the setting in its place."""
     dial = make_method(spec).dial
-    name, rest = split_spec(spec)
+    *before, last = split(spec)
+    name, rest = split_spec(last)
     gone = "" if dial is None else dial.parameter + "="
     kept = [x for x in rest.split(",") if not (x.startswith(gone) if gone else x.isdecimal())]
-    return name + (":" + ",".join(kept) if any(kept) else "")
+    return "+".join([*before, name + (":" + ",".join(kept) if any(kept) else "")])

@@ -21,7 +21,7 @@ def test_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     how = partial(CompileConfig, backend="eager", mode=None)
     monkeypatch.setattr(runs, "CompileConfig", how)
     lab = Lab(torch.device("cpu"), torch.float32, tiny=True, openvino="/no/such/python")
-    cells = alternatives.cells("small", "float32", [1, 2], [2, 3], rounds=1, compiler="off")
+    cells = alternatives.cells("small", "float32", [1, 2], [2, 3], rounds=1, compilers=["off"])
     assert [cell.name for cell in cells] == [
         "alternatives/small/float32/1/2", "alternatives/small/float32/2/2",
         "alternatives/small/float32/1/3", "alternatives/small/float32/2/3",
@@ -31,7 +31,7 @@ def test_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     lab.forget()
     assert os.environ.get(alternatives._CACHE) == cache
     assert [row["method"] for row in rows] == [
-        "stock", "stock + compiled", "none", "st3", "st3 + compiled",
+        "stock", "stock + compiled", "none", "st3", "st3 + off",
     ]  # fmt: skip
     for row in rows:
         assert (row["batch_size"], row["new_tokens"], row["rounds"]) == (2, 3, 1)

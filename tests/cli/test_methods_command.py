@@ -68,6 +68,30 @@ def test_a_fit_is_that_of_what_was_asked_for(st3_: Any) -> None:
     assert "text encoder" in said["instead"]
 
 
+def test_what_a_tower_lacks_is_said(st3_: Any) -> None:
+    """Tiles for HiRED where a picture has none; a first block that sees windows alone."""
+
+    def instead(name: str, model: str) -> str:
+        found = json.loads(st3_("methods", name, "--model", model, "--json").out)
+        assert found["fits"]
+        said: str = found["instead"]
+        return said
+
+    for model in ("7b", "internvl3-8b"):
+        assert "as fastervlm" in instead("hired", model)
+    assert "fastervlm" not in instead("hired", "llava-next-7b")
+    windows = instead("hired", "qwen2.5-vl-7b")
+    assert all(part in windows for part in ("no class token", "windows in the tower", "fastervlm"))
+    assert "windows" not in instead("fastervlm", "gemma3-12b")
+
+
+@pytest.mark.parametrize("name", ["st3:tau=-1", "vta:tau=0", "pvtp:prune_ratio=2", "dpp:tau=-1"])
+def test_parameters_that_no_depth_allows_are_not_explained(st3_: Any, name: str) -> None:
+    result = st3_("methods", name)
+    assert result.code != 0
+    assert len(result.err.strip().splitlines()) == 1
+
+
 def test_a_family_without_a_tower() -> None:
     from families.zoo import ZOO
 

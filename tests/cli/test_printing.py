@@ -83,7 +83,7 @@ SHOWN = r"\x1b]0;owned\x07\r\x08[bold red]x[/bold red] :cat: \u202egnp"
 
 
 def test_tables_and_lines_beside_them(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_table(HOSTILE, [HOSTILE, "b"], [(HOSTILE, "[/]")], wrap=True)
+    console.print_texts((HOSTILE, [HOSTILE, "b"], [(HOSTILE, "[/]")]))
     console.aside(f"wrote {HOSTILE}\n")
     console.err.print(f"{HOSTILE} http://a:b@c")
     console.say(HOSTILE)

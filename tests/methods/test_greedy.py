@@ -146,7 +146,7 @@ def test_facility_location(n: int, seed: int) -> None:
     weight = torch.rand(n, generator=torch.Generator().manual_seed(seed)) + 0.1
     similar, valid = pooled(V)
     count = min(n, 4)  # beyond, gains are rounding
-    got = facility(similar, weight[None], valid, count)[0].tolist()
+    got = facility(similar, weight.log()[None], valid, count)[0].tolist()
     assert got == covering(V, weight.tolist(), 1.0, count)
 
 
@@ -157,7 +157,7 @@ def test_facility_location_covers_nearly_as_well_as_the_best(seed: int) -> None:
     similar, valid = pooled(V)
     S = cosines(V)
     for count in (1, 2, 3):
-        chosen = facility(similar, torch.ones(1, 9), valid, count)[0].tolist()
+        chosen = facility(similar, torch.zeros(1, 9), valid, count)[0].tolist()
         assert cover(S, chosen) >= (1 - 1 / math.e) * best_cover(S, count) - 1e-6
 
 
@@ -183,7 +183,7 @@ def test_pools_do_not_meet_and_budgets_nest(which: str) -> None:
         if which == "map":
             return order_of(similar, weight.log(), valid, count)
         if which == "facility":
-            return facility(similar, weight, valid, count)
+            return facility(similar, weight.log(), valid, count)
         return marginal_relevance(similar, weight, valid, count, 0.5)
 
     together = choose(*pooled(*sets), 5)

@@ -168,3 +168,29 @@ def test_a_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(rest, got[:, -rest.shape[1] :])
     finally:
         watched.close()
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_a_picture_that_chunked_prefill_splits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of fewer tokens than it keeps: their positions in turn are those of the prompt."""
+    folder, shown = save_served(name, tmp_path / "model"), pictures()
+    text, want = expected(folder, shown)
+    places = want[METHODS[0]][1]
+    found = []
+    for step in (4096, 4):
+        watched = Watched(
+            folder, monkeypatch, METHODS[0], max_num_batched_tokens=step, max_num_seqs=2,
+            enable_prefix_caching=False,
+        )  # fmt: skip
+        try:
+            output = watched.ask(text, shown)
+            got = torch.cat(watched.positions, dim=-1)
+            assert (len(watched.positions) == 1) == (step > places.shape[1])
+            got = got[None] if got.dim() == 1 else got
+            assert torch.equal(got[-places.shape[0] :].long(), places[-got.shape[0] :].long())
+            found.append(output.outputs[0].token_ids)
+        finally:
+            watched.close()
+    assert found[0] == found[1]

@@ -37,6 +37,23 @@ def test_cells_leave_as_many_tokens_as_they_say(config: Any) -> None:
     assert cells[1].spec.startswith("fastv:k=2,r=0.")
 
 
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [("divprune:keep=50%+st3", "+st3:prune_ratio=0."), ("dpp:keep=50%+fastv:k=3", "+fastv:k=3,r=0.")],
+)
+def test_a_composition_has_the_dial_of_its_second(config: Any, spec: str, word: str) -> None:
+    """What its first lets in stays; the table calls it as it was asked for."""
+    layers = config.get_text_config().num_hidden_layers
+    (cell,) = equal_cells(config, [spec], [128], (336, 336))
+    assert cell.problem is None
+    assert word in cell.spec
+    schedule = make_method(cell.spec).schedule(layers)
+    assert schedule.count(1, 576) == 288
+    mean = sum(schedule.count(layer, 576) for layer in range(1, layers + 1)) / layers
+    assert abs(mean - 128) <= 1
+    assert [*board([_row(cell.spec, 128, 0.9, 0.4)])] == [spec]
+
+
 def test_a_published_setting_of_that_name_is_as_good_as_a_dial(config: Any) -> None:
     (cell,) = equal_cells(config, ["sparsevlm"], [192], (336, 336))
     assert (cell.spec, cell.problem) == ("sparsevlm:192", None)

@@ -31,7 +31,7 @@ class HiRED(Selecting):
 
     name: ClassVar[str] = "hired"
     source: ClassVar[str] = "HiRED, arXiv 2408.10945"
-    needs: ClassVar[tuple[str, ...]] = ("attention first", "attention features")
+    needs: ClassVar[tuple[str, ...]] = ("attention first", "attention features", "tiles")
     is_set: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "the budget is met to the token, where theirs may fall a few short; a share is of the "

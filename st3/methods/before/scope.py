@@ -51,7 +51,8 @@ class SCOPE(Selecting):
         tower = view.tower
         saliency = of_largest(finite(tower.attention("features"), view.valid))
         similar = similarities(units(tower.features(), view.valid))
-        return Chosen(facility(similar, saliency**self.alpha, view.valid, view.most))
+        quality = self.alpha * saliency.log().clamp_min(-1e30)  # 0 to the power 0 is 1
+        return Chosen(facility(similar, quality, view.valid, view.most))
 
 
 METHOD = SCOPE

@@ -35,7 +35,8 @@ class VisPruner(Selecting):
     differs: ClassVar[str] = (
         "an odd number of others is dealt out as it comes, where theirs ends in an error; tiles of "
         "a picture share its budget, theirs get the same each; marks at the ends of lines stay on "
-        "top of it: their code packs tiles without, and so counts patches alone"
+        "top of it: their code packs tiles without, and so counts patches alone; a part "
+        "that is whole in decimals is so (0.29 of 100 is 29), where binary fractions fall one short"
     )
     spares: ClassVar[str] = "marks"
     published: ClassVar[Mapping[str, str]] = {

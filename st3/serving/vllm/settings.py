@@ -135,7 +135,7 @@ def _misfit(method: Selecting) -> str | None:
     asks = method.asks()
     if "text" in asks:
         return "needs the question, and vLLM encodes a picture once for all questions"
-    if "frames" in asks:
+    if "frames" in asks or "videos" in asks:
         return "needs frames of a video: vLLM has --video-pruning-rate for these"
     if method.per != "picture":
         return "must spend its budget on each picture by itself (per=picture)"
