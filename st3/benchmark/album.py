@@ -104,4 +104,3 @@ def _where(row: Row) -> str:
         f"{row['model']}, {row['visual_tokens']} visual, batch {row['batch_size']}, "
         f"{row['new_tokens']} new"
     )
-

@@ -44,9 +44,7 @@ def exact(lab: Lab, models: Sequence[str], *, dtype: str, new: int) -> Rows:
     """
     rows: Rows = []
     for model in models:
-        subject = find_subject(
-            model, random=model != "demo", device=str(lab.device), dtype=dtype
-        )
+        subject = find_subject(model, random=model != "demo", device=str(lab.device), dtype=dtype)
         specs = standard_methods(subject.layers).split(",")
         wanted = parse_methods(",".join(x for x in specs if split_spec(x)[0] in EXACT))
         report = verify(subject, wanted, new=new)

@@ -229,4 +229,3 @@ def _times(value: float | None) -> str:
 
 def _yes(value: bool | None) -> str:
     return "-" if value is None else "yes" if value else "no"
-

@@ -128,7 +128,9 @@ def side_by_side(
                     continue
                 began = time.perf_counter()
                 try:
-                    run = peer.generate(subject.prompts[number % len(subject.prompts)], subject.work)
+                    run = peer.generate(
+                        subject.prompts[number % len(subject.prompts)], subject.work
+                    )
                 except Unavailable as why:
                     if label == STOCK:
                         raise
@@ -160,7 +162,11 @@ def side_by_side(
             | timed(label, measured, subject.work)
             | {"peak_process_bytes": own.peak, "rounds": len(own.runs)}
             | {"kept": _kept(own.answers, seen[STOCK].answers)}
-            | {"ready_s": max(0.0, first[label] - statistics.median(r.total for r in own.runs) / 1e3)}
+            | {
+                "ready_s": max(
+                    0.0, first[label] - statistics.median(r.total for r in own.runs) / 1e3
+                )
+            }
             | {"samples": samples_of(label, subject.work, found)}
         )
     return rows

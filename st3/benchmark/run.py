@@ -125,9 +125,7 @@ def named(machine: Mapping[str, Any]) -> str:
     return f"{machine['cpu']}, {machine.get('cores')} cores, {machine.get('threads')} threads"
 
 
-def check_folder(
-    folder: Path, start: Mapping[str, Any], *, tiny: bool
-) -> list[dict[str, Any]]:
+def check_folder(folder: Path, start: Mapping[str, Any], *, tiny: bool) -> list[dict[str, Any]]:
     """The rows of a folder that this start may go on with.
 
     Raises:

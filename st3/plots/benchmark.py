@@ -52,9 +52,7 @@ def save_bars(path: Path, panels: Mapping[str, Bars], what: str, title: str) -> 
     save(figure, path)
 
 
-def save_savings(
-    path: Path, rows: Sequence[tuple[str, float, float]], title: str
-) -> None:
+def save_savings(path: Path, rows: Sequence[tuple[str, float, float]], title: str) -> None:
     """Beside the share of prefill that arithmetic promises to save, the one that was saved.
 
     Args:

@@ -24,9 +24,7 @@ _BY_NAME = {
 """What is in the name of a GPU's kernel, the first that fits: our choice."""
 
 
-def timelines(
-    model: Any, work: Workload, variants: Mapping[str, Variant]
-) -> list[dict[str, Any]]:
+def timelines(model: Any, work: Workload, variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
     """A prefill and a decode step of every variant.
 
     Returns:

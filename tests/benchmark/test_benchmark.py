@@ -17,11 +17,11 @@ import torch
 
 from st3.benchmark import run as running
 from st3.benchmark.cells import Skipped
+from st3.benchmark.gpu import cells
 from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.benchmark.run import finished, run
 from st3.benchmark.standing import standing
-from st3.benchmark.gpu import cells
 from st3.benchmark.suite import Cell
 from st3.files import read_rows
 from st3.profiling.latency import measure

@@ -50,8 +50,15 @@ def test_a_dry_run_leaves_rows_tables_pictures_and_a_page(dry: Path) -> None:
         assert 0 <= row["idle_share"] < 1
         assert "matmul" in {kind for _, _, kind in row["events"]}
     text = (dry / "tables.md").read_text(encoding="utf-8")
-    for said in ("Correct on this device: float32", "End to end: tiny demo", "random weights",
-                 "Against stock's", "Kernels, in ms", "a budget of memory", "Not measured"):
+    for said in (
+        "Correct on this device: float32",
+        "End to end: tiny demo",
+        "random weights",
+        "Against stock's",
+        "Kernels, in ms",
+        "a budget of memory",
+        "Not measured",
+    ):
         assert said in text  # fmt: skip
     page = (dry / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
@@ -72,7 +79,9 @@ def test_it_goes_on_and_says_what_is_lacking(st3_: Any, dry: Path, tmp_path: Pat
     document = json.loads(result.out)
     assert document["ended"] == "done"
     assert set(document["not_measured"]) == SKIPPED
-    assert document["settings"]["command"] == "st3 benchmark --tiny --device cpu --output OUT --json"
+    assert (
+        document["settings"]["command"] == "st3 benchmark --tiny --device cpu --output OUT --json"
+    )
     after = (folder / "rows.jsonl").read_text(encoding="utf-8")
     assert after.startswith(before)
     fresh = [json.loads(line) for line in after.removeprefix(before).splitlines()]

@@ -61,9 +61,7 @@ def test_they_take_turns_and_what_fails_is_a_row(tmp_path: Path) -> None:
         "unknown": Way("/no/such/python", pipeline),
     }
     began = time.monotonic()
-    rows = side_by_side(
-        subject(tmp_path / "m", end=2), ways, torch.float32, rounds=2, threads=1
-    )
+    rows = side_by_side(subject(tmp_path / "m", end=2), ways, torch.float32, rounds=2, threads=1)
     assert [row["method"] for row in rows] == [*ways]
     found = {row["method"]: row for row in rows}
     assert [found[name].get("kept") for name in ways] == [1, 1, 0, None, None, None]

@@ -211,7 +211,10 @@ def test_when_the_asker_is_gone_its_folder_goes(tmp_path: Path) -> None:
     folder.mkdir()
     request = json.dumps({"folder": str(folder), "precision": "f32", "threads": 1, "seed": 0})
     done = subprocess.run(
-        [sys.executable, WORKER, openvino.PIPELINE], input=request + "\n", capture_output=True, text=True
+        [sys.executable, WORKER, openvino.PIPELINE],
+        input=request + "\n",
+        capture_output=True,
+        text=True,
     )
     assert "error" in json.loads(done.stdout)
     assert not folder.exists()

@@ -87,7 +87,9 @@ def make(folder: Path, name: str) -> str | None:
         done = subprocess.run(step, capture_output=True, text=True)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing said"]
-            return _remember(failed, f"{' '.join(step[3:])} ended with {done.returncode}: {said[-1]}")
+            return _remember(
+                failed, f"{' '.join(step[3:])} ended with {done.returncode}: {said[-1]}"
+            )
     why = _proves(python, wanted.proof)
     return None if why is None else _remember(failed, f"installed, but {wanted.proof!r}: {why}")
 

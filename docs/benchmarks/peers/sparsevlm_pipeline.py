@@ -23,9 +23,7 @@ class Pipeline:
         keep: share of the visual tokens.
     """
 
-    def __init__(
-        self, folder: str, precision: str, threads: int, seed: int, keep: float
-    ) -> None:
+    def __init__(self, folder: str, precision: str, threads: int, seed: int, keep: float) -> None:
         from sparsevlm import sparsevlm_generate
 
         began = time.perf_counter()
