@@ -14,7 +14,15 @@ import typer
 
 from st3.files import plainly
 from st3_cli import options as o
-from st3_cli.console import aside, err, print_json, print_table, quiet_transformers, say
+from st3_cli.console import (
+    aside,
+    err,
+    print_json,
+    print_table,
+    print_words,
+    quiet_transformers,
+    say,
+)
 from st3_cli.ctrl_c import ctrl_c
 from st3_cli.errors import UsageError
 from st3_cli.outputs import check_folder
@@ -148,7 +156,7 @@ def _print(folder: Path, outcome: Outcome) -> None:
         if table.title.startswith(("Correct", "End to end", "Against")):
             print_table(table.title, table.heads, table.rows)
     for table in outcome.standing.tables():
-        print_table(table.title, table.heads, table.rows, wrap=True)
+        print_words(table.title, table.heads, table.rows)
     aside(f"all tables and pictures: {folder / outcome.files[0]}")
 
 

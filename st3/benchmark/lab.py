@@ -17,6 +17,7 @@ from st3.profiling.openvino import OpenVino
 from st3.profiling.picture import STANDARD, picture_of
 from st3.profiling.rows import RowMaker
 
+_DEMO = "demo"
 _CONTEXT = 32768
 """At least: so that many pictures fit; random weights care for no length."""
 
@@ -26,7 +27,7 @@ class Lab:
 
     Args:
         device, dtype: where and in what.
-        tiny: all shapes become one that a laptop runs in a moment, for a dry run.
+        tiny: all shapes but the demo become one that a laptop runs in a moment, for a dry run.
         openvino: an interpreter that has optimum-intel, if there is one.
     """
 
@@ -62,11 +63,11 @@ class Lab:
 
     def named(self, name: str) -> str:
         """What rows call it."""
-        return f"tiny {name}" if self.tiny else name
+        return f"tiny {name}" if self.tiny and name != _DEMO else name
 
     def weights(self, name: str) -> str:
         """The demo's are trained, all others random."""
-        return "trained" if name == "demo" and not self.tiny else "random"
+        return "trained" if name == _DEMO else "random"
 
     def model(self, name: str) -> Any:
         """A live model of this shape, see `weights`; the one before is freed."""
@@ -117,6 +118,6 @@ class Lab:
         config = known_config(name)
         text = config.get_text_config()
         text.max_position_embeddings = max(text.max_position_embeddings, _CONTEXT)
-        if self.tiny:
+        if self.tiny and name != _DEMO:  # which is small enough
             config = shrink(config, image_size=112)
         return config

@@ -123,14 +123,13 @@ def side_by_side(
         }  # fmt: skip
         first: dict[str, float] = {}
         for number in range(-1, rounds):  # the first one warms up
+            prompt = subject.prompts[number % len(subject.prompts)]
             for label, peer in asked.items():
                 if label in lost:
                     continue
                 began = time.perf_counter()
                 try:
-                    run = peer.generate(
-                        subject.prompts[number % len(subject.prompts)], subject.work
-                    )
+                    run = peer.generate(prompt, subject.work)
                 except Unavailable as why:
                     if label == STOCK:
                         raise
@@ -162,11 +161,7 @@ def side_by_side(
             | timed(label, measured, subject.work)
             | {"peak_process_bytes": own.peak, "rounds": len(own.runs)}
             | {"kept": _kept(own.answers, seen[STOCK].answers)}
-            | {
-                "ready_s": max(
-                    0.0, first[label] - statistics.median(r.total for r in own.runs) / 1e3
-                )
-            }
+            | {"ready_s": max(0.0, first[label] - _seconds(own.runs))}
             | {"samples": samples_of(label, subject.work, found)}
         )
     return rows
@@ -180,6 +175,10 @@ def _what(subject: Subject, dtype: torch.dtype, threads: int) -> dict[str, Any]:
         "text_tokens": work.text, "new_tokens": work.new, "batch_size": work.batch,
         "prompts": len(subject.prompts),
     }  # fmt: skip
+
+
+def _seconds(runs: Sequence[Run]) -> float:
+    return statistics.median(run.total for run in runs) / 1000
 
 
 def _until(tokens: list[int], end: int | None) -> list[int]:

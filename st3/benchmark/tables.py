@@ -126,8 +126,8 @@ def _work(row: Row, kind: str) -> str:
 def _common(rows: list[Row]) -> str:
     row = rows[0]
     return (
-        f"{row['weights']} weights, {row['visual_tokens']} visual + {row['text_tokens']} text tokens, "
-        f"{row['dtype']}"
+        f"{row['weights']} weights, {row['visual_tokens']} visual + {row['text_tokens']} text "
+        f"tokens, {row['dtype']}"
     )
 
 

@@ -1,8 +1,8 @@
 """A pipeline beside ours: started under another interpreter, and asked in turn.
 
-It runs in `peer_worker.py`, which says what goes over the pipes, and is a file of its own: OpenVINO's
-lies here, those of other peers in docs/benchmarks/peers. While a worker answers, this process waits,
-and the other way round: the two never compute at the same time.
+It runs in `peer_worker.py`, which says what goes over the pipes, and is a file of its own:
+OpenVINO's lies here, those of other peers in docs/benchmarks/peers. While a worker answers, this
+process waits, and the other way round: the two never compute at the same time.
 """
 
 from __future__ import annotations

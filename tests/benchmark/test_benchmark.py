@@ -199,7 +199,7 @@ def test_what_cannot_go_on_is_said(tmp_path: Path) -> None:
     run(tmp_path / "mine", [], lab, seconds=9, start=mine)
     for other in ({"threads": 1}, {"cpu": "B"}, {"device": "cuda:0", "gpu": "H100"}):
         theirs = {"machine": mine["machine"] | other}
-        with pytest.raises(ValueError, match="of another machine .*give another folder, and comp"):
+        with pytest.raises(ValueError, match=r"of another machine .*give another folder, and comp"):
             run(tmp_path / "mine", [], lab, seconds=9, start=theirs)
     (tmp_path / running.ROWS).write_text('{"start": 0, "tiny": false}\nwhat?\n{}\n')
     with pytest.raises(ValueError, match=r"line 2, is no JSON object: take that line out"):

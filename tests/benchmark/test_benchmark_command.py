@@ -39,7 +39,7 @@ def test_a_dry_run_leaves_rows_tables_pictures_and_a_page(dry: Path) -> None:
     assert {row["dtype"] for row in exact} == {"float32", "bfloat16", "float16"}
     assert {row["verdict"] for row in exact} <= {"green", "not measured"}
     assert sum(row["reference"] == "stock" for row in exact) == 3
-    assert [row["cell"] for row in rows if "cell" in row][0] == "exact/float32"
+    assert next(row["cell"] for row in rows if "cell" in row) == "exact/float32"
     timelines = [row for row in rows if row.get("cell", "").startswith("timeline/")]
     assert {(row["method"], row["phase"]) for row in timelines} == {
         (method, phase) for method in ("stock", "st3") for phase in ("prefill", "decode step")

@@ -1,9 +1,10 @@
-"""Ways in processes of their own, side by side: what is kept, what is lost, and whose turn it is."""
+"""Ways in processes of their own, side by side: what is kept, what is lost, whose turn it is."""
 
 from __future__ import annotations
 
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_they_take_turns_and_what_fails_is_a_row(tmp_path: Path) -> None:
         assert row["speedup"] == pytest.approx(found["stock"]["e2e_ms"] / row["e2e_ms"])
         assert row["peak_process_bytes"] is None or row["peak_process_bytes"] > 1e7
     spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
     assert spans[0][0] > began
     table, lost = tables([row | {"cell": "peers/tiny/float32"} for row in rows])
     assert table.title.startswith("Beside the peers' own code: tiny llava, 3 new, random weights")

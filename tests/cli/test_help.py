@@ -12,8 +12,8 @@ import typer
 from st3_cli import benchmark, commands, method_options, options, workload_options
 
 COMMANDS = (
-    "run", "profile", "attention-map", "sweep", "verify", "evaluate", "benchmark", "methods", "models",
-    "env",
+    "run", "profile", "attention-map", "sweep", "verify", "evaluate", "benchmark", "methods",
+    "models", "env",
 )  # fmt: skip
 CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, options.Quantization,
            workload_options.Weights, benchmark.SuiteName,

@@ -303,7 +303,8 @@ def test_its_answer_is_that_of_torch_there(tmp_path: Path) -> None:
         {"inputs": str(tmp_path / "inputs.safetensors"), "new": 8},
     ]
     done = subprocess.run(
-        [REAL, WORKER, openvino.PIPELINE], input="".join(json.dumps(request) + "\n" for request in requests),
+        [REAL, WORKER, openvino.PIPELINE],
+        input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     facts, answer = map(json.loads, done.stdout.splitlines())
