@@ -66,8 +66,8 @@ def decode_rows(
         session: of the `st3.trim` that is open; None leaves everything to stock transformers.
         on_prefill: called once the first token of each row is there.
         leave: whether rows do; not from a cache whose steps are recorded.
-        on_token: told of a row and its next token, while the row goes on; whether it is to end there.
-            For rows that may leave alone.
+        on_token: told of a row and its next token, while the row goes on; returns whether it ends
+            there. Only where rows may leave.
     """
     ends = sorted(ends_of(model))
     told: list[list[int]] = [[] for _ in rows]

@@ -1,6 +1,7 @@
 """A long day of `st3 serve`: many clients at once, bad requests among them, and some who hang up.
 
-    python tests/serving/soak.py [--requests 1000] [--concurrency 32] [--model demo] [--batch-size 1]
+    python tests/serving/soak.py [--requests 1000] [--concurrency 32] [--model demo]
+                                 [--batch-size 1]
 
 Starts a server of its own, asks it short questions about many pictures, whole and streamed, and
 holds against it: every answer is the one of `st3 run`'s code on the same prompt, every bad request

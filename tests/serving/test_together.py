@@ -168,7 +168,10 @@ def test_a_batch_that_fails(
     message = user("what is it", data_url(noise(1)))
     with serving(live, processor, batch_size=8, on_error=told.append) as served:
         right = said(ask(served, message, max_tokens=9))
-        asked: list[Request] = [(message, {"max_tokens": 9}), (message, {"max_tokens": 9, **STREAM})]
+        asked: list[Request] = [
+            (message, {"max_tokens": 9}),
+            (message, {"max_tokens": 9, **STREAM}),
+        ]
         whole, streamed = together(served, live, asked)
         assert (said(whole), beside(whole)) == (right, 1)
         if heard:

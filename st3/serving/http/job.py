@@ -86,7 +86,7 @@ class Job:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     def goes_with(self, other: Job) -> bool:
-        """Whether both may be in a batch: what is drawn is drawn alone, so that its seed decides."""
+        """Whether they make a batch; what is drawn is drawn alone, so that its seed decides."""
         questions = self.question, other.question
         greedy = all(one is not None and not one.temperature for one in questions)
         return greedy and self.method is other.method
