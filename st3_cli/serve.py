@@ -158,12 +158,15 @@ def serve(
     chat = Chat(worker, methods, limits, Metrics(), seed)
     url = url_of(bound)
     document = {"url": f"{url}/v1", "model": chat.name, "method": chosen.name}
-    if json:
-        print_json(document)
-    else:
-        aside(f"{chat.name} under {chosen.name} at {url}/v1; /health and /metrics beside it")
-    sys.stdout.flush()
-    Server(build_app(chat, key), worker).serve_on(bound)
+
+    def listens() -> None:
+        if json:
+            print_json(document)
+        else:
+            aside(f"{chat.name} under {chosen.name} at {url}/v1; /health and /metrics beside it")
+        sys.stdout.flush()
+
+    Server(build_app(chat, key), worker, listens).serve_on(bound)
 
 
 def _key(key: str | None, none: bool) -> str | None:

@@ -316,6 +316,39 @@ def test_lmms_evals_own_command_takes_the_plug_in(place: Path, tmp_path: Path) -
     assert found["results"]["scienceqa_img"]["exact_match,none"] is not None
 
 
+def test_lmms_evals_openai_model_asks_st3_serve(
+    both: tuple[Path, dict[str, Any]], place: Path, tmp_path: Path
+) -> None:
+    """Over HTTP the task gets the answers that `st3 evaluate` wrote down."""
+    command = [sys.executable, "-m", "st3_cli", "serve", "--model", "model", "--tau", "8"]
+    environment = os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(place / "cache")}
+    with subprocess.Popen(
+        [*command, "--port", "0", "--json", "--served-name", "tiny"], cwd=place, env=environment,
+        stdout=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        said = ""
+        while not said.endswith("}\n"):
+            said += server.stdout.readline() or "{}\n"
+        ended = subprocess.run(
+            [
+                sys.executable, "-m", "lmms_eval", "--model", "openai", "--model_args",
+                f"model=tiny,api_key=none,base_url={json.loads(said)['url']},timeout=60",
+                "--tasks", "scienceqa_img", "--output_path", str(tmp_path), "--log_samples",
+            ],
+            cwd=place, capture_output=True, text=True, timeout=600, env=environment,
+        )  # fmt: skip
+        server.terminate()
+    assert (ended.returncode, server.returncode) == (0, 0), ended.stderr
+    (path,) = tmp_path.rglob("*_samples_scienceqa_img.jsonl")
+    samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = answers(both[0])["scienceqa_img--st3-tau=8"]
+    samples.sort(key=lambda sample: int(sample["doc_id"]))
+    assert [sample["filtered_resps"][0].strip() for sample in samples] == [
+        row["answer"] for row in rows
+    ]
+
+
 def test_plain_and_chat_ask_the_same(place: Path) -> None:
     from lmms_eval.tasks import TaskManager, get_task_dict
 

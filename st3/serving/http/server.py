@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -61,12 +64,21 @@ class Server(uvicorn.Server):
     Args:
         app: see `build_app`.
         worker: answers what runs then, and refuses what waits.
+        on_start: called once it listens, and knows what to do with signals.
     """
 
-    def __init__(self, app: ASGIApp, worker: Worker) -> None:
+    def __init__(
+        self, app: ASGIApp, worker: Worker, on_start: Callable[[], None] = lambda: None
+    ) -> None:
         quiet: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
         super().__init__(uvicorn.Config(app, lifespan="off", ws="none", **quiet))
-        self.worker = worker
+        self.worker, self.on_start = worker, on_start
+        logging.getLogger("uvicorn.error").addFilter(_tells)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        self.on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen no more, and wait for what runs."""
@@ -85,3 +97,9 @@ class Server(uvicorn.Server):
                 signal.signal(signal.SIGTERM, before)
             self.worker.close()
             bound.close()
+
+
+def _tells(record: logging.LogRecord) -> bool:
+    """Whether it is worth saying: not that a second Ctrl-C cut an answer off."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError)

@@ -83,7 +83,8 @@ class Worker:
         while jobs := self._line.take(self.batch_size):
             self.running = jobs
             self._answer(jobs)
-            self.running = jobs = []  # and their pictures, while there is nothing to do
+            self.running = ()
+            del jobs  # and their pictures, while there is nothing to do
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         ready: list[Asked] = []
