@@ -19,7 +19,7 @@ from st3_cli.console import (
     err,
     print_json,
     print_table,
-    print_words,
+    print_texts,
     quiet_transformers,
     say,
 )
@@ -156,7 +156,7 @@ def _print(folder: Path, outcome: Outcome) -> None:
         if table.title.startswith(("Correct", "End to end", "Against")):
             print_table(table.title, table.heads, table.rows)
     for table in outcome.standing.tables():
-        print_words(table.title, table.heads, table.rows)
+        print_texts((table.title, table.heads, table.rows))
     aside(f"all tables and pictures: {folder / outcome.files[0]}")
 
 

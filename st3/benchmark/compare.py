@@ -111,8 +111,8 @@ class Comparison:
             found.append(Table(f"{title_of(kind)}: B beside A", heads, lines))
         if self.changed:
             lines = tuple((*key, *pair) for key, pair in self.changed.items())
-            heads = ("model", "method", "dtype", "A", "B")
-            found.append(Table("Verdicts that differ", heads, lines))
+            names = ("model", "method", "dtype", "A", "B")
+            found.append(Table("Verdicts that differ", names, lines))
         return found
 
     def sentences(self) -> list[str]:
