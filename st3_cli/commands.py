@@ -16,6 +16,7 @@ from st3_cli import (
     evaluate,
     families,
     methods,
+    page,
     profile,
     run,
     serve,
@@ -54,6 +55,7 @@ app.command(name="run", epilog=run.EXAMPLES)(run.run)
 app.command(name="batch", epilog=batch.EXAMPLES)(batch.batch)
 app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command(name="page", epilog=page.EXAMPLES)(page.page)
 app.command(name="profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.attention_map)
 app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)

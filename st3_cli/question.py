@@ -15,7 +15,8 @@ from st3_cli.errors import UsageError
 from st3_cli.progress import frame_bar
 
 BUNDLED = "demo"
-"""As IMAGE, the bundled picture, as it is the packaged model for --model; a file is ./demo."""
+"""As IMAGE, the bundled picture, as it is the packaged model for --model; demo:crowd and others
+of `st3.demo.PICTURES` go the same way; a file is ./demo."""
 SHOWN = "Video"
 
 
@@ -99,8 +100,7 @@ def open_visuals(sources: Sequence[str], frames: int | None, fps: float | None) 
     from st3.inference.videos import Video
 
     found: list[Any] = [
-        open_visual(demo.PICTURE if source == BUNDLED else source)
-        for source in sources or [BUNDLED]
+        open_visual(demo.bundled(source) or source) for source in sources or [BUNDLED]
     ]
     video = next((one for one in found if isinstance(one, Video)), None)
     if video is None:

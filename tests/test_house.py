@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {"st3_cli"},
-    {"st3.benchmark", "st3.serving"},
+    {"st3.benchmark", "st3.page", "st3.serving"},
     {
         "st3.sweep",
         "st3.attention",

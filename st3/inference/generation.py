@@ -66,7 +66,7 @@ class Answer:
         return 1000 * self.new_tokens / self.timing.total_ms
 
 
-def _timing(times: Sequence[float], began: float) -> Timing:
+def timing_of(times: Sequence[float], began: float) -> Timing:
     """From when each token came, in seconds, and when `generate` began."""
     steps = len(times) - 1
     return Timing(
@@ -98,7 +98,7 @@ def answered(
         text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
         prompt_tokens=length,
         new_tokens=len(new),
-        timing=_timing(streamer.times, began),
+        timing=timing_of(streamer.times, began),
         session=session,
         ended=int(new[-1]) in ends_of(model),
     )
@@ -229,6 +229,7 @@ def answer_inputs(
     seed: int = 0,
     cuda_graphs: bool = False,
     compile: str = "off",
+    on_session: Callable[[TrimSession], None] | None = None,
     on_text: Callable[[str], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Answer:
@@ -238,6 +239,7 @@ def answer_inputs(
         model, processor, method: as for `answer`, as are the options named there.
         inputs: of one prompt, on the model's device.
         top_p: sample of the likeliest tokens that have this share together; None: of all.
+        on_session: gets what `st3.trim` hands out, for whoever wants to look while it goes on.
         stop: asked after each token whether to leave it at that.
 
     Raises:
@@ -253,6 +255,8 @@ def answer_inputs(
             model, method, max_new_tokens=tokens, cuda_graphs=cuda_graphs, compile=compile
         )
     with trimmed as session:
+        if on_session is not None and session is not None:
+            on_session(session)
         started = time.perf_counter()
         output = decode(
             model, inputs, streamer=streamer, max_new_tokens=tokens,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 
 from st3.engine.session import TrimSession
-from st3.inference.places import NOWHERE, Places
+from st3.inference.places import NOWHERE, Array, Places
 from st3.plots.base import headline, name_group, save, sheet
 
 
@@ -58,10 +59,38 @@ def save_kept_over_time(path: Path, places: Places, session: TrimSession, model:
 
 
 def show_kept(axis: Any, places: Places, kept: Sequence[int]) -> None:
-    """Dropped patches turn grey; kept ones stay as they are; what no token stands for is pale."""
+    """See `kept_pixels`."""
+    axis.imshow(kept_pixels(places, kept))
+
+
+def kept_pixels(places: Places, kept: Sequence[int]) -> Array:
+    """Dropped patches turn grey; kept ones stay as they are; what no token stands for is pale.
+
+    Returns:
+        Float [height, width, 3] in 0..1.
+    """
     alive = np.zeros(places.count, dtype=bool)
     alive[list(kept)] = True
     canvas = places.canvas
     grey = 0.5 + 0.2 * canvas.mean(axis=2, keepdims=True)
     shown = np.where(places.spread(alive, False)[..., None], canvas, grey)
-    axis.imshow(np.where((places.owner == NOWHERE)[..., None], 0.85 + 0.15 * canvas, shown))
+    pixels: Array = np.where((places.owner == NOWHERE)[..., None], 0.85 + 0.15 * canvas, shown)
+    return pixels
+
+
+def depth_pixels(places: Places, deepest: Array, layers: int) -> Array:
+    """The picture in greys under cividis: dark patches leave early, bright ones reach the end.
+
+    Args:
+        deepest: int [tokens], the last layer that holds each, from 1; 0 where none does.
+        layers: of the decoder.
+
+    Returns:
+        Float [height, width, 3] in 0..1.
+    """
+    grey = places.canvas.mean(axis=2, keepdims=True)
+    colours = colormaps["cividis"](places.spread(deepest / layers, 0.0))[..., :3]
+    pixels: Array = np.where(
+        (places.owner == NOWHERE)[..., None], 0.85 + 0.15 * grey, 0.75 * colours + 0.25 * grey
+    )
+    return pixels

@@ -1,0 +1,271 @@
+"""A question on its way: one thread has the model, whoever draws gets what has been seen so far.
+
+Questions take turns. One that nobody listens to any more ends with its token.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from st3.engine.session import TrimSession
+from st3.families.meta import meta_model
+from st3.families.parts import find_parts
+from st3.inference.generation import Answer, answer_inputs, find_places, prepare
+from st3.inference.places import Array, Places
+from st3.methods import Method, make_method
+from st3.profiling.costs import costs_of
+from st3.profiling.course import schedule_of
+from st3.profiling.macs import MacCounter
+from st3.profiling.shape import Workload
+from st3.units import si
+
+SIDES = ("trimmed", "untrimmed")
+
+
+@dataclass(frozen=True)
+class Film:
+    """When each visual token leaves each layer.
+
+    Attributes:
+        places: where tokens lie.
+        layers: of the decoder.
+        firsts: the first layer of each group, from 1.
+        life: int [groups, tokens]: alive while fewer tokens than this have been generated.
+    """
+
+    places: Places
+    layers: int
+    firsts: tuple[int, ...]
+    life: Array
+
+    @classmethod
+    def of(cls, session: TrimSession, places: Places, tokens: int, first: int = 0) -> Film:
+        """Of the last generation, from `first` to at most so many generated tokens."""
+        groups = session.groups
+        life = np.zeros((len(groups), places.count), dtype=np.int64)
+        first, last = (first, tokens) if session.schedule.anneals else (0, 0)
+        counts = {t: session.kept_per_layer(0, t) for t in range(first, last + 1)}
+        for row, group in zip(life, groups, strict=True):
+            for t, count in counts.items():
+                if t == last or counts[t + 1][group.first - 1] != count[group.first - 1]:
+                    row[session.kept(group.first, 0, t)] = t + 1
+        if not session.schedule.anneals:
+            life[life > 0] = np.iinfo(np.int64).max
+        return cls(places, session.layers, tuple(group.first for group in groups), life)
+
+    def kept(self, layer: int, after: int) -> list[int]:
+        """Visual tokens alive in `layer` (from 1) after so many generated tokens."""
+        group = sum(first <= layer for first in self.firsts) - 1
+        return [int(n) for n in np.flatnonzero(self.life[group] > after)]
+
+    def deepest(self, after: int) -> Array:
+        """The last layer that holds each visual token then, 0 where none does; int [tokens]."""
+        ends = np.array([*(first - 1 for first in self.firsts[1:]), self.layers])
+        found: Array = ((self.life > after) * ends[:, None]).max(axis=0)
+        return found
+
+
+@dataclass
+class Seen:
+    """What there is so far.
+
+    Attributes:
+        text: of each side. `answers`: those that are whole.
+        generated: tokens of the trimmed side.
+        film: once the trimmed answer is whole, and if tokens can be drawn.
+        session, places: what `now` is made from, while it is not.
+        notes: what is to be said besides.
+        refusal: why there is no more.
+    """
+
+    text: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SIDES, ""))
+    answers: dict[str, Answer] = field(default_factory=dict)
+    generated: int = 0
+    film: Film | None = None
+    session: TrimSession | None = None
+    places: Places | None = None
+    notes: list[str] = field(default_factory=list)
+    refusal: str = ""
+
+    def now(self) -> Film | None:
+        """The film, or of one that is being made this moment: the model works on meanwhile."""
+        if self.film is not None or self.session is None or self.places is None:
+            return self.film
+        if not any(self.text.values()):
+            return None
+        return Film.of(self.session, self.places, self.generated, self.generated)
+
+
+class Host:
+    """Has the model.
+
+    Args:
+        model, processor: from `st3.load`.
+        name: of the model.
+        explain: an error as a line, as the command line says it.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, name: str, explain: Callable[[Exception], str] = str
+    ) -> None:
+        self.model, self.processor, self.name, self.explain = model, processor, name, explain
+        self.layers = int(model.config.get_text_config().num_hidden_layers)
+        self._turn = threading.Lock()
+        self._empty: Any = None
+
+    def ask(
+        self, picture: Image.Image, prompt: str, method: Method, tokens: int, compare: bool
+    ) -> Iterator[Seen]:
+        """Ask, trimmed and then untrimmed; what was seen so far, again and again, to the end."""
+        events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        gone = threading.Event()
+
+        def run() -> None:
+            try:
+                with self._turn:
+                    if not gone.is_set():
+                        self._run(
+                            picture, prompt, method, tokens, compare,
+                            lambda *event: events.put(event), gone.is_set,
+                        )  # fmt: skip
+            except Exception as error:  # a model raises whatever it stumbles over
+                events.put(("refusal", self.explain(error)))
+            finally:
+                events.put(None)
+
+        threading.Thread(target=run, name="st3-page", daemon=True).start()
+        seen = Seen()
+        try:
+            while (event := events.get()) is not None:
+                waiting: list[tuple[str, Any] | None] = [event]
+                while not events.empty() and waiting[-1] is not None:
+                    waiting.append(events.get())
+                for kind, what in filter(None, waiting):
+                    self._note(seen, kind, what)
+                yield seen
+                if waiting[-1] is None:
+                    return
+        finally:
+            gone.set()
+
+    def _run(
+        self, picture: Image.Image, prompt: str, method: Method, tokens: int, compare: bool,
+        tell: Callable[..., None], gone: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        inputs = prepare(self.model, self.processor, picture, prompt)
+        try:
+            places = find_places(self.model, self.processor, picture, prompt)
+            tell("places", places)
+        except ValueError as error:
+            places = None
+            tell("note", str(error))
+        for side, how in zip(SIDES, (method, make_method("none")), strict=True):
+            if gone() or (side == "untrimmed" and not compare):
+                return
+
+            def on_text(piece: str, side: str = side) -> None:
+                tell("text", (side, piece))
+
+            def on_session(session: TrimSession, side: str = side) -> None:
+                if side == "trimmed":
+                    tell("session", session)
+
+            answer = answer_inputs(
+                self.model, self.processor, inputs, how, max_new_tokens=tokens,
+                on_session=on_session, on_text=on_text, stop=gone,
+            )  # fmt: skip
+            tell("answer", (side, answer))
+            if side == "trimmed" and places is not None and answer.session is not None:
+                # Here, where it is in nobody's time; while the answer came it would have been.
+                tell("film", Film.of(answer.session, places, answer.new_tokens - 1))
+
+    def _note(self, seen: Seen, kind: str, what: Any) -> None:
+        """One event into what is seen."""
+        if kind in ("text", "answer"):
+            side, told = what
+            if kind == "text":
+                seen.text[side] += told
+            else:
+                seen.text[side], seen.answers[side] = told.text, told
+            if side == "trimmed" and seen.session is not None:
+                seen.generated = seen.session.last.generated
+                if kind == "answer":
+                    seen.notes += [*seen.session.last.notes]
+        elif kind == "session":
+            seen.session = what
+        elif kind == "places":
+            seen.places = what
+        elif kind == "film":
+            seen.film = what
+        elif kind == "note":
+            seen.notes.append(what)
+        else:
+            seen.refusal = what
+
+    def rows(self, seen: Seen) -> list[tuple[str, str, str, str]]:
+        """What it took: a label, trimmed, untrimmed, and how much less; one run each."""
+        ours, theirs = (seen.answers.get(side) for side in SIDES)
+        if ours is None or ours.session is None:
+            return []
+        was = None if theirs is None else theirs.timing
+        session = ours.session
+        held, full = session.kv_bytes, session.untrimmed_kv_bytes
+        rows = [("visual tokens, mean over layers", *self._visual(session))]
+        rows += [self._macs(ours)]
+        rows += [
+            ("KV cache after prefill", *_less(held[0], full[0], lambda x: si(x, "B"))),
+            ("KV cache, mean", *_less(sum(held) / len(held), sum(full) / len(full), _bytes)),
+            ("TTFT", *_less(ours.timing.ttft_ms, getattr(was, "ttft_ms", None), _ms)),
+            ("TPOT", *_less(ours.timing.tpot_ms, getattr(was, "tpot_ms", None), _ms)),
+            ("answer", *_less(ours.timing.total_ms, getattr(was, "total_ms", None), _ms)),
+            ("tokens", str(ours.new_tokens), str(theirs.new_tokens) if theirs else "", ""),
+        ]  # fmt: skip
+        return rows
+
+    def _visual(self, session: TrimSession) -> tuple[str, str, str]:
+        kept = session.kept_per_layer()
+        return _less(sum(kept) / len(kept), session.visual_tokens[0], lambda x: f"{x:.4g}")
+
+    def _macs(self, ours: Answer) -> tuple[str, str, str, str]:
+        label = "prefill MACs of the decoder (counted)"
+        session = ours.session
+        assert session is not None
+        visual = session.visual_tokens[0]
+        try:
+            if self._empty is None:
+                self._empty = meta_model(self.model.config)
+            parts, counter = find_parts(self._empty), MacCounter(self._empty)
+            work = Workload(visual, max(1, ours.prompt_tokens - visual), max(2, ours.new_tokens))
+            macs = [
+                costs_of(counter, None, schedule_of(how, parts, work), work, 2).prefill_macs
+                for how in (session.method, make_method("none"))
+            ]
+        except ValueError:
+            return label, "not counted", "not counted", ""
+        return label, *_less(macs[0], macs[1], lambda x: si(x))
+
+
+def _less(
+    ours: float | None, theirs: float | None, word: Callable[[float], str]
+) -> tuple[str, str, str]:
+    """Both in words, and the difference as a share."""
+    if ours is None or not theirs:
+        return "not measured" if ours is None else word(ours), "not measured", ""
+    return word(ours), word(theirs), f"{1 - ours / theirs:.0%} less" if ours <= theirs else (
+        f"{ours / theirs - 1:.0%} more"
+    )  # fmt: skip
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f} ms"
+
+
+def _bytes(value: float) -> str:
+    return si(value, "B")
