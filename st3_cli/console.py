@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -181,8 +182,9 @@ def _parts(least: Sequence[int], width: int) -> list[list[int]]:
 def quiet_imports() -> None:
     """Before anything large is imported: torchao, where it is installed, comes with transformers.
 
-    It says which of its kernels are for other machines.
+    It says which of its kernels are for other machines; torch's profiler, whenever it begins.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -52,7 +52,7 @@ def test_a_dry_run_leaves_rows_tables_pictures_and_a_page(dry: Path) -> None:
     text = (dry / "tables.md").read_text(encoding="utf-8")
     for said in (
         "Correct on this device: float32",
-        "End to end: tiny demo",
+        "End to end: tiny small",
         "random weights",
         "Against stock's",
         "Kernels, in ms",
