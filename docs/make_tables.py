@@ -60,6 +60,8 @@ def _dropping(path: Path) -> str:
 
 def _tables(match: re.Match[str]) -> str:
     path = ROOT / "docs" / "benchmarks" / match["file"]
+    if not path.exists():
+        return f"\nNot measured so far: there is no `{path.name}`.\n"
     if path.name == "demo-training.jsonl":
         return _dropping(path)
     if path.suffix == ".jsonl":

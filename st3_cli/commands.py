@@ -10,6 +10,7 @@ from st3 import __version__
 from st3_cli import (
     attention_map,
     batch,
+    benchmark,
     chat,
     env,
     evaluate,
@@ -60,6 +61,7 @@ app.command(name="attention-map", epilog=attention_map.EXAMPLES)(attention_map.a
 app.command(name="sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command(name="evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(name="verify", epilog=verify.EXAMPLES)(verify.verify)
+app.command(name="benchmark", epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command(name="methods", epilog=methods.EXAMPLES)(methods.methods)
 app.command(name="models")(families.families)
 app.command(name="env")(env.env)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from st3_cli import method_options as m
 from st3_cli import options as o
@@ -11,6 +11,9 @@ from st3_cli.console import aside, print_json, quiet_transformers, say
 from st3_cli.errors import UsageError
 from st3_cli.method_choice import build_method, read_settings
 from st3_cli.models import load_model, note_hub
+
+if TYPE_CHECKING:
+    from st3.methods import Method
 
 EXAMPLES = o.examples(
     "st3 serve",
@@ -32,6 +35,13 @@ def serve(
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
     compile: o.CompileOption = o.Compiler.off,
+    batch_size: Annotated[
+        int,
+        o.option(
+            o.COMPUTE, "--batch-size", min=1, metavar="N",
+            help="Greedy requests answered together, where so many wait.",
+        ),
+    ] = 1,
     seed: o.SeedOption = 0,
     host: Annotated[
         str, o.option(SERVER, "--host", metavar="NAME", help="Address to listen on.")
@@ -44,6 +54,13 @@ def serve(
         o.option(
             SERVER, "--served-name", metavar="NAME", show_default="as --model",
             help="What clients call the model.",
+        ),
+    ] = None,
+    also: Annotated[
+        str | None,
+        o.option(
+            SERVER, "--also", metavar="LIST", show_default="none",
+            help="More methods, as none,fastv:k=2; clients ask for them as NAME:METHOD.",
         ),
     ] = None,
     api_key: Annotated[
@@ -93,8 +110,8 @@ def serve(
 ) -> None:  # fmt: skip
     """Answer chat completions with pictures over HTTP, as OpenAI's API does; trimmed.
 
-    One request after the other. GET /health, /metrics and /v1/models tell the rest. SIGTERM and
-    Ctrl-C finish what runs, and refuse what waits.
+    One request after the other, or those that wait in batches. GET /health, /metrics and
+    /v1/models tell the rest. SIGTERM and Ctrl-C finish what runs, and refuse what waits.
     """
     for name, number in (("timeout", timeout), ("max-body", max_body), ("max-pixels", max_pixels)):
         if not 0 < number < float("inf"):
@@ -128,14 +145,17 @@ def serve(
         note_hub(model)
         layers = configs.load_config(source).get_text_config().num_hidden_layers
         chosen = build_method(spec, layers, given)
+        others = _others(also, layers)
         live, processor = load_model(
             model, device, dtype, attn_implementation, quantization, device_map
         )
     except BaseException:
         bound.close()
         raise
-    worker = Worker(live, processor, chosen, compile.value, on_error=_report)
-    chat = Chat(worker, served_name or model, limits, Metrics(), seed)
+    worker = Worker(live, processor, compile.value, batch_size, on_error=_report)
+    name = served_name or model
+    methods = {name: chosen} | {f"{name}:{spec}": one for spec, one in others.items()}
+    chat = Chat(worker, methods, limits, Metrics(), seed)
     url = url_of(bound)
     document = {"url": f"{url}/v1", "model": chat.name, "method": chosen.name}
     if json:
@@ -159,6 +179,25 @@ def _key(key: str | None, none: bool) -> str | None:
     if not key.strip() or not key.isascii() or not key.isprintable():
         raise UsageError("the API key is empty, or has letters that no header can have")
     return key
+
+
+def _others(text: str | None, layers: int) -> dict[str, Method]:
+    """The methods of a list, checked against a decoder of `layers` layers.
+
+    Raises:
+        UsageError: one of them is none, or does not fit.
+    """
+    from st3.methods import parse_methods
+
+    if text is None:
+        return {}
+    try:
+        found = parse_methods(text)
+        for method in found.values():
+            method.schedule(layers)
+    except ValueError as error:
+        raise UsageError(f"--also: {error}") from None
+    return found
 
 
 def _report(error: Exception) -> None:

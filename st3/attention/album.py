@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from st3.attention.look import Look, sentences, top_count
 from st3.files import make_folder, write_text
 from st3.plots import attention as draw
 from st3.plots.kept import save_kept, save_kept_over_time
+from st3.plots.page import listed, page, paragraph, pictured, tabled
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ def save_album(
     names = ["report.html", "attention.json", *(plate.name for plate in pages)]
     document["files"] = names
     write_text(folder / "attention.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    images = [(plate, (folder / plate.name).read_bytes()) for plate in pages]
-    write_text(folder / "report.html", _report(document, images))
+    write_text(folder / "report.html", _report(document, folder, pages))
     return names
 
 
@@ -161,49 +159,25 @@ def _of_capture(
     return made
 
 
-def _report(document: dict[str, Any], images: list[tuple[Plate, bytes]]) -> str:
-    """One page that needs nothing else: pictures are inlined, nothing is fetched or run."""
-    text = html.escape
-    head = "".join(f"<th>{text(name)}</th>" for name in TABLE)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{text(cell(row))}</td>" for cell in TABLE.values()) + "</tr>"
-        for row in document["layers"]
-    )
-    answers = f"<p><b>Answer:</b> {text(document['answer'])}</p>"
+def _report(document: dict[str, Any], folder: Path, plates: Sequence[Plate]) -> str:
+    """One page that needs nothing else."""
+    parts = [
+        paragraph(document["prompt"], "Prompt"),
+        paragraph(document["answer"], "Answer"),
+    ]
     if "trimmed" in document:
-        answers += f"<p><b>With {text(document['method'])}:</b> "
-        answers += f"{text(document['trimmed']['answer'])}</p>"
-    verdict = "".join(f"<li>{text(line)}</li>" for line in sentences(document))
-    figures = "".join(
-        f'<figure><img alt="{text(plate.caption)}" src="data:image/png;base64,'
-        f'{base64.b64encode(data).decode()}"><figcaption>{text(plate.caption)}</figcaption></figure>'
-        for plate, data in images
-    )
+        parts.append(paragraph(document["trimmed"]["answer"], f"With {document['method']}"))
+    rows = [[cell(row) for cell in TABLE.values()] for row in document["layers"]]
+    parts += [listed(sentences(document)), tabled((*TABLE,), rows), paragraph(EXPLAINED)]
+    parts += [pictured(folder / plate.name, plate.caption) for plate in plates]
     machine = document["machine"]
     made = (
         f"st3 {machine['st3']}, torch {machine['torch']}, transformers {machine['transformers']}, "
         f"{machine['device']}, {machine['dtype']}"
     )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<title>st3 attention map: {text(document["model"])}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
-  padding: 0 1rem; }}
-img {{ max-width: 100%; }} figure {{ margin: 2rem 0; }} figcaption {{ color: #555; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .15rem .8rem; text-align: right; }} thead {{ border-bottom: 1px solid; }}
-</style></head><body>
-<h1>Attention of {text(document["model"])}</h1>
-<p><b>Prompt:</b> {text(document["prompt"])}</p>{answers}
-<ul>{verdict}</ul>
-<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>
-<p>{text(EXPLAINED)}</p>
-{figures}
-<p><small>{text(made)}</small></p>
-</body></html>
-"""
+    return page(
+        f"st3 attention map: {document['model']}", f"Attention of {document['model']}", parts, made
+    )
 
 
 def _optional(value: float | None) -> str:

@@ -54,6 +54,7 @@ def decode_rows(
     on_prefill: Callable[[], None] | None = None,
     *,
     leave: bool = True,
+    on_token: Callable[[int, int], bool] | None = None,
 ) -> Decoded:
     """Answer a batch greedily.
 
@@ -65,6 +66,8 @@ def decode_rows(
         session: of the `st3.trim` that is open; None leaves everything to stock transformers.
         on_prefill: called once the first token of each row is there.
         leave: whether rows do; not from a cache whose steps are recorded.
+        on_token: told of a row and its next token, while the row goes on; returns whether it ends
+            there. Only where rows may leave.
     """
     ends = sorted(ends_of(model))
     told: list[list[int]] = [[] for _ in rows]
@@ -76,8 +79,8 @@ def decode_rows(
     prompt = said["input_ids"].shape[1]
     began, first, steps, kept = time.perf_counter(), None, 0, None
     while True:
-        half = (len(alive) + 1) // 2 if leave and len(alive) > 1 else None
-        watch = _Watch(ends, half)
+        half = (len(alive) + 1) // 2 if leave and (len(alive) > 1 or on_token) else None
+        watch = _Watch(ends, half, alive, on_token)
         output = decode(
             model, inputs, max_new_tokens=max_new_tokens - len(told[alive[0]]),
             return_dict_in_generate=True, stopping_criteria=StoppingCriteriaList([watch]),
@@ -93,9 +96,9 @@ def decode_rows(
         steps += len(alive) * (new.shape[1] - (not told[alive[0]]))
         staying = []
         for place, (row, tokens) in enumerate(zip(alive, new.tolist(), strict=True)):
-            end = next((n for n, token in enumerate(tokens) if token in ends), None)
-            told[row] += tokens if end is None else tokens[: end + 1]
-            ended[row] = end is not None
+            end = watch.over.get(place) or _end(tokens, ends)
+            told[row] += tokens[:end]
+            ended[row] = end is not None and tokens[end - 1] in ends
             if end is None and len(told[row]) < max_new_tokens:
                 staying.append(place)
         if not staying:
@@ -127,25 +130,48 @@ def on_device(inputs: Inputs, model: Any) -> Inputs:
 
 
 class _Watch(StoppingCriteria):
-    """Notes when the first token came, and stops all rows once `leave` of them have ended."""
+    """Notes when the first token came, and stops all rows once `leave` of them have ended.
 
-    def __init__(self, ends: Sequence[int], leave: int | None) -> None:
-        self.ends, self.leave = ends, leave
+    Args:
+        ends: ids of tokens that end a row.
+        leave: None: the rows are not looked at.
+        rows: numbers of those in the batch. `on_token`: see `decode_rows`.
+
+    Attributes:
+        over: place in the batch -> with how many new tokens the row ended.
+    """
+
+    def __init__(
+        self, ends: Sequence[int], leave: int | None, rows: Sequence[int],
+        on_token: Callable[[int, int], bool] | None,
+    ) -> None:  # fmt: skip
+        self.ends, self.leave, self.rows, self.on_token = ends, leave, rows, on_token
         self.first: float | None = None
-        self._done: torch.Tensor | None = None
+        self.over: dict[int, int] = {}
+        self._steps = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
         stop = False
-        if self.leave is not None and self.ends:
-            last = input_ids[:, -1]
-            now = torch.isin(last, torch.tensor(self.ends, device=last.device))
-            self._done = now if self._done is None else self._done | now
-            stop = int(self._done.sum()) >= self.leave
+        self._steps += 1
+        if self.leave is not None and (self.ends or self.on_token):
+            for place, token in enumerate(input_ids[:, -1].tolist()):
+                if place not in self.over and self._ends(self.rows[place], token):
+                    self.over[place] = self._steps
+            stop = len(self.over) >= self.leave
         if self.first is None:
             if input_ids.device.type == "cuda":
                 torch.cuda.synchronize(input_ids.device)
             self.first = time.perf_counter()
         return torch.full((len(input_ids),), stop, device=input_ids.device)
+
+    def _ends(self, row: int, token: int) -> bool:
+        asked = self.on_token is not None and self.on_token(row, token)
+        return asked or token in self.ends
+
+
+def _end(tokens: Sequence[int], ends: Sequence[int]) -> int | None:
+    """How many tokens there are up to one that ends the row; None if none does."""
+    return next((n for n, token in enumerate(tokens, start=1) if token in ends), None)
 
 
 def _mean(kept: Sequence[int]) -> float:

@@ -78,9 +78,8 @@ class Preparer:
         except Exception as error:  # decoders and processors raise whatever they stumble over
             return Prepared(row, problem=one_line(error), seconds=time.perf_counter() - began)
         ids = made["input_ids"]
-        inputs = {key: x.numpy() if isinstance(x, torch.Tensor) else x for key, x in made.items()}
         seen = self.room.visual(ids)
-        return Prepared(row, inputs, ids.shape[1], seen, time.perf_counter() - began)
+        return Prepared(row, arrays(made), ids.shape[1], seen, time.perf_counter() - began)
 
     def inputs(self, row: Row) -> dict[str, Any]:
         """What the processor makes of it.
@@ -106,6 +105,11 @@ class Preparer:
             return opened.take(opened.every(self.fps))
         clip = opened.take(frames_of(opened, self.processor))
         return fitted(self.processor, clip, row.prompt, self.room)
+
+
+def arrays(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a processor made, tensors as arrays."""
+    return {key: x.numpy() if isinstance(x, torch.Tensor) else x for key, x in inputs.items()}
 
 
 def padding(processor: Any) -> int:

@@ -1,5 +1,5 @@
-"""A suite that measures one machine: what trimming saves there, the most telling cells first.
+"""Suites that measure one machine: is it right there, and what does trimming save.
 
-`python -m st3.benchmark --output FOLDER` runs it, on a GPU or, with --tiny, as a dry run anywhere.
-Every row is written as it ends; the same command goes on where it was stopped.
+`st3 benchmark --output FOLDER` runs the one for this device. Every row is written as it ends; the
+same command goes on where it was stopped. Beside them are studies with a command of their own.
 """

@@ -12,6 +12,7 @@ import torch
 from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.engine.kernels import without_plans
+from st3.methods import parse_methods, split_spec
 from st3.profiling.clocks import clock_for
 from st3.profiling.figures import samples_of
 from st3.profiling.latency import measure
@@ -20,12 +21,45 @@ from st3.profiling.outcome import Run
 from st3.profiling.picture import STANDARD
 from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
+from st3.profiling.timeline import timelines
+from st3.verification.fitting import standard_methods
+from st3.verification.verify import find_subject, verify
 
 Rows = list[dict[str, Any]]
 
 
+EXACT = ("none", "st3", "fastv", "vtw", "pyramiddrop", "random")
+"""Methods of which `exact` asks an oracle."""
+
+
 class Skipped(Exception):
     """This machine cannot measure the cell; the message says why."""
+
+
+def exact(lab: Lab, models: Sequence[str], *, dtype: str, new: int) -> Rows:
+    """Is it right on this device: `none` beside stock, methods beside an oracle.
+
+    The demo is itself; of the others a tiny random model of their shape is made. What cannot be
+    checked is a row that says so.
+    """
+    rows: Rows = []
+    for model in models:
+        subject = find_subject(model, random=model != "demo", device=str(lab.device), dtype=dtype)
+        specs = standard_methods(subject.layers).split(",")
+        wanted = parse_methods(",".join(x for x in specs if split_spec(x)[0] in EXACT))
+        report = verify(subject, wanted, new=new)
+        what = {
+            "model": model if report.weights == "checkpoint" else f"tiny {model}",
+            "weights": "trained" if report.weights == "checkpoint" else "random",
+            "dtype": report.dtype,
+            "visual_tokens": report.visual_tokens,
+            "text_tokens": report.prompt_tokens - report.visual_tokens,
+            "new_tokens": report.new_tokens,
+            "batch_size": 1,
+            "bound": report.bound,
+        }
+        rows += [what | asdict(row) for row in report.rows]
+    return rows
 
 
 def ceilings(lab: Lab) -> Rows:
@@ -114,7 +148,7 @@ def equal_memory(
         ValueError: not even one prompt fits.
     """
     if not lab.on_cuda:
-        raise Skipped("a budget of memory needs a GPU")
+        raise Skipped("a budget of memory is held by a GPU's allocator alone")
     total = torch.cuda.get_device_properties(lab.device).total_memory
     if budget > total:
         raise Skipped(f"the GPU has {total / 1e9:.0f} GB")
@@ -158,10 +192,17 @@ def where_time_goes(lab: Lab, model: str, variants: Mapping[str, Variant], *, ba
     return [_what(lab, model, work) | entry for entry in found]
 
 
+def timeline(lab: Lab, model: str, variants: Mapping[str, Variant], *, batch: int) -> Rows:
+    """When which kernel ran, in one prefill and one decode step."""
+    work = Workload(lab.pictures(model, 1), 64, 16, batch)
+    found = timelines(lab.model(model), work, variants)
+    return [_what(lab, model, work) | entry for entry in found]
+
+
 def _what(lab: Lab, model: str, work: Workload) -> dict[str, Any]:
     return {
-        "model": f"tiny {model}" if lab.tiny else model,
-        "weights": "random",
+        "model": lab.named(model),
+        "weights": lab.weights(model),
         "dtype": str(lab.dtype).removeprefix("torch."),
         "visual_tokens": work.visual,
         "text_tokens": work.text,

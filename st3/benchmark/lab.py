@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from st3.engine.recording import first_line
+from st3.inference.loading import load
 from st3.inference.presets import known_config
 from st3.inference.random_weights import random_model
 from st3.inference.shrink import shrink
@@ -15,6 +17,7 @@ from st3.profiling.openvino import OpenVino
 from st3.profiling.picture import STANDARD, picture_of
 from st3.profiling.rows import RowMaker
 
+_DEMO = "demo"
 _CONTEXT = 32768
 """At least: so that many pictures fit; random weights care for no length."""
 
@@ -24,7 +27,7 @@ class Lab:
 
     Args:
         device, dtype: where and in what.
-        tiny: all shapes become one that a laptop runs in a moment, for a dry run.
+        tiny: all shapes but the demo become one that a laptop runs in a moment, for a dry run.
         openvino: an interpreter that has optimum-intel, if there is one.
     """
 
@@ -58,15 +61,33 @@ class Lab:
             self._makers[name] = RowMaker(self._config(name), self.dtype)
         return self._makers[name]
 
+    def named(self, name: str) -> str:
+        """What rows call it."""
+        return f"tiny {name}" if self.tiny and name != _DEMO else name
+
+    def weights(self, name: str) -> str:
+        """The demo's are trained, all others random."""
+        return "trained" if name == _DEMO else "random"
+
     def model(self, name: str) -> Any:
-        """A live model of this shape with random weights; the one before is freed."""
+        """A live model of this shape, see `weights`; the one before is freed."""
         if name != self._name:
             self.forget()
-            self._model = random_model(
-                self._config(name), device=str(self.device), dtype=self.dtype
-            )
+            device, dtype = str(self.device), self.dtype
+            if self.weights(name) == "trained":
+                self._model = load(name, device=device, dtype=str(dtype).removeprefix("torch."))[0]
+            else:
+                self._model = random_model(self._config(name), device=device, dtype=dtype)
             self._name = name
         return self._model
+
+    def gone(self) -> str | None:
+        """Why the device does not answer any more; None if it does."""
+        try:
+            torch.ones(1, device=self.device).add_(1).item()
+        except Exception as error:  # drivers fail in many ways
+            return first_line(error)
+        return None
 
     def openvino(self, name: str) -> OpenVino | None:
         """OpenVINO's pipeline of that model, if there is an interpreter; gone with the model."""
@@ -97,6 +118,6 @@ class Lab:
         config = known_config(name)
         text = config.get_text_config()
         text.max_position_embeddings = max(text.max_position_embeddings, _CONTEXT)
-        if self.tiny:
+        if self.tiny and name != _DEMO:  # which is small enough
             config = shrink(config, image_size=112)
         return config

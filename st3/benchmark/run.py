@@ -6,17 +6,18 @@ import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from st3.benchmark.cells import Skipped
 from st3.benchmark.lab import Lab
 from st3.benchmark.suite import Cell
-from st3.engine.recording import DecodeGraphWarning
+from st3.engine.recording import DecodeGraphWarning, first_line
 from st3.files import append_rows, drop_half_row, make_folder, read_rows
 from st3.interrupts import Interrupts, noticed
+from st3.verification.report import RED
 
 ROWS = "rows.jsonl"
 
@@ -42,18 +43,17 @@ def run(
         say: told a line for each cell.
 
     Returns:
-        "done", "failed" (all cells were tried, and some failed) or "stopped".
+        "done", "failed" (all cells were tried, and some failed or are red), "stopped", or "gone"
+        (the device does not answer any more).
 
     Raises:
-        ValueError: the folder holds a dry run and this is none, or the other way round; or a
-            broken line.
+        ValueError: the folder holds a dry run and this is none, or the other way round; results of
+            another machine; or a broken line.
     """
+    before = check_folder(folder, start, tiny=lab.tiny)
     make_folder(folder)
     path = folder / ROWS
     drop_half_row(path)
-    before = read_rows(path)
-    if any(row["tiny"] != lab.tiny for row in before if "start" in row):
-        raise ValueError(f"{folder} holds {'a real' if lab.tiny else 'a dry'} run: give another")
     done = finished(before)
     number = sum("start" in row for row in before)
     append_rows(path, [{"start": number, "tiny": lab.tiny} | start])
@@ -73,7 +73,13 @@ def run(
                 say(f"{cell.name}: {note}, {took:.1f} s")
                 if any(row.get("interrupted") for row in rows):
                     raise KeyboardInterrupt
-                failed |= "error" in rows[0]
+                if "error" in rows[0] and (why := lab.gone()):
+                    say(
+                        f"{lab.device} does not answer any more ({why}): see to it, and the same "
+                        "command goes on"
+                    )
+                    return "gone"
+                failed |= "error" in rows[0] or any(row.get("verdict") == RED for row in rows)
                 lab.sweep()
     except KeyboardInterrupt:
         say("stopped: the same command goes on")
@@ -88,9 +94,11 @@ def _measure(cell: Cell, lab: Lab) -> tuple[list[dict[str, Any]], str]:
     except Skipped as why:
         return [{"skipped": str(why)}], f"skipped: {why}"
     except Exception as error:
-        lab.forget()
-        return [_error(error)], f"failed: {type(error).__name__}: {error}"
-    return rows, f"{len(rows)} rows"
+        with suppress(Exception):  # of a device that is gone
+            lab.forget()
+        return [_error(error)], f"failed: {type(error).__name__}: {first_line(error)}"
+    red = [f"{row['model']} {row['method']}" for row in rows if row.get("verdict") == RED]
+    return rows, f"{len(rows)} rows" + (f", RED: {', '.join(red)}" if red else "")
 
 
 def _noted(cell: Cell, lab: Lab) -> list[dict[str, Any]]:
@@ -106,6 +114,35 @@ def finished(rows: Sequence[dict[str, Any]]) -> set[str]:
     """Names of cells that need not be run again; failed and interrupted ones are."""
     unfinished = ("error", "interrupted", "skipped", "start")
     return {row["cell"] for row in rows if not any(key in row for key in unfinished)}
+
+
+def named(machine: Mapping[str, Any]) -> str:
+    """The machine that figures are of, as far as they depend on it; nothing if that is unknown."""
+    if str(machine.get("device")).startswith("cuda"):
+        return str(machine.get("gpu"))
+    if "cpu" not in machine:
+        return ""
+    return f"{machine['cpu']}, {machine.get('cores')} cores, {machine.get('threads')} threads"
+
+
+def check_folder(folder: Path, start: Mapping[str, Any], *, tiny: bool) -> list[dict[str, Any]]:
+    """The rows of a folder that this start may go on with.
+
+    Raises:
+        ValueError: see `run`.
+    """
+    before = read_rows(folder / ROWS)
+    if any(row["tiny"] != tiny for row in before if "start" in row):
+        raise ValueError(f"{folder} holds {'a real' if tiny else 'a dry'} run: give another")
+    here = named(start.get("machine", {}))
+    for row in before:
+        there = named(row.get("machine", {})) if "start" in row else ""
+        if here and there and here != there:
+            raise ValueError(
+                f"{folder} holds results of another machine ({there}; this is {here}): give "
+                "another folder, and compare the two"
+            )
+    return before
 
 
 def _error(error: Exception) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from st3.machine import made_with
 from st3.profiling.openvino import OPENVINO
 from st3.profiling.tables import operator_tables
 from st3.tables import (
+    NOT_MEASURED,
     Cell,
     Table,
     count,
@@ -20,6 +21,7 @@ from st3.tables import (
     table,
     times,
 )
+from st3.units import si
 
 Row = dict[str, Any]
 
@@ -30,6 +32,9 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found: list[Table] = []
     for kind, title in _KINDS.items():
         own = [row for row in good if row["cell"].startswith(f"{kind}/")]
+        if kind in _WHOLE:
+            found += _WHOLE[kind](own)
+            continue
         for dtype, work in dict.fromkeys((row["dtype"], _work(row, kind)) for row in own):
             some = [r for r in own if (r["dtype"], _work(r, kind)) == (dtype, work)]
             found += _of_kind(kind, title, work, some)
@@ -42,6 +47,11 @@ def markdown(rows: Sequence[Row]) -> str:
     if not found:
         return "Nothing has been measured.\n"
     return "\n".join([*(table.markdown() for table in found), made(rows) + "\n"])
+
+
+def title_of(kind: str) -> str:
+    """What the cells of a kind are about, in words."""
+    return _KINDS.get(kind) or kind
 
 
 def made(rows: Sequence[Row]) -> str:
@@ -77,6 +87,10 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
             table(f"{title}: {what}", rows, _BATCH | _TIMES | _OPENVINO),
             table(f"Decode step beside the alternatives: {what}", steps, _BATCH | _STEP),
         ]
+    if kind == "peers":
+        lines = tuple((row["method"], row["problem"]) for row in rows if "problem" in row)
+        lost = [Table(f"{NOT_MEASURED.capitalize()}: {what}", ("method", "why"), lines)]
+        return [table(f"{title}: {what}", rows, _PEERS), *(lost if lines else [])]
     found = [table(f"{title}: {what}", rows, _BATCH | _TIMES)]
     if kind in ("table", "family"):
         found += [
@@ -112,8 +126,8 @@ def _work(row: Row, kind: str) -> str:
 def _common(rows: list[Row]) -> str:
     row = rows[0]
     return (
-        f"random weights, {row['visual_tokens']} visual + {row['text_tokens']} text tokens, "
-        f"{row['dtype']}"
+        f"{row['weights']} weights, {row['visual_tokens']} visual + {row['text_tokens']} text "
+        f"tokens, {row['dtype']}"
     )
 
 
@@ -122,9 +136,63 @@ def _rounds(row: Row) -> list[float]:
     return found
 
 
+def _exact(rows: list[Row]) -> list[Table]:
+    """What stock and the oracles say, a table a dtype."""
+    heads = (
+        "model and method", "verdict", "beside", "logits, prefill", "logits, steps", "allowed",
+        "ties",
+    )  # fmt: skip
+    found = []
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        own = [row for row in rows if row["dtype"] == dtype]
+        lines = tuple(
+            (
+                f"{row['model']}: {row['method']}",
+                row["verdict"],
+                row["reference"] or row["why"] or "-",
+                *(
+                    "-" if row[key] is None else f"{row[key]:.1e}"
+                    for key in ("prefill_difference", "step_difference", "allowed_difference")
+                ),
+                "-" if row["ties"] is None else str(row["ties"]),
+            )
+            for row in own
+        )
+        title = f"Correct on this device: {dtype}, bound {own[0]['bound']:g} of the largest logit"
+        found.append(Table(title, heads, lines))
+    return found
+
+
+def _timeline(rows: list[Row]) -> list[Table]:
+    """How long kernels ran, by kind, and how long none did."""
+    if not rows:
+        return []
+    kinds = sorted({kind for row in rows for _, _, kind in row["events"]})
+    lines = []
+    for row in rows:
+        spent = dict.fromkeys(kinds, 0.0)
+        for _, took, kind in row["events"]:
+            spent[kind] += took
+        lines.append(
+            (
+                f"{row['method']}, {row['phase']}",
+                *(f"{took:.3g}" for took in spent.values()),
+                f"{row['span_ms']:.4g}",
+                f"{row['idle_share']:.1%}",
+                str(len(row["events"])),
+            )
+        )
+    title = f"Kernels, in ms under the profiler: {rows[0]['model']}, {_common(rows)}"
+    heads = ("method and pass", *kinds, "from first to last", "none runs", "kernels")
+    return [Table(title, heads, tuple(lines))]
+
+
+_WHOLE: dict[str, Callable[[list[Row]], list[Table]]] = {"exact": _exact, "timeline": _timeline}
 _KINDS = {
+    "exact": "",
     "table": "End to end",
     "alternatives": "Beside the alternatives",
+    "peers": "Beside the peers' own code",
     "static": "Against stock's compiled static cache",
     "family": "Families",
     "recorded": "Families, steps recorded",
@@ -133,6 +201,7 @@ _KINDS = {
     "methods": "Other methods",
     "cudnn": "With cuDNN's attention allowed",
     "operators": "",
+    "timeline": "",
 }
 _BATCH: dict[str, Cell] = {"batch": figure("batch_size", str)}
 _TIMES: dict[str, Cell] = {
@@ -146,6 +215,18 @@ _TIMES: dict[str, Cell] = {
     "recording, ms": or_dash("recording_ms"),
     "compiling, s": or_dash("compiling_s"),
     "peak memory": count("peak_memory_bytes", "B"),
+}
+_PEERS: dict[str, Cell] = {
+    "TTFT, ms": milliseconds("ttft_ms"),
+    "TPOT, ms": milliseconds("tpot_ms"),
+    "e2e, ms": milliseconds("e2e_ms"),
+    "spread": share("e2e_spread"),
+    "speedup": times("speedup"),
+    "memory of the process": lambda row: (
+        si(row["peak_process_bytes"], "B") if row.get("peak_process_bytes") else "-"
+    ),
+    "ready in, s": or_dash("ready_s"),
+    "answers kept": share("kept"),
 }
 _OPENVINO: dict[str, Cell] = {"vs openvino": times("over_openvino")}
 _PREFILL: dict[str, Cell] = {

@@ -66,7 +66,7 @@ class Answer:
         return 1000 * self.new_tokens / self.timing.total_ms
 
 
-def _timing(times: Sequence[float], began: float) -> Timing:
+def timing_of(times: Sequence[float], began: float) -> Timing:
     """From when each token came, in seconds, and when `generate` began."""
     steps = len(times) - 1
     return Timing(
@@ -98,7 +98,7 @@ def answered(
         text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
         prompt_tokens=length,
         new_tokens=len(new),
-        timing=_timing(streamer.times, began),
+        timing=timing_of(streamer.times, began),
         session=session,
         ended=int(new[-1]) in ends_of(model),
     )

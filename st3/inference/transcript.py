@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jinja2 import TemplateSyntaxError
 from PIL import Image
 
 from st3.inference.chat import template_of
-from st3.inference.fitting import room_of
-from st3.inference.generation import on_model
+from st3.inference.fitting import Room
 from st3.inference.visuals import check_visual, tokenized
 
 
@@ -85,15 +83,16 @@ def transcribed(processor: Any, turns: Sequence[Turn]) -> str:
     raise ValueError(f"the model's chat template takes no such conversation: {why}")
 
 
-def prepare_transcript(
-    model: Any, processor: Any, turns: Sequence[Turn], pictures: Sequence[Image.Image]
-) -> dict[str, torch.Tensor]:
-    """The model's inputs for a conversation.
+def transcript_inputs(
+    processor: Any, turns: Sequence[Turn], pictures: Sequence[Image.Image], room: Room
+) -> dict[str, Any]:
+    """What the processor makes of a conversation.
 
     Args:
-        model, processor: from `st3.load`.
+        processor: of the model.
         turns: see `transcribed`.
         pictures: RGB, of all turns, in order.
+        room: of the model.
 
     Raises:
         ValueError: see `transcribed`; a picture that the processor would blow up; or more than the
@@ -103,13 +102,13 @@ def prepare_transcript(
     if pictures:
         check_visual(pictures, processor)
     inputs = tokenized(processor, [pictures], [text])
-    room, length = room_of(model), inputs["input_ids"].shape[1]
+    length = inputs["input_ids"].shape[1]
     if length >= room.tokens:
         raise ValueError(
             f"the messages make {length} tokens, {room.visual(inputs['input_ids'])} of them "
             f"visual; the model's context is {room.tokens}: send less, or smaller pictures"
         )
-    return {key: on_model(value, model) for key, value in inputs.items()}
+    return inputs
 
 
 def _content(turn: Turn, parts: bool, mark: str) -> Any:

@@ -56,7 +56,7 @@ def operators(model: Any, work: Workload, variants: Mapping[str, Variant]) -> li
     found = []
     for label, variant in variants.items():
         for turn in range(2):  # the first warms up
-            passes = _watch(model, inputs, work, variant)
+            passes = watch(model, inputs, work, variant)
             if turn:
                 phases = {"prefill": passes[:1], "decode step": passes[2:]}
                 found += [
@@ -68,10 +68,10 @@ def operators(model: Any, work: Workload, variants: Mapping[str, Variant]) -> li
     return found
 
 
-def _watch(
+def watch(
     model: Any, inputs: dict[str, Any], work: Workload, variant: Variant
 ) -> list[tuple[float, Any]]:
-    """Seconds and profile of each pass of the decoder."""
+    """Seconds and profile of each pass of the decoder: a prefill, then a few steps."""
     new = min(work.new, _STEPS + 2)
     passes: list[tuple[float, Any]] = []
     with variant.trimmed(model, new):
@@ -99,7 +99,7 @@ def _around(decoder: Any, passes: list[tuple[float, Any]], device: torch.device)
         started, watcher = running.pop()
         seconds = time.perf_counter() - started
         watcher.stop()
-        passes.append((seconds, watcher.key_averages()))
+        passes.append((seconds, watcher))
 
     # Before trim's own hook, so that its work is inside.
     handles = [
@@ -119,8 +119,8 @@ def _summary(passes: list[tuple[float, Any]], on_cuda: bool) -> dict[str, Any]:
     calls: dict[str, int] = {}
     kernels: dict[str, float] = {}
     kernels_run = 0
-    for _, averages in passes:
-        for event in averages:
+    for _, watcher in passes:
+        for event in watcher.key_averages():
             name, ms = event.key.removeprefix("aten::"), getattr(event, attribute) / 1000
             if event.key.startswith("aten::"):
                 times[name] = times.get(name, 0.0) + ms

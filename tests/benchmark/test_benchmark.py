@@ -17,10 +17,12 @@ import torch
 
 from st3.benchmark import run as running
 from st3.benchmark.cells import Skipped
+from st3.benchmark.gpu import cells
 from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.benchmark.run import finished, run
-from st3.benchmark.suite import Cell, cells
+from st3.benchmark.standing import standing
+from st3.benchmark.suite import Cell
 from st3.files import read_rows
 from st3.profiling.latency import measure
 from st3.profiling.runs import Variant
@@ -105,6 +107,38 @@ def test_what_fails_is_one_line_and_is_tried_again(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_device_that_is_gone_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had measured stays, nothing else is tried, and one line says how to go on."""
+    lab = Lab(torch.device("cpu"), torch.float32, tiny=True)
+    said: list[str] = []
+    suite = [_cell("a", 1), _cell("b", RuntimeError("device lost")), _cell("c", 3)]
+    monkeypatch.setattr(lab, "gone", lambda: "unspecified launch failure")
+    monkeypatch.setattr(lab, "forget", lambda: torch.ones(1, device="meta").item())  # fails, too
+    assert run(tmp_path, suite, lab, seconds=9, start={}, say=said.append) == "gone"
+    assert "cpu does not answer any more (unspecified launch failure): see to it" in said[-1]
+    rows = read_rows(tmp_path / running.ROWS)
+    assert [row.get("cell") for row in rows] == [None, "a", "b"]
+    monkeypatch.undo()
+    assert lab.gone() is None
+    suite[1] = _cell("b", 2)
+    assert run(tmp_path, suite, lab, seconds=9, start={}) == "done"
+    assert finished(read_rows(tmp_path / running.ROWS)) == {"a", "b", "c"}
+
+
+def test_what_is_red_is_no_success(tmp_path: Path) -> None:
+    lab = Lab(torch.device("cpu"), torch.float32, tiny=True)
+    red = {"model": "7b", "method": "st3", "dtype": "float32", "verdict": "red"}
+    suite = [Cell("exact/float32", lambda _: [red])]
+    said: list[str] = []
+    assert run(tmp_path, suite, lab, seconds=9, start={}, say=said.append) == "failed"
+    assert "RED: 7b st3" in said[0]
+    rows = read_rows(tmp_path / running.ROWS)
+    found = standing(rows, ["exact/float32", "table/7b/1"])
+    assert (found.measured, found.failed) == (("exact/float32",), True)
+    assert found.red == ("7b: st3 in float32",)
+    assert found.lacking == {"table/7b/1": "not measured: time was up"}
+
+
 def test_time_ends_a_cell(tmp_path: Path) -> None:
     def sleep(lab: Lab) -> list[dict[str, Any]]:
         time.sleep(30)
@@ -154,19 +188,19 @@ def test_the_beginning_of_a_run_is_a_run() -> None:
     assert found["stock"].until(9).runs[0].total == pytest.approx(whole.total)
 
 
-def test_it_wants_a_gpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "st3.benchmark", "--output", tmp_path, "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "the suite is for a GPU; --tiny runs it anywhere" in done.stderr
-
-
 def test_what_cannot_go_on_is_said(tmp_path: Path) -> None:
     lab = Lab(torch.device("cpu"), torch.float32, tiny=True)
     assert run(tmp_path, [_cell("a", ValueError("bad"))], lab, seconds=9, start={}) == "failed"
     lab.tiny = False
     with pytest.raises(ValueError, match="holds a dry run: give another"):
         run(tmp_path, [], lab, seconds=9, start={})
+    mine = {"machine": {"cpu": "A", "cores": 2, "threads": 2, "device": "cpu"}}
+    run(tmp_path / "mine", [], lab, seconds=9, start=mine)
+    run(tmp_path / "mine", [], lab, seconds=9, start=mine)
+    for other in ({"threads": 1}, {"cpu": "B"}, {"device": "cuda:0", "gpu": "H100"}):
+        theirs = {"machine": mine["machine"] | other}
+        with pytest.raises(ValueError, match=r"of another machine .*give another folder, and comp"):
+            run(tmp_path / "mine", [], lab, seconds=9, start=theirs)
     (tmp_path / running.ROWS).write_text('{"start": 0, "tiny": false}\nwhat?\n{}\n')
     with pytest.raises(ValueError, match=r"line 2, is no JSON object: take that line out"):
         run(tmp_path, [], lab, seconds=9, start={})

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import typer
 
-from st3_cli import commands, method_options, options, workload_options
+from st3_cli import benchmark, commands, method_options, options, workload_options
 
 COMMANDS = (
-    "run", "profile", "attention-map", "sweep", "verify", "evaluate", "methods", "models", "env",
+    "run", "profile", "attention-map", "sweep", "verify", "evaluate", "benchmark", "methods",
+    "models", "env",
 )  # fmt: skip
 CHOICES = [options.Device, options.Dtype, options.Attention, options.Compiler, options.Quantization,
-           workload_options.Weights,
+           workload_options.Weights, benchmark.SuiteName,
            method_options.Annealing]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from st3.profiling.outcome import Run, Unavailable
 from st3.profiling.runs import COMPILED_STOCK, Variant, random_inputs
 
 WORK = Workload(visual=64, text=9, new=5)
-WORKER = Path(openvino.__file__).with_name("openvino_worker.py")
+WORKER = Path(openvino.__file__).with_name("peer_worker.py")
 REAL = os.environ.get("ST3_OPENVINO", "")
 without = pytest.mark.skipif(not REAL, reason="no ST3_OPENVINO")
 
@@ -211,7 +211,10 @@ def test_when_the_asker_is_gone_its_folder_goes(tmp_path: Path) -> None:
     folder.mkdir()
     request = json.dumps({"folder": str(folder), "precision": "f32", "threads": 1, "seed": 0})
     done = subprocess.run(
-        [sys.executable, WORKER], input=request + "\n", capture_output=True, text=True
+        [sys.executable, WORKER, openvino.PIPELINE],
+        input=request + "\n",
+        capture_output=True,
+        text=True,
     )
     assert "error" in json.loads(done.stdout)
     assert not folder.exists()
@@ -300,7 +303,8 @@ def test_its_answer_is_that_of_torch_there(tmp_path: Path) -> None:
         {"inputs": str(tmp_path / "inputs.safetensors"), "new": 8},
     ]
     done = subprocess.run(
-        [REAL, WORKER], input="".join(json.dumps(request) + "\n" for request in requests),
+        [REAL, WORKER, openvino.PIPELINE],
+        input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     facts, answer = map(json.loads, done.stdout.splitlines())

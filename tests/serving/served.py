@@ -8,14 +8,18 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from conftest import tiny_checkpoint
 from openai import OpenAI
 from PIL import Image
 
+import st3
 from st3.methods import make_method
 from st3.serving.http.app import build_app
 from st3.serving.http.chat import Chat
@@ -58,12 +62,13 @@ class Served:
 
 @contextmanager
 def serving(
-    live: Any, processor: Any, limits: Limits | None = None, method: str = "st3",
+    live: Any, processor: Any, limits: Limits | None = None, also: Sequence[str] = (),
     key: str | None = None, **more: Any,
 ) -> Iterator[Served]:  # fmt: skip
     """Serve a model as `tiny` until the context ends; all that runs then is answered."""
-    worker = Worker(live, processor, make_method(method), **more)
-    chat = Chat(worker, "tiny", limits or Limits(), Metrics())
+    worker = Worker(live, processor, **more)
+    methods = {"tiny": make_method("st3")} | {f"tiny:{one}": make_method(one) for one in also}
+    chat = Chat(worker, methods, limits or Limits(), Metrics())
     bound = bind("127.0.0.1", 0)
     server = Server(build_app(chat, key), worker)
     thread = threading.Thread(target=server.serve_on, args=(bound,))
@@ -88,10 +93,40 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.005)
 
 
+def endless(folder: Path) -> tuple[Any, Any]:
+    """A tiny model that never ends an answer by itself."""
+    live, processor = st3.load(str(tiny_checkpoint(folder)), device="cpu")
+    live.generation_config.eos_token_id = None
+    return live, processor
+
+
+def ask(served: Served, *messages: dict[str, Any], **more: Any) -> Any:
+    """A completion, or the chunks of a stream."""
+    said = served.client.chat.completions.create(
+        **({"model": "tiny", "messages": list(messages)} | more)
+    )
+    if not more.get("stream"):
+        return said
+    with said:
+        return list(said)
+
+
+def noise(seed: int, size: int = 32) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
 def data_url(picture: Image.Image) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def cut() -> str:
+    """A picture that lacks its end."""
+    file = io.BytesIO()
+    noise(0, 200).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()[:5000]).decode()}"
 
 
 def user(text: str, *pictures: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A long day of `st3 serve`: many clients at once, bad requests among them, and some who hang up.
 
     python tests/serving/soak.py [--requests 1000] [--concurrency 32] [--model demo]
+                                 [--batch-size 1]
 
 Starts a server of its own, asks it short questions about many pictures, whole and streamed, and
 holds against it: every answer is the one of `st3 run`'s code on the same prompt, every bad request
@@ -187,6 +188,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--batch-size", type=int, default=1)
     options = parser.parse_args()
     asked = expected(options.model)
     command = [
@@ -200,8 +202,11 @@ def main() -> int:
         "cpu",
     ]
     server = subprocess.Popen(
-        [*command, "--port", "0", "--served-name", "soak", "--json"], stdout=subprocess.PIPE,
-        text=True, env=os.environ,
+        [
+            *command, "--port", "0", "--served-name", "soak", "--json",
+            "--batch-size", str(options.batch_size),
+        ],
+        stdout=subprocess.PIPE, text=True, env=os.environ,
     )  # fmt: skip
     assert server.stdout is not None
     said = ""

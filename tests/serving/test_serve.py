@@ -18,10 +18,10 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import KEPT, tiny_checkpoint
+from conftest import KEPT
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from served import PATH, Served, body, data_url, serving, until, user
+from served import PATH, Served, ask, body, cut, data_url, endless, noise, serving, until, user
 
 import st3
 from st3 import demo
@@ -40,32 +40,13 @@ def packaged() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """A model that never ends an answer by itself."""
-    live, processor = st3.load(str(tiny_checkpoint(tmp_path_factory.mktemp("tiny"))), device="cpu")
-    live.generation_config.eos_token_id = None
-    return live, processor
+    return endless(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
 def served(tiny: tuple[Any, Any]) -> Iterator[Served]:
     with serving(*tiny) as running:
         yield running
-
-
-def noise(seed: int, size: int = 32) -> Image.Image:
-    import numpy as np
-
-    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def ask(served: Served, *messages: dict[str, Any], **more: Any) -> Any:
-    """A completion, or the chunks of a stream."""
-    said = served.client.chat.completions.create(model="tiny", messages=list(messages), **more)
-    if not more.get("stream"):
-        return said
-    with said:
-        return list(said)
 
 
 def test_answers_are_those_of_st3_run(packaged: tuple[Any, Any], st3_: Any) -> None:
@@ -128,6 +109,19 @@ def test_several_pictures_and_turns(tiny: tuple[Any, Any], served: Served) -> No
     assert said.st3["visual_tokens"]["kept_per_layer"] == session.kept_per_layer()
 
 
+def test_a_reply_may_come_back_as_it_is(served: Served) -> None:
+    """As clients go on with a conversation: they append the message that they got."""
+    first = user("what is it", data_url(noise(1)))
+    reply = ask(served, first, max_tokens=5).choices[0].message
+    again = {"role": "assistant", "content": reply.content}
+    others = again | {"tool_calls": None, "annotations": [], "audio": None, "refusal": None}
+    said = [
+        ask(served, first, message, user("and now"), max_tokens=5).choices[0].message.content
+        for message in (again, reply, reply.model_dump(), others)
+    ]
+    assert said == said[:1] * 4
+
+
 def test_many_at_once_and_others_beside_them(tiny: tuple[Any, Any], served: Served) -> None:
     """Nobody meets anybody: not in the server, nor in another thread that uses the same model."""
     live, processor = tiny
@@ -150,7 +144,7 @@ def test_many_at_once_and_others_beside_them(tiny: tuple[Any, Any], served: Serv
         beside = [alone(seed, None if seed < 4 else method) for seed in range(8)]
         assert [future.result() for future in futures] == expected
     assert beside == plain + expected[4:8]
-    until(lambda: served.chat.active == 0 and served.chat.worker.running is None)
+    until(lambda: served.chat.active == 0 and not served.chat.worker.running)
     assert not engine._HOOKED  # every session is closed
 
 
@@ -195,12 +189,6 @@ def _url(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def _cut() -> bytes:
-    file = io.BytesIO()
-    noise(0, 200).save(file, "PNG")
-    return file.getvalue()[:5000]
-
-
 SAID = user("what is it")
 BAD: list[tuple[Any, int, str]] = [
     (b"{nope", 400, "the body is no JSON"),
@@ -220,14 +208,15 @@ BAD: list[tuple[Any, int, str]] = [
     (body(user(" ")), 400, "the last message is empty"),
     (body(SAID, {"role": "assistant", "content": "x"}), 400, "end with the user's question"),
     (body({"role": "tool", "content": "x"}), 400, "messages.0.role: "),
-    (body({"role": "user", "content": None}), 400, "messages.0.content: "),
+    (body({"role": "user", "content": None}), 400, "messages.0.content is to be a text, or a list"),
+    (body({"role": "assistant", "content": "x", "tool_calls": [{}]}, SAID), 400, "tool_calls: "),
     (body(user("a <image> b")), 400, "leave <image> out"),
     (body(user("x " * 3000)), 400, "the model's context is 2048"),
     (body(user("x", _url(b"hello"))), 400, "not a picture that Pillow can read"),
     (body(user("x", "data:image/png;base64,?")), 400, "no base64"),
     (body(user("x", "data:image/png;base64,")), 400, "is empty"),
     (body(user("x", _url(_bomb()))), 400, "more than 100 million"),
-    (body(user("x", _url(_cut()))), 400, "is a damaged picture"),
+    (body(user("x", cut())), 400, "is a damaged picture"),
     (body(user("x", data_url(noise(0)), _url(b"no"))), 400, "picture 2: the data: URL is not"),
     (body(user("x", *[data_url(noise(0))] * 17)), 400, "17 pictures are more than 16"),
     (body(user("x", "/etc/passwd")), 400, "is to be a data: URL"),
@@ -277,7 +266,9 @@ def test_other_kinds_of_body_and_other_routes(served: Served) -> None:
         except urllib.error.HTTPError as error:
             with error:
                 found, line = error.code, json.load(error)["error"]["message"]
+                allowed = error.headers["Allow"]
             assert "\n" not in line
+            assert allowed == ("POST" if status == 405 else None)
         assert found == status, path
 
 
@@ -322,7 +313,7 @@ def test_who_hangs_up_frees_its_work(tiny: tuple[Any, Any], stream: bool) -> Non
             until(lambda: served.chat.active == 2)
             for connection in (waits, runs):
                 connection.close()
-            until(lambda: served.ended("gone") == 2 and served.chat.worker.running is None)
+            until(lambda: served.ended("gone") == 2 and not served.chat.worker.running)
             assert len(steps) < LONG
             assert served.chat.active == 0
             before = len(steps)
@@ -360,7 +351,7 @@ def test_time_that_is_up(tiny: tuple[Any, Any]) -> None:
             ask(served, message, max_tokens=1900, stream=True)
         with served.sent(body(message), part=0.5) as slow:
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
-        until(lambda: served.chat.active == 0 and served.chat.worker.running is None)
+        until(lambda: served.chat.active == 0 and not served.chat.worker.running)
         until(lambda: served.ended("408") == 3)
 
 
@@ -470,6 +461,7 @@ def test_what_is_wrong_at_the_start_is_a_line(
         (["--timeout", "0"], 2, "--timeout: give a number above 0"),
         (["--model", tmp_path], 1, "is no checkpoint"),
         (["--method", "best"], 2, "unknown method"),
+        (["--also", "none,best"], 2, "--also: unknown method"),
     ):
         result = st3_("serve", "--port", 0, *arguments)
         assert (result.code, len(result.err.splitlines())) == (code, 1), result.err

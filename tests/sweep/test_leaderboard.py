@@ -39,7 +39,10 @@ def test_cells_leave_as_many_tokens_as_they_say(config: Any) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "word"),
-    [("divprune:keep=50%+st3", "+st3:prune_ratio=0."), ("dpp:keep=50%+fastv:k=3", "+fastv:k=3,r=0.")],
+    [
+        ("divprune:keep=50%+st3", "+st3:prune_ratio=0."),
+        ("dpp:keep=50%+fastv:k=3", "+fastv:k=3,r=0."),
+    ],
 )
 def test_a_composition_has_the_dial_of_its_second(config: Any, spec: str, word: str) -> None:
     """What its first lets in stays; the table calls it as it was asked for."""

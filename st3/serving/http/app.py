@@ -25,15 +25,21 @@ def build_app(chat: Chat, key: str | None = None) -> ASGIApp:
         chat: answers.
         key: that clients must have for what is under /v1; None lets everybody ask.
     """
-    model = {"id": chat.name, "object": "model", "created": int(time.time()), "owned_by": "st3"}
+    began = int(time.time())
+
+    def described(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": began, "owned_by": "st3"}
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [*map(described, chat.methods)]})
 
     async def one_model(request: Request) -> Response:
-        if request.path_params["name"] != chat.name:
-            return error_reply(Refusal(404, f"this server has {chat.name!r}", "model_not_found"))
-        return JSONResponse(model)
+        name = request.path_params["name"]
+        try:
+            chat.method(name, 404)
+        except Refusal as refusal:
+            return error_reply(refusal)
+        return JSONResponse(described(name))
 
     async def health(request: Request) -> Response:
         state = chat.worker.state
@@ -46,7 +52,9 @@ def build_app(chat: Chat, key: str | None = None) -> ASGIApp:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = f"{request.method} {request.url.path}: {error.detail}"
-        return error_reply(Refusal(error.status_code, what, "no_route"))
+        reply = error_reply(Refusal(error.status_code, what, "no_route"))
+        reply.headers.update(error.headers or {})  # what else is allowed there
+        return reply
 
     async def failed(request: Request, error: Exception) -> Response:
         line = f"the server failed: {type(error).__name__}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from st3.methods import Method
 from st3.serving.http.job import Done, Job, Left, Piece
 from st3.serving.http.limits import Limits, Refusal, invalid
 from st3.serving.http.metrics import Metrics
@@ -31,7 +32,7 @@ class Chat:
 
     Args:
         worker: has the model.
-        name: of the model, for clients.
+        methods: how to trim, by what clients call the model; the first is the model's plain name.
         limits: of the server.
         metrics: are kept up to date.
         seed: of sampling, where a request has none.
@@ -41,10 +42,31 @@ class Chat:
     """
 
     def __init__(
-        self, worker: Worker, name: str, limits: Limits, metrics: Metrics, seed: int = 0
-    ) -> None:
-        self.worker, self.name, self.limits, self.metrics = worker, name, limits, metrics
+        self, worker: Worker, methods: Mapping[str, Method], limits: Limits, metrics: Metrics,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.worker, self.methods, self.limits, self.metrics = worker, methods, limits, metrics
         self.seed, self.active = seed, 0
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return next(iter(self.methods))
+
+    def method(self, name: str, status: int) -> Method:
+        """How to trim for those who ask for the model under a name.
+
+        Args:
+            status: of the refusal.
+
+        Raises:
+            Refusal: no such name.
+        """
+        if name in self.methods:
+            return self.methods[name]
+        known = ", ".join(map(repr, self.methods))
+        line = f"unknown model {name!r}: this server has {known}"
+        raise Refusal(status, line, "model_not_found")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -73,7 +95,7 @@ class Chat:
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
-        if self.active > self.limits.queue:
+        if self.active >= self.limits.queue + self.worker.batch_size:
             raise Refusal(
                 429, f"{self.limits.queue} requests are waiting already: try again later",
                 "queue_full",
@@ -104,12 +126,8 @@ class _Exchange:
             ClientDisconnect: nobody listens any more.
         """
         request = read_request(await self._body())
-        if request.model != self.chat.name:
-            raise Refusal(
-                400, f"unknown model {request.model!r}: this server has {self.chat.name!r}",
-                "model_not_found",
-            )  # fmt: skip
-        job = Job(bool(request.stream), self.arrived)
+        method = self.chat.method(request.model, 400)
+        job = Job(method, bool(request.stream), self.arrived)
         watch = asyncio.create_task(self._watch(job))
         reading = asyncio.ensure_future(
             asyncio.to_thread(read_question, request, self.chat.limits, self.chat.seed)
@@ -171,7 +189,7 @@ class _Exchange:
 
     async def _attend(self, job: Job, request: ChatRequest) -> None:
         """Pass on what the model says."""
-        voice = Voice(self.chat.name)
+        voice = Voice(request.model)
         while True:
             said = await job.next()
             if isinstance(said, Left):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from st3.methods import Method
 from st3.serving.http.limits import Refusal
 from st3.serving.http.questions import Question
 
@@ -33,6 +34,7 @@ class Done:
         kv_bytes, untrimmed_kv_bytes: of the KV cache then, and what it would have been.
         ttft: seconds from the request's arrival to its first token.
         timing: milliseconds from the start of `generate`, as `st3 run --json` has them.
+        batch: requests that were answered together with it, itself included.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Done:
     untrimmed_kv_bytes: int
     ttft: float
     timing: dict[str, float | None]
+    batch: int
 
     @property
     def kept_visual(self) -> float:
@@ -65,24 +68,34 @@ class Job:
     """One request, made in the loop that listens to it.
 
     Args:
+        method: how to trim.
         streams: whether pieces are wanted, or the whole alone.
         arrived: on `time.perf_counter`.
 
     Attributes:
         question: what is asked, once that is known.
         gone: whether nobody listens any more.
+        last: what was told last, None where nothing was.
     """
 
-    def __init__(self, streams: bool, arrived: float) -> None:
+    def __init__(self, method: Method, streams: bool, arrived: float) -> None:
         self.question: Question | None = None
-        self.streams, self.arrived, self.gone = streams, arrived, False
+        self.method, self.streams, self.arrived, self.gone = method, streams, arrived, False
+        self.last: Event | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def goes_with(self, other: Job) -> bool:
+        """Whether they make a batch; what is drawn is drawn alone, so that its seed decides."""
+        questions = self.question, other.question
+        greedy = all(one is not None and not one.temperature for one in questions)
+        return greedy and self.method is other.method
 
     def tell(self, event: Event) -> None:
         """From any thread; nothing, where nobody listens."""
         if self.gone:
             return
+        self.last = event
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
         except RuntimeError:  # the loop is closed

@@ -13,7 +13,7 @@ class Limits:
     """What holds for every request.
 
     Attributes:
-        queue: requests that wait, besides the one that runs.
+        queue: requests that wait, besides those that run.
         seconds: from a request's arrival to its last token.
         body: bytes; by default one picture of `MAX_BYTES` in base64, and words.
         pictures: of a request.

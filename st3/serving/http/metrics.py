@@ -15,6 +15,7 @@ from starlette.responses import Response
 from st3.serving.http.job import Done
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _EACH = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -36,6 +37,10 @@ class Metrics:
             "st3_tpot_seconds", "Of each token after the first, mean of an answer.",
             buckets=_EACH, registry=own,
         )  # fmt: skip
+        self.batch = Histogram(
+            "st3_batch_requests", "Answered together with a request, itself included.",
+            buckets=_ROWS, registry=own,
+        )  # fmt: skip
         self.prompt = Counter("st3_prompt_tokens", "Of prompts, as sent.", registry=own)
         self.new = Counter("st3_generated_tokens", "Of answers.", registry=own)
         self.visual = Counter("st3_visual_tokens", "Of prompts, as sent.", registry=own)
@@ -54,6 +59,7 @@ class Metrics:
         tpot = done.timing["tpot_ms"]
         if tpot is not None:
             self.tpot.observe(tpot / 1000)
+        self.batch.observe(done.batch)
         self.prompt.inc(done.prompt_tokens)
         self.new.inc(done.new_tokens)
         self.visual.inc(done.visual)

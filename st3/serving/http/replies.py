@@ -54,7 +54,7 @@ def usage(done: Done) -> dict[str, Any]:
 
 
 def trimmed(done: Done) -> dict[str, Any]:
-    """What was trimmed, and how long it took."""
+    """What was trimmed, how long it took, and beside how many."""
     return {
         "method": done.method,
         "visual_tokens": {"total": done.visual, "kept_per_layer": list(done.kept)},
@@ -64,6 +64,7 @@ def trimmed(done: Done) -> dict[str, Any]:
             "ratio": done.kv_bytes / done.untrimmed_kv_bytes,
         },
         "timing": done.timing,
+        "batch": done.batch,
     }
 
 

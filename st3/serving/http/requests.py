@@ -38,6 +38,9 @@ class Picture(_Strict):
     image_url: Annotated[Url, BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v)]
 
 
+_Nothing = Annotated[list[Any], Field(max_length=0)]
+
+
 def _parts(content: Any) -> Any:
     """A text alone is a message of one part."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -53,6 +56,12 @@ class Message(_Strict):
         BeforeValidator(_parts),
     ]
     name: str | None = None
+    # Of replies that come back as they went out, ours and others'.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: _Nothing | None = None
+    annotations: _Nothing | None = None
 
 
 class StreamOptions(_Strict):
@@ -96,7 +105,7 @@ class ChatRequest(_Strict):
     frequency_penalty: _Nought | None = None
     presence_penalty: _Nought | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: _Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
     response_format: _PlainText | None = None
     # Who asks, which nobody wants to know.
@@ -145,6 +154,8 @@ def _line(error: ValidationError) -> str:
         return f"unknown parameter {where}: leave it out"
     if first["loc"][:1] and first["loc"][0] in _DEFAULTS_ALONE:
         return f"{first['loc'][0]} is served as far as it changes nothing: leave it out"
+    if first["type"] == "list_type" and first["loc"][-1] == "content":
+        return f"{where} is to be a text, or a list of parts"
     if first["type"] == "missing":
         return f"{where} is missing"
     return f"{where}: {first['msg']}" if where else "the body is to be an object"

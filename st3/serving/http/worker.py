@@ -1,26 +1,21 @@
-"""The thread that owns the model: requests one after the other, each under a trim of its own.
+"""The thread that owns the model: one request after the other, or some that waited in a batch.
 
-Nothing else calls the model or its processor, so no two requests meet in a cache, and no tokenizer
-is asked by two threads. What other threads of the process do with the model is none of its business
+Nothing else calls the model or its processor, so no two calls meet in a cache, and no tokenizer is
+asked by two threads. What other threads of the process do with the model is none of its business
 (`st3.engine.scope`): each `with st3.trim` belongs to this thread alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import queue
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from st3.inference.generation import Answer, answer_inputs
-from st3.inference.transcript import prepare_transcript
-from st3.methods import Method
-from st3.serving.http.job import Done, Job, Piece
-from st3.serving.http.limits import Refusal, invalid
-from st3.serving.http.questions import Question
-from st3.serving.http.text import Outlet
+from st3.inference.fitting import check_pads
+from st3.serving.http.answering import Answerer, Asked, companies
+from st3.serving.http.job import Done, Job
+from st3.serving.http.limits import Refusal
+from st3.serving.http.line import Line
 
 
 class Worker:
@@ -28,24 +23,29 @@ class Worker:
 
     Args:
         model, processor: from `st3.load`.
-        method: how to trim.
         compile: see `st3.trim`.
+        batch_size: greedy requests that are answered together at most, where so many wait.
         on_error: told of what nobody's request is to blame for.
 
     Attributes:
         broken: what made an end of the device, None while it works.
+        running: whose turn it is.
+
+    Raises:
+        ValueError: a batch, and a tokenizer that cannot pad.
     """
 
     def __init__(
-        self, model: Any, processor: Any, method: Method, compile: str = "off",
-        on_error: Callable[[Exception], None] = lambda error: None,
+        self, model: Any, processor: Any, compile: str = "off",
+        batch_size: int = 1, on_error: Callable[[Exception], None] = lambda error: None,
     ) -> None:  # fmt: skip
-        self.model, self.processor, self.method, self.compile = model, processor, method, compile
-        self.on_error = on_error
+        check_pads(processor, batch_size)
+        self.answerer = Answerer(model, processor, compile)
+        self.batch_size, self.on_error = batch_size, on_error
         self.broken: str | None = None
-        self.running: Job | None = None
+        self.running: Sequence[Job] = ()
         self._stopping = False
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._line = Line()
         self._thread = threading.Thread(target=self._run, name="st3-model", daemon=True)
         self._thread.start()
 
@@ -58,31 +58,20 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Queue it up, or refuse it where there will be no turn for it."""
-        if self._stopping or self.broken is not None:
+        if self.broken is not None or not self._line.put(job):
             job.tell(self._closed())
-            return
-        self._jobs.put(job)
 
     def finish(self) -> None:
         """Answer what runs, and nothing more: what waits is refused at once."""
         self._stopping = True
-        waiting = []
-        while True:
-            try:
-                waiting.append(self._jobs.get_nowait())
-            except queue.Empty:
-                break
-        for job in waiting:
-            if job is not None:
-                job.tell(self._closed())
-        self._jobs.put(None)
+        for job in self._line.close():
+            job.tell(self._closed())
 
     def close(self) -> None:
         """The end, also of what runs."""
         self.finish()
-        running = self.running
-        if running is not None:
-            running.drop()
+        for job in self.running:
+            job.drop()
         self._thread.join()
 
     def _closed(self) -> Refusal:
@@ -91,21 +80,49 @@ class Worker:
         return Refusal(503, "the server is stopping: ask another one", "stopping")
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if job.gone:
-                continue
-            if self._stopping or self.broken is not None:
-                job.tell(self._closed())
-                continue
-            self.running = job
+        while jobs := self._line.take(self.batch_size):
+            self.running = jobs
+            self._answer(jobs)
+            self.running = jobs = []  # and their pictures, while there is nothing to do
+
+    def _answer(self, jobs: Sequence[Job]) -> None:
+        ready: list[Asked] = []
+        for job in jobs:
+            asked = self._guarded(job, self.answerer.prepare, job)
+            if asked is not None:
+                ready.append(asked)
+        for some in companies(ready, self.answerer.room):
+            if len(some) > 1:
+                self._together(some)
+            else:
+                self._guarded(some[0].job, self.answerer.alone, some[0])
+
+    def _together(self, some: Sequence[Asked]) -> None:
+        """A batch; where it fails, those that have heard nothing yet are asked alone."""
+        try:
+            self.answerer.together(some)
+        except Exception as error:  # a model raises whatever it stumbles over
+            why = error.with_traceback(None)  # which holds the batch's tensors
+        else:
+            return
+        for asked in some:
+            if asked.job.last is None:
+                self._guarded(asked.job, self.answerer.alone, asked)
+            elif not isinstance(asked.job.last, Done):
+                asked.job.tell(self._failed(why))
+
+    def _guarded(self, job: Job, do: Callable[[Any], Any], what: Any) -> Any:
+        """Do something for a job, which is told what goes wrong."""
+        if self.broken is not None:
+            job.tell(self._closed())
+        elif not job.gone:
             try:
-                self._answer(job)
+                return do(what)
             except Refusal as refusal:
                 job.tell(refusal)
             except Exception as error:  # a model raises whatever it stumbles over
                 job.tell(self._failed(error))
-            self.running = None
-            del job  # and its pictures, while there is nothing to do
+        return None
 
     def _failed(self, error: Exception) -> Refusal:
         """Nobody's fault, as far as is known."""
@@ -118,54 +135,3 @@ class Worker:
             refusal = Refusal(500, f"the model failed: {line}", "internal_error")
         self.on_error(error.with_traceback(None))  # which holds the request's tensors
         return refusal
-
-    def _answer(self, job: Job) -> None:
-        question = job.question
-        if question is None:
-            return
-        try:
-            inputs = prepare_transcript(
-                self.model, self.processor, question.turns, question.decoded()
-            )
-        except ValueError as error:
-            raise invalid(str(error)) from None
-        stops, asks = question.stops, _asks(question)
-        job.question = question = None  # its pictures are in the inputs
-        if job.gone:
-            return
-        outlet = Outlet(lambda text: job.tell(Piece(text)) if job.streams else None, stops)
-        began = time.perf_counter()
-        answer = answer_inputs(
-            self.model, self.processor, inputs, self.method, **asks, compile=self.compile,
-            on_text=outlet.put, stop=lambda: job.gone or outlet.stopped,
-        )  # fmt: skip
-        outlet.end()
-        text = outlet.text if outlet.stopped or job.streams else answer.text
-        job.tell(_done(answer, outlet, text, began - job.arrived))
-
-
-def _asks(question: Question) -> dict[str, Any]:
-    return {
-        "max_new_tokens": question.tokens,
-        "temperature": question.temperature,
-        "top_p": question.top_p,
-        "seed": question.seed,
-    }
-
-
-def _done(answer: Answer, outlet: Outlet, text: str, waited: float) -> Done:
-    session, timing = answer.session, answer.timing
-    assert session is not None
-    return Done(
-        text=text,
-        finish="stop" if answer.ended or outlet.stopped else "length",
-        prompt_tokens=answer.prompt_tokens,
-        new_tokens=answer.new_tokens,
-        method=session.method.name,
-        visual=session.visual_tokens[0],
-        kept=tuple(session.kept_per_layer()),
-        kv_bytes=session.kv_bytes[0],
-        untrimmed_kv_bytes=session.untrimmed_kv_bytes[0],
-        ttft=waited + timing.ttft_ms / 1000,
-        timing=dataclasses.asdict(timing),
-    )
