@@ -117,8 +117,14 @@ class Host:
     ) -> None:
         self.model, self.processor, self.name, self.explain = model, processor, name, explain
         self.layers = int(model.config.get_text_config().num_hidden_layers)
-        self._turn = threading.Lock()
+        self._turn, self._over = threading.Lock(), threading.Event()
         self._empty: Any = None
+
+    def close(self) -> None:
+        """The end, also of what runs: torch must not be torn from a thread that uses it."""
+        self._over.set()
+        with self._turn:
+            pass
 
     def ask(
         self, picture: Image.Image, prompt: str, method: Method, tokens: int, compare: bool
@@ -127,13 +133,16 @@ class Host:
         events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         gone = threading.Event()
 
+        def over() -> bool:
+            return gone.is_set() or self._over.is_set()
+
         def run() -> None:
             try:
                 with self._turn:
-                    if not gone.is_set():
+                    if not over():
                         self._run(
                             picture, prompt, method, tokens, compare,
-                            lambda *event: events.put(event), gone.is_set,
+                            lambda *event: events.put(event), over,
                         )  # fmt: skip
             except Exception as error:  # a model raises whatever it stumbles over
                 events.put(("refusal", self.explain(error)))

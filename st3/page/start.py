@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -49,8 +50,11 @@ class Policy:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """No telemetry, and a folder for uploads that goes in the end; before gradio is imported."""
-    folder = tempfile.mkdtemp(prefix="st3-page-")
+    """No telemetry, and a folder for uploads gone in the end, for a gradio still to be imported.
+
+    The folder is made behind that: a Ctrl-C in the middle of an import ends the process at once.
+    """
+    folder = os.path.join(tempfile.gettempdir(), f"st3-page-{secrets.token_hex(8)}")
     said = {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_TEMP_DIR": folder,
@@ -59,6 +63,9 @@ def alone() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in said}
     os.environ.update(said)
     try:
+        import gradio  # noqa: F401
+
+        os.mkdir(folder, 0o700)
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,12 +118,12 @@ def serve(
         from st3.page.app import CSS, Page, start_of
 
         page = Page(host, start_of(method, limit), trusted=trusted, more=more, limit=limit)
-        warm(host, method)
         blocks = page.build().queue(max_size=_WAITING, default_concurrency_limit=1)
         over = threading.Event()
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, lambda *_: over.set()) if main else None
         try:
+            warm(host, method)
             _, url, shared = blocks.launch(
                 server_name=address, server_port=port, share=share, quiet=True,
                 prevent_thread_lock=True, ssr_mode=False, pwa=False, mcp_server=False,
@@ -131,5 +138,6 @@ def serve(
             over.wait()
         finally:
             blocks.close(verbose=False)
+            host.close()
             if main:
                 signal.signal(signal.SIGTERM, before)
