@@ -1,7 +1,7 @@
 """When what ran: each kernel of one prefill and one decode step, from its start to its end.
 
 Watched by torch's profiler, which slows down what it watches: read the order, the gaps and the
-shares, and take the times from the tables. On a CPU a kernel is an operator that calls no other.
+shares, and take the times from the tables. On a CPU an operator stands for its kernels.
 """
 
 from __future__ import annotations
@@ -57,14 +57,22 @@ def kind_of_kernel(name: str) -> str:
 def _kernels(watcher: Any, on_cuda: bool) -> Iterator[tuple[float, float, str]]:
     """Start and end in microseconds, and kind."""
     for event in watcher.events():
-        span = event.time_range.start, event.time_range.end
-        if on_cuda:
-            if event.device_type.name != "CPU" and not event.is_user_annotation:
-                yield *span, kind_of_kernel(event.name)
-        elif event.name.startswith("aten::") and not any(
-            child.name.startswith("aten::") for child in event.cpu_children
-        ):
-            yield *span, kind_of(event.name.removeprefix("aten::"))
+        if not on_cuda and event.cpu_parent is None:
+            yield from _operators(event)
+        elif on_cuda and event.device_type.name != "CPU" and not event.is_user_annotation:
+            yield event.time_range.start, event.time_range.end, kind_of_kernel(event.name)
+
+
+def _operators(event: Any) -> Iterator[tuple[float, float, str]]:
+    """The outermost operators of a known kind, and what is left that calls no other."""
+    inside = [child for child in event.cpu_children if child.name.startswith("aten::")]
+    name = event.name.removeprefix("aten::")
+    kind = kind_of(name) if name != event.name else REST
+    if kind == REST and inside:
+        for child in inside:
+            yield from _operators(child)
+    elif name != event.name:
+        yield event.time_range.start, event.time_range.end, kind
 
 
 def _laid_out(events: Sequence[tuple[float, float, str]]) -> dict[str, Any]:

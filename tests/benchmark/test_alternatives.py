@@ -45,7 +45,8 @@ def row(method: str, batch: int, e2e: float, dtype: str = "float32") -> dict[str
     return {
         "cell": f"alternatives/small/{dtype}/{batch}/64", "model": "small", "dtype": dtype,
         "visual_tokens": 576, "text_tokens": 64, "new_tokens": 64, "batch_size": batch,
-        "method": method, "e2e_ms": e2e, "ttft_ms": 1.0, "tpot_ms": 1.0, "tpot_p90_ms": 1.0,
+        "weights": "random", "method": method, "e2e_ms": e2e,
+        "ttft_ms": 1.0, "tpot_ms": 1.0, "tpot_p90_ms": 1.0,
         "tokens_per_second": 1.0, "speedup": 1.0, "compiling_s": 7.5, "peak_memory_bytes": None,
         "tpot_ideal_ms": None if facts else 0.5, "tpot_bound": "bandwidth",
         "tpot_roofline_share": 0.5, "settings": facts,
