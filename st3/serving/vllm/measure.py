@@ -11,7 +11,9 @@ that differ, by 1, 8 and 32 callers at a time, first with cold caches and then a
 
 from __future__ import annotations
 
+import datetime
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -176,7 +178,13 @@ def main(
             print(json.dumps(row | one), file=sys.stderr, flush=True)
     document = {
         what.value: rows,
-        "settings": {"vllm": vllm.__version__, "eager": eager, "model": model or "demo"},
+        "settings": {
+            "vllm": vllm.__version__,
+            "eager": eager,
+            "model": model or "demo",
+            "date": datetime.date.today().isoformat(),
+            "command": shlex.join(["python", "-m", "st3.serving.vllm.measure", *sys.argv[1:]]),
+        },
         "machine": describe_machine(None, None),
     }
     text = json.dumps(document, indent=2) + "\n"
