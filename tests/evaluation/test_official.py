@@ -344,7 +344,7 @@ def test_lmms_evals_openai_model_asks_st3_serve(
     samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = answers(both[0])["scienceqa_img--st3-tau=8"]
     samples.sort(key=lambda sample: int(sample["doc_id"]))
-    assert [sample["filtered_resps"][0].strip() for sample in samples] == [
+    assert [sample["filtered_resps"].strip() for sample in samples] == [
         row["answer"] for row in rows
     ]
 
