@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import math
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -104,7 +103,7 @@ def benchmark(
         str | None,
         o.option(o.OUTPUT, metavar="ID", help="Of the code, where git does not tell."),
     ] = None,
-    noted: Annotated[
+    from_script: Annotated[
         str | None,
         o.option(o.OUTPUT, "--command", metavar="TEXT", help="To note, of a script around this."),
     ] = None,
@@ -127,9 +126,10 @@ def benchmark(
 
     from st3.benchmark.benchmark import Refused
     from st3.benchmark.benchmark import benchmark as measure
+    from st3.benchmark.start import noted
 
     quiet_transformers()
-    command = noted or _command(folder)
+    command = from_script or noted(["st3"], sys.argv[1:], {"--output": "OUT"})
     try:
         outcome = measure(
             folder, minutes=minutes, device=device.value, dtype=dtype.value, suite=suite.value,
@@ -182,9 +182,3 @@ def _compare(first: Path, second: Path, output: Path | None, json: bool) -> None
             files = found.save(output)
         if not json:
             aside(f"wrote {output / files[0]}")
-
-
-def _command(folder: Path) -> str:
-    """What was asked for, without the places of this machine."""
-    places = {str(folder): "OUT", f"--output={folder}": "--output=OUT"}
-    return shlex.join(["st3", *(places.get(word, word) for word in sys.argv[1:])])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-MODEL, COMPUTE, METHOD, OUTPUT = "Model", "Compute", "Method", "Output"
+MODEL, COMPUTE, METHOD, OUTPUT, SERVER = "Model", "Compute", "Method", "Output", "Server"
 
 
 class Device(enum.StrEnum):
@@ -96,6 +96,13 @@ ModelOption = Annotated[
         "id@revision), or a folder.",
     ),
 ]  # fmt: skip
+HostOption = Annotated[str, option(SERVER, "--host", metavar="NAME", help="Address to listen on.")]
+PortOption = Annotated[
+    int, option(SERVER, "--port", metavar="N", min=0, max=65535, help="0: any free one.")
+]
+WhereOption = Annotated[
+    bool, flag(OUTPUT, "--json", help="Once it listens, print where as one JSON document.")
+]
 QuantizationOption = Annotated[
     Quantization | None,
     option(

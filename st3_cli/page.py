@@ -17,7 +17,6 @@ EXAMPLES = o.examples(
     "st3 page",
     "st3 page --model qwen2.5-vl-7b --tau 256 --port 9000",
 )
-PAGE = "Page"
 
 
 class Share(enum.StrEnum):
@@ -38,26 +37,20 @@ def page(
     device_map: o.DeviceMapOption = None,
     dtype: o.DtypeOption = o.Dtype.auto,
     attn_implementation: o.AttentionOption = None,
-    host: Annotated[
-        str, o.option(PAGE, "--host", metavar="NAME", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, o.option(PAGE, "--port", metavar="N", min=0, max=65535, help="0: any free one.")
-    ] = 7860,
+    host: o.HostOption = "127.0.0.1",
+    port: o.PortOption = 7860,
     share: Annotated[
         Share,
         o.option(
-            PAGE, "--share", metavar="NAME",
+            o.SERVER, "--share", metavar="NAME",
             help=f"{o.one_of(Share)}: a public address through gradio's tunnel.",
         ),
     ] = Share.off,
     max_new_tokens: Annotated[
-        int, o.option(PAGE, "--max-new-tokens", metavar="N", min=1, help="Of an answer, at most.")
+        int,
+        o.option(o.SERVER, "--max-new-tokens", metavar="N", min=1, help="Of an answer, at most."),
     ] = 512,
-    json: Annotated[
-        bool,
-        o.flag(o.OUTPUT, "--json", help="Once it listens, print where as one JSON document."),
-    ] = False,
+    json: o.WhereOption = False,
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """A page to try trimming on your own picture: sliders, live patches, both answers."""

@@ -20,7 +20,7 @@ EXAMPLES = o.examples(
     "st3 serve --model qwen2.5-vl-7b --tau 256 --port 9000",
     "ST3_API_KEY=$(openssl rand -hex 16) st3 serve --model 7b --host 0.0.0.0",
 )
-SERVER, LIMITS = "Server", "Limits"
+LIMITS = "Limits"
 
 
 @m.takes_method_options
@@ -43,41 +43,37 @@ def serve(
         ),
     ] = 1,
     seed: o.SeedOption = 0,
-    host: Annotated[
-        str, o.option(SERVER, "--host", metavar="NAME", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, o.option(SERVER, "--port", metavar="N", min=0, max=65535, help="0: any free one.")
-    ] = 8000,
+    host: o.HostOption = "127.0.0.1",
+    port: o.PortOption = 8000,
     served_name: Annotated[
         str | None,
         o.option(
-            SERVER, "--served-name", metavar="NAME", show_default="as --model",
+            o.SERVER, "--served-name", metavar="NAME", show_default="as --model",
             help="What clients call the model.",
         ),
     ] = None,
     also: Annotated[
         str | None,
         o.option(
-            SERVER, "--also", metavar="LIST", show_default="none",
+            o.SERVER, "--also", metavar="LIST", show_default="none",
             help="More methods, as none,fastv:k=2; clients ask for them as NAME:METHOD.",
         ),
     ] = None,
     api_key: Annotated[
         str | None,
         o.option(
-            SERVER, "--api-key", metavar="KEY", envvar="ST3_API_KEY", show_default=False,
+            o.SERVER, "--api-key", metavar="KEY", envvar="ST3_API_KEY", show_default=False,
             help="What clients must send; others see it in the list of processes, so rather put "
             "it into the environment.",
         ),
     ] = None,
     no_api_key: Annotated[
-        bool, o.flag(SERVER, "--no-api-key", help="Listen to other machines without a key.")
+        bool, o.flag(o.SERVER, "--no-api-key", help="Listen to other machines without a key.")
     ] = False,
     fetch_from: Annotated[
         list[str] | None,
         o.option(
-            SERVER, "--fetch-from", metavar="HOST", show_default="none",
+            o.SERVER, "--fetch-from", metavar="HOST", show_default="none",
             help="Fetch pictures by http(s) from this host (img.example.com, or HOST:PORT); more "
             "than once for several. Others send data: URLs.",
         ),
@@ -102,10 +98,7 @@ def serve(
         float,
         o.option(LIMITS, "--max-pixels", metavar="MILLIONS", help="Of all pictures of a request."),
     ] = 100.0,
-    json: Annotated[
-        bool,
-        o.flag(o.OUTPUT, "--json", help="Once it listens, print where as one JSON document."),
-    ] = False,
+    json: o.WhereOption = False,
     debug: o.DebugOption = False,
 ) -> None:  # fmt: skip
     """Answer chat completions with pictures over HTTP, as OpenAI's API does; trimmed.

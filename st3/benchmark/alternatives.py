@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -24,7 +23,7 @@ import torch
 from st3.benchmark.cells import Rows, timed
 from st3.benchmark.lab import Lab
 from st3.benchmark.run import ROWS, run
-from st3.benchmark.start import start
+from st3.benchmark.start import noted, start
 from st3.benchmark.suite import Cell
 from st3.benchmark.tables import markdown
 from st3.engine import compiled
@@ -133,14 +132,8 @@ def main() -> int:
 
 def _command(words: Sequence[str]) -> str:
     """What was asked for, without the places of this machine."""
-    shown, places = list(words), {"--output": "OUT", "--openvino": "PYTHON"}
-    for number, word in enumerate(words):
-        option, _, value = word.partition("=")
-        if option in places and value:
-            shown[number] = f"{option}={places[option]}"
-        elif option in places and number + 1 < len(shown):
-            shown[number + 1] = places[option]
-    return shlex.join(["python", "-m", "st3.benchmark.alternatives", *shown])
+    places = {"--output": "OUT", "--openvino": "PYTHON"}
+    return noted(["python", "-m", "st3.benchmark.alternatives"], words, places)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from st3.benchmark.cells import ceilings, equal_memory, exact, timed, timeline, where_time_goes
-from st3.benchmark.suite import Cell, Suite, variants
-
-EXACT = ("demo", "7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "gemma3-12b")
+from st3.benchmark.cells import equal_memory, timed, timeline, where_time_goes
+from st3.benchmark.suite import Cell, begun, variants
 
 
 def cells(*, tiny: bool = False) -> list[Cell]:
@@ -18,11 +16,7 @@ def cells(*, tiny: bool = False) -> list[Cell]:
     some = 2 if tiny else 8
     short, long = ((3,), (4,)) if tiny else ((64,), (256,))
     rounds = 1 if tiny else 2
-    suite = Suite()
-    for dtype in ("float32", "bfloat16", "float16"):
-        suite.add(f"exact/{dtype}", exact, EXACT[1:2] if tiny else EXACT, dtype=dtype,
-                  new=4 if tiny else 12)  # fmt: skip
-    suite.add("ceilings", ceilings)
+    suite = begun(tiny=tiny)
     compiled = [] if tiny else ["st3~"]
     main = variants("stock", "none", "st3", *compiled, *([] if tiny else ["fastv"]))
 

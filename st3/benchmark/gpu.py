@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from st3.benchmark.cells import ceilings, equal_memory, exact, timed, timeline, where_time_goes
-from st3.benchmark.suite import Cell, Suite, variants
+from st3.benchmark.cells import equal_memory, timed, timeline, where_time_goes
+from st3.benchmark.suite import Cell, begun, variants
 
 FAMILIES = {
     "qwen2.5-vl-7b": [(2240, 1400), (4928, 2773)],
@@ -14,7 +14,6 @@ FAMILIES = {
 }
 """Shapes, and pictures: of the Qwens they become 4,000 and 16,320 visual tokens, of LLaVA-NeXT
 2,928: five tiles, and a mark at the end of each line."""
-EXACT = ("demo", "7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "gemma3-12b")
 
 
 def cells(*, tiny: bool = False) -> list[Cell]:
@@ -23,11 +22,7 @@ def cells(*, tiny: bool = False) -> list[Cell]:
     new = (4, 6) if tiny else (64, 256)
     short, rounds = new[:1], 1 if tiny else 2
     many = 3 if tiny else 28
-    suite = Suite()
-    for dtype in ("float32", "bfloat16", "float16"):
-        suite.add(f"exact/{dtype}", exact, EXACT[1:2] if tiny else EXACT, dtype=dtype,
-                  new=4 if tiny else 12)  # fmt: skip
-    suite.add("ceilings", ceilings)
+    suite = begun(tiny=tiny)
 
     def table(model: str, batch: int, *specs: str) -> None:
         suite.add(f"table/{model}/{batch}", timed, model, variants(*specs), batch=batch, new=new,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,27 @@ def start(
             "commit": commit or _commit(),
         },
     }
+
+
+def noted(program: Sequence[str], words: Sequence[str], places: Mapping[str, str]) -> str:
+    """What was asked for, without the places of this machine.
+
+    Args:
+        program: what it is called.
+        words: behind that.
+        places: what is written for a word, or for the value of an option, `--output X` or
+            `--output=X`.
+    """
+    shown = [places.get(word, word) if word[:2] != "--" else word for word in words]
+    for number, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option[:2] != "--" or option not in places:
+            continue
+        if value:
+            shown[number] = f"{option}={places[option]}"
+        elif number + 1 < len(shown):
+            shown[number + 1] = places[option]
+    return shlex.join([*program, *shown])
 
 
 def _commit() -> str | None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from st3.benchmark.cells import Rows
+from st3.benchmark.cells import Rows, ceilings, exact
 from st3.benchmark.lab import Lab
 from st3.methods import make_method
 from st3.profiling.runs import COMPILED_STOCK, STOCK, Variant
 
+PROVEN = ("demo", "7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "gemma3-12b")
+"""Models, or shapes of them made small, on which every suite is held against the oracles."""
 GRAPHS, COMPILED = " + graphs", " + compiled"
 
 
@@ -39,6 +41,16 @@ class Suite:
             return kind(lab, *arguments, **more)
 
         self.cells.append(Cell(name, measure))
+
+
+def begun(*, tiny: bool) -> Suite:
+    """How all begin: whether this device is right, and what it could do."""
+    suite = Suite()
+    for dtype in ("float32", "bfloat16", "float16"):
+        suite.add(f"exact/{dtype}", exact, PROVEN[1:2] if tiny else PROVEN, dtype=dtype,
+                  new=4 if tiny else 12)  # fmt: skip
+    suite.add("ceilings", ceilings)
+    return suite
 
 
 def chosen(cells: Sequence[Cell], beginnings: str) -> list[Cell]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from st3.engine.lines import Lines, grids_of_pools, lines_of
+from st3.engine.lines import Lines, grids, lines_of
 from st3.engine.merging import Merging
 from st3.engine.pools import Table
 from st3.engine.prompt import Prompt
@@ -95,7 +95,7 @@ class Entrance:
             counts=self.counts,
             frames=lambda: self.pooled(frames()),
             words=words,
-            grids=self._grids,
+            grids=lambda: grids(self.rows, self.lines()),
             look=self._look,
             notes=notes,
             perhaps=self.perhaps,
@@ -192,10 +192,6 @@ class Entrance:
         size = fixed(self.sizes, merge.into.device)[:, None]
         off = [(x < 0) | (x >= size) for x in (merge.into, merge.of)]
         return (~merge.weight.isfinite() | ((merge.weight != 0) & (off[0] | off[1]))).any()
-
-    def _grids(self) -> tuple[tuple[int, int] | None, ...]:
-        pairs = zip(self.rows, self.lines(), strict=True)
-        return tuple(grid for sizes, lines in pairs for grid in grids_of_pools(sizes, lines))
 
     def _films(self) -> tuple[tuple[Clip, ...], ...]:
         films = self.prompt.films

@@ -39,6 +39,12 @@ def lines_of(
     return tuple(tuple((size, _side(size)) for size in row) for row in prompt.pictures)
 
 
+def grids(rows: Sequence[Sequence[int]], lines: Sequence[Lines]) -> tuple[Grid, ...]:
+    """Of all rows' pools, in order, see `grids_of_pools`."""
+    pairs = zip(rows, lines, strict=True)
+    return tuple(grid for sizes, row in pairs for grid in grids_of_pools(sizes, row))
+
+
 def grids_of_pools(sizes: Sequence[int], lines: Lines) -> tuple[Grid, ...]:
     """Lines and columns of a row's pools of these sizes; None where they are not one grid."""
     left, found = [*lines], list[Grid]()

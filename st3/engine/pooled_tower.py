@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from st3.engine.entrance import Entrance
-from st3.engine.lines import Grid, Lines, grids_of_pools, lines_of
+from st3.engine.lines import Lines, grids, lines_of
 from st3.engine.prefill import Prefill
 from st3.engine.sight import Sight
 
@@ -124,11 +124,7 @@ def look_at_tower(
     def lines() -> tuple[Lines, ...]:
         return lines_of(prompt, sights, masks())
 
-    def grids() -> tuple[Grid, ...]:
-        pairs = zip(prompt.pictures, lines(), strict=True)
-        return tuple(grid for sizes, row in pairs for grid in grids_of_pools(sizes, row))
-
-    prefill.scoring.grids = grids
+    prefill.scoring.grids = lambda: grids(prompt.pictures, lines())
     if entrance is not None:
         entrance.tower = lambda entrance: PooledTower(sights, masks(), notes, entrance)
         entrance.lines = lines

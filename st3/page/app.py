@@ -17,41 +17,12 @@ from st3.demo.likeness import of_this_world
 from st3.inference.pictures import decode_picture
 from st3.inference.sources import PictureError, read_source
 from st3.methods import METHODS
-from st3.methods.scorers import SCORERS
 from st3.page import showing
 from st3.page.asking import Host, Seen
-from st3.page.view import KNOBS, OWN, SHARES, View, knobs_of, read_method, turned
+from st3.page.knobs import knob, position
+from st3.page.view import KNOBS, OWN, View, knobs_of, read_method, turned
 
 _FRAME = 0.25  # seconds between pictures of an answer that grows
-_LABELS = {
-    "prune_ratio": "P, dropped at layer 4, % of the visual tokens",
-    "stride": "S, layers between one drop and the next",
-    "ratio": "R, dropped every S layers, % (moves with C)",
-    "final_keep": "C, left in the last layer, % (moves with R)",
-    "tau": "tau, generated tokens until none is left (0: none, they stay)",
-}
-_MOST_TAU = 512
-
-CSS = """
-.st3-pair {display: flex; flex-wrap: wrap; gap: 1rem}
-.st3-pair > * {flex: 1 1 14rem; min-width: 0; margin: 0}
-.st3-pair img {width: 100%; border-radius: 4px}
-.st3-pair figcaption {font-size: .85rem; opacity: .85; margin-top: .25rem}
-.st3-pair h3 {margin: 0 0 .25rem; font-size: 1rem}
-.st3-pair p {overflow-wrap: anywhere; white-space: pre-wrap; margin: 0}
-.st3-pair mark {background: #fde725; color: #111; text-decoration: underline; padding: 0 .15em}
-.st3-refusal {border-left: 4px solid #d55e00; padding: .4rem .6rem; font-weight: 600}
-.st3-note {opacity: .85; font-size: .9rem}
-.st3-table {border-collapse: collapse; width: 100%; font-size: .9rem; border: 0}
-.st3-table caption {text-align: left; opacity: .8; padding-bottom: .3rem}
-.st3-table th, .st3-table td {text-align: right; padding: .2rem .5rem; border: 0;
-  border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent)}
-.st3-table tbody th, .st3-table thead td {text-align: left; font-weight: 400}
-@media (max-width: 600px) {
-  .st3-table {font-size: .75rem}
-  .st3-table th, .st3-table td {padding: .2rem .15rem}
-}
-"""
 _ADDRESS = """(query) => {
   const theme = new URL(location).searchParams.get("__theme");
   if (theme) query += (query ? "&" : "") + "__theme=" + encodeURIComponent(theme);
@@ -134,7 +105,7 @@ class Page:
         means += f"; {schedule.keeps[-1]:.1%} in the last"
         means += f"; none after {schedule.tau} generated tokens" if schedule.anneals else ""
         controls = [
-            gr.update(visible=name in knobs, **_value(name, knobs.get(name))) for name in KNOBS
+            gr.update(visible=name in knobs, **position(name, knobs.get(name))) for name in KNOBS
         ]
         return (spec, showing.note([f"Keeps {means}."]), *controls)
 
@@ -253,7 +224,7 @@ class Page:
                     "divprune:keep=64, visionzip+st3",
                 )  # fmt: skip
                 means = gr.HTML()
-                knobs = {name: self._knob(name) for name in KNOBS}
+                knobs = {name: knob(name, self.host.layers) for name in KNOBS}
                 tokens = gr.Slider(1, self.limit, self.start.tokens, step=1, label="Most tokens")
                 compare = gr.Checkbox(self.start.compare, label="Untrimmed as well, to compare")
             with gr.Column(scale=3, min_width=280):
@@ -294,13 +265,13 @@ class Page:
             prompt.blur(None, None, None, **quick),
         ):
             tell(event, False)
-        turns = [method.input, *(knob.input for knob in knobs.values())]
+        turns = [method.input, *(control.input for control in knobs.values())]
         gr.on(turns, lambda: "", None, [refusal], **quick)  # it was about what stood there before
-        for name, knob in knobs.items():
+        for name, control in knobs.items():
             tell(
-                knob.input(
-                    partial(self.turn, name), [method, knob], settled, trigger_mode="always_last",
-                    **quick,
+                control.input(
+                    partial(self.turn, name), [method, control], settled,
+                    trigger_mode="always_last", **quick,
                 ),
                 False,
             )  # fmt: skip
@@ -322,22 +293,6 @@ class Page:
 
     def _redraw(self, film: Any, layer: int, after: int) -> Any:
         return showing.drawn(film, int(layer), int(after)) if film is not None else gr.skip()
-
-    def _knob(self, name: str) -> Any:
-        if name == "scorer":
-            return gr.Dropdown([*SCORERS], label="Scorer, what decides which tokens stay")
-        most = {"stride": self.host.layers, "tau": _MOST_TAU}.get(name, 100)
-        least, step = (1, 1) if name == "stride" else (0, 1 if name == "tau" else 0.1)
-        return gr.Slider(least, most, step=step, label=_LABELS[name])
-
-
-def _value(name: str, value: Any) -> dict[str, Any]:
-    """A knob's position for a parameter's value."""
-    if name in SHARES and value is not None:
-        return {"value": round(100 * value, 2)}
-    if name == "tau":
-        return {"value": min(value or 0, _MOST_TAU)}
-    return {} if value is None else {"value": value}
 
 
 def start_of(method: str, limit: int) -> View:

@@ -16,6 +16,27 @@ from st3.page.asking import Film
 from st3.plots.kept import depth_pixels, kept_pixels
 
 _PREVIEW = 480  # pixels of a side
+CSS = """
+.st3-pair {display: flex; flex-wrap: wrap; gap: 1rem}
+.st3-pair > * {flex: 1 1 14rem; min-width: 0; margin: 0}
+.st3-pair img {width: 100%; border-radius: 4px}
+.st3-pair figcaption {font-size: .85rem; opacity: .85; margin-top: .25rem}
+.st3-pair h3 {margin: 0 0 .25rem; font-size: 1rem}
+.st3-pair p {overflow-wrap: anywhere; white-space: pre-wrap; margin: 0}
+.st3-pair mark {background: #fde725; color: #111; text-decoration: underline; padding: 0 .15em}
+.st3-refusal {border-left: 4px solid #d55e00; padding: .4rem .6rem; font-weight: 600}
+.st3-note {opacity: .85; font-size: .9rem}
+.st3-table {border-collapse: collapse; width: 100%; font-size: .9rem; border: 0}
+.st3-table caption {text-align: left; opacity: .8; padding-bottom: .3rem}
+.st3-table th, .st3-table td {text-align: right; padding: .2rem .5rem; border: 0;
+  border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent)}
+.st3-table tbody th, .st3-table thead td {text-align: left; font-weight: 400}
+@media (max-width: 600px) {
+  .st3-table {font-size: .75rem}
+  .st3-table th, .st3-table td {padding: .2rem .15rem}
+}
+"""
+"""For what is made here."""
 
 
 def figure(picture: Image.Image, words: str) -> str:

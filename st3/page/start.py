@@ -115,7 +115,8 @@ def serve(
         import gradio as gr
         from starlette.middleware import Middleware
 
-        from st3.page.app import CSS, Page, start_of
+        from st3.page.app import Page, start_of
+        from st3.page.showing import CSS
 
         page = Page(host, start_of(method, limit), trusted=trusted, more=more, limit=limit)
         blocks = page.build().queue(max_size=_WAITING, default_concurrency_limit=1)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,7 @@ from st3.benchmark.lab import Lab
 from st3.benchmark.peers import Subject, Way, cell
 from st3.benchmark.run import ROWS, run
 from st3.benchmark.standing import standing
-from st3.benchmark.start import start
+from st3.benchmark.start import noted, start
 from st3.benchmark.suite import Cell, chosen
 from st3.demo import held_out
 from st3.files import read_rows
@@ -182,9 +181,8 @@ def main() -> int:
 
 def _command(asked: argparse.Namespace) -> str:
     """What was asked for, without the places of this machine."""
-    places = {str(asked.folder): "FOLDER", str(asked.output): "OUT"}
-    words = [places.get(word, word) for word in sys.argv[1:]]
-    return shlex.join(["python", "docs/benchmarks/peers/measure.py", *words])
+    places = {str(asked.folder): "FOLDER", "--output": "OUT"}
+    return noted(["python", "docs/benchmarks/peers/measure.py"], sys.argv[1:], places)
 
 
 if __name__ == "__main__":
