@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+_ALARM = getattr(signal, "SIGALRM", None)  # not everywhere
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """What an alarm raises: it stops work as Ctrl-C does, and nobody has pressed that."""
+
 
 class Interrupts:
     """The signals that `noticed` looks for.
@@ -32,7 +38,7 @@ class Interrupts:
         before = self.before.get(number)
         if callable(before):
             before(number, frame)
-        raise KeyboardInterrupt
+        raise TimeIsUp if number == _ALARM else KeyboardInterrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:

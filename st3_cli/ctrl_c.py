@@ -57,6 +57,8 @@ class CtrlC:
         """Where Python throws an exception away: this one comes again, a moment later."""
         if not issubclass(what.exc_type, KeyboardInterrupt):
             return self._report(what)
+        if what.exc_type is not KeyboardInterrupt:  # an alarm, which rings again
+            return None
         from threading import Timer
 
         self.came = False

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from st3.interrupts import noticed
+from st3.interrupts import TimeIsUp, noticed
+from st3_cli.ctrl_c import CtrlC
 
 
 class Freed:
@@ -59,3 +63,16 @@ def test_what_is_held_comes_afterwards() -> None:
     ):
         _interrupt(done)
     assert len(done) == 10_000
+
+
+def test_an_alarm_stops_and_is_no_ctrl_c() -> None:
+    """Also where Python loses it: nobody has pressed Ctrl-C then, a moment later neither."""
+    with pytest.raises(TimeIsUp), noticed(signal.SIGALRM) as interrupts:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        time.sleep(5)
+    assert interrupts.came
+    watch = CtrlC()
+    lost: Any = SimpleNamespace(exc_type=TimeIsUp)
+    watch._lost(lost)
+    time.sleep(0.1)  # a second SIGINT would end this test
+    assert not watch.came

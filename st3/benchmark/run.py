@@ -20,6 +20,7 @@ from st3.interrupts import Interrupts, noticed
 from st3.verification.report import RED
 
 ROWS = "rows.jsonl"
+_AGAIN = 20.0  # seconds, after which the alarm rings again: Python may have lost the exception
 
 
 def run(
@@ -155,7 +156,7 @@ def _error(error: Exception) -> dict[str, Any]:
 def _alarm(seconds: float) -> Iterator[Interrupts]:
     """Ctrl-C after so many seconds."""
     with noticed(signal.SIGALRM, signal.SIGINT) as interrupts:
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), _AGAIN)
         try:
             yield interrupts
         finally:
