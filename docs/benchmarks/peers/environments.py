@@ -77,8 +77,8 @@ def make(folder: Path, name: str) -> str | None:
     pip = [python, "-m", "pip", "install", "--quiet", "--no-input"]
     pinned = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
     steps = [[sys.executable, "-m", "venv", str(there)]] if not Path(python).exists() else []
-    steps.append([*pip, pinned[0] if pinned else "torch"])
-    steps.append([*pip, *wanted.packages])
+    torch = pinned[0] if pinned else "torch"
+    steps.append([*pip, torch, *wanted.packages])  # together: else torchvision takes another torch
     if wanted.alone:
         steps.append([*pip, "--no-deps", *wanted.alone])
     if wanted.without:

@@ -1,6 +1,9 @@
 """The `sparsevlm` package on Qwen2.5-VL, as `st3.profiling.peer_worker` runs it.
 
-Its `sparsevlm_generate` has no streamer: a token has come when the model's LM head has run.
+Its `sparsevlm_generate` prefills with all attention weights, which asks for eager attention, prunes
+the cache, and generates from the prompt's last token. It has no streamer: a token has come when the
+LM head has run, but for the prefill's, which gives none. It takes the first tokens of a prompt for
+the visual ones; that changes what it keeps, not how long it takes.
 """
 
 from __future__ import annotations
@@ -27,15 +30,25 @@ class Pipeline:
         from sparsevlm import sparsevlm_generate
 
         began = time.perf_counter()
-        self.model = _SHARED["load"](folder, precision, threads, seed, attn_implementation="sdpa")
+        self.model = _SHARED["load"](folder, precision, threads, seed, attn_implementation="eager")
         self.generate, self.keep = sparsevlm_generate, keep
         self.facts = _SHARED["facts"](self.model, began, _PACKAGES) | {"keep": keep}
 
     def answer(self, tensors: dict[str, Any], new: int, marks: Any) -> list[list[int]]:
         """Greedy, `new` tokens."""
         inputs = _SHARED["fitted"](self.model, tensors)
+        # Names that later releases have, and this one's forward has not.
+        inputs.pop("mm_token_type_ids", None)
         visual = int((inputs["input_ids"][0] == self.model.config.image_token_id).sum())
-        hook = self.model.lm_head.register_forward_hook(marks.mark)
+        passes = 0
+
+        def passed(*_: Any) -> None:
+            nonlocal passes
+            passes += 1
+            if passes > 1:
+                marks.mark()
+
+        hook = self.model.lm_head.register_forward_hook(passed)
         try:
             said = self.generate(
                 self.model, None, inputs, n_vis=visual, keep_n_vis=round(self.keep * visual),
