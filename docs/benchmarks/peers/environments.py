@@ -86,7 +86,8 @@ def make(folder: Path, name: str) -> str | None:
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True)
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing said"]
+            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing said"]
+            said = [line for line in lines if "ERROR" in line] or lines
             return _remember(
                 failed, f"{' '.join(step[3:])} ended with {done.returncode}: {said[-1]}"
             )
