@@ -16,7 +16,7 @@ from pathlib import Path
 import openai
 import pytest
 from conftest import edit, tiny_checkpoint
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai import OpenAI
 
@@ -104,6 +104,7 @@ def test_what_runs_is_finished(tmp_path: Path) -> None:
     st.lists(st.text("ab \n", max_size=4), max_size=8),
     st.none() | st.text("ab\n", min_size=1, max_size=3),
 )
+@example(["\n", "a"], "\na")
 def test_text_goes_out_up_to_a_stop(pieces: Sequence[str], stop: str | None) -> None:
     sent: list[str] = []
     outlet = Outlet(sent.append, () if stop is None else (stop,))

@@ -30,8 +30,6 @@ class Outlet:
         found = [place for stop in self.stops if (place := self._held.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, self._held[: min(found)]
-        if not self.text:
-            self._held = self._held.lstrip()
         safe = len(self._held) if self.stopped else self._safe()
         self._send(len(self._held[:safe].rstrip()))
 
@@ -42,6 +40,8 @@ class Outlet:
 
     def _send(self, length: int) -> None:
         piece, self._held = self._held[:length], self._held[length:]
+        if not self.text:  # no sooner: a stop may begin with space
+            piece = piece.lstrip()
         if piece:
             self.text += piece
             self.on_text(piece)
