@@ -293,13 +293,15 @@ def test_its_answer_is_that_of_torch_there(tmp_path: Path) -> None:
     config = tiny_config(layers=4)
     inputs = random_inputs(tiny_llava(layers=4), Workload(64, 9, 8, batch=2))
     save_file(inputs, tmp_path / "inputs.safetensors")
-    config.to_json_file(tmp_path / "config.json")
+    folder = tmp_path / "model"  # a file of tensors beside the configuration would be its weights
+    folder.mkdir()
+    config.to_json_file(folder / "config.json")
     there = subprocess.run(
-        [REAL, "-c", _THERE, tmp_path, tmp_path / "inputs.safetensors"],
+        [REAL, "-c", _THERE, folder, tmp_path / "inputs.safetensors"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     requests: list[dict[str, Any]] = [
-        {"folder": str(tmp_path), "precision": "f32", "threads": 1, "seed": 3},
+        {"folder": str(folder), "precision": "f32", "threads": 1, "seed": 3},
         {"inputs": str(tmp_path / "inputs.safetensors"), "new": 8},
     ]
     done = subprocess.run(
