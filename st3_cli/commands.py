@@ -63,7 +63,7 @@ app.command(name="evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(name="verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command(name="benchmark", epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command(name="methods", epilog=methods.EXAMPLES)(methods.methods)
-app.command(name="models")(families.families)
+app.command(name="models", epilog=families.EXAMPLES)(families.families)
 app.command(name="env")(env.env)
 
 

@@ -1,30 +1,77 @@
-"""`st3 models`: the families that an oracle has proven, and the names that stand for a model."""
+"""`st3 models`: is it for my model; the families that are proven, and names that stand for one."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
 from st3_cli import options as o
-from st3_cli.console import aside, print_json, print_texts
+from st3_cli.console import aside, print_answer, print_json, print_texts
+
+EXAMPLES = o.examples(
+    "st3 models",
+    "st3 models qwen3_vl",
+    "st3 models mllama",
+    "st3 models ./my-checkpoint",
+)
 
 
-def families(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
-    """List the families that are proven, an example of each, and the short names of models."""
-    from st3.families.examples import EXAMPLES
+def families(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A family, a short name, a folder or a Hub id: can it be trimmed?",
+            show_default=False,
+        ),
+    ] = None,
+    json: o.JsonOption = False,
+    debug: o.DebugOption = False,
+) -> None:
+    """Say whether a model can be trimmed; without one, list the families that are proven."""
+    if model is not None:
+        _say(model, json)
+        return
+    from st3.families.examples import EXAMPLES as CHECKPOINTS
     from st3.families.proven import PROVEN
     from st3.inference.checkpoints import HUB_IDS
 
     found = [
-        {"family": family, "text_models": list(texts), "example": EXAMPLES.get(family)}
+        {"family": family, "text_models": list(texts), "example": CHECKPOINTS.get(family)}
         for family, texts in PROVEN.items()
     ]
     if json:
         print_json({"families": found, "names": HUB_IDS})
         return
     title = "Families that equal stock untrimmed, and an oracle trimmed, on tiny random models"
-    proven = [(family, EXAMPLES.get(family, "-")) for family in PROVEN]
+    proven = [(family, CHECKPOINTS.get(family, "-")) for family in PROVEN]
     print_texts(
         (title, ("family", "for example"), proven),
         ("Short names", ("name", "model"), list(HUB_IDS.items())),
     )
     aside(
-        "Other families are judged by their models: docs/models.md says which fit and which do not."
+        "Other families are judged by their models: st3 models NAME, or docs/models.md, says which "
+        "fit and which do not."
     )
+
+
+def _say(model: str, json: bool) -> None:
+    from st3.inference.verdict import verdict
+
+    found = verdict(model)
+    if json:
+        print_json({"model": model} | asdict(found))
+        return
+    texts = " or ".join(found.text_models)
+    print_answer(f"{model}: {'works' if found.proven else 'fits'}\n")
+    if found.proven:
+        aside(
+            f"An oracle has proven the family {found.family} with {texts}, on tiny random models. "
+            f"On your checkpoint: st3 verify {model if model != found.family else 'CHECKPOINT'}"
+        )
+    else:
+        aside(
+            f"st3 finds the parts of the family {found.family} with {texts} that it needs, and no "
+            "oracle has proven it: st3 verify CHECKPOINT does, on yours."
+        )
