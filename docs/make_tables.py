@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import first_table
+
 from st3.benchmark import batches, compressed, engines
 from st3.benchmark import tables as suite
 from st3.demo import evaluate
@@ -40,7 +42,7 @@ def render(text: str) -> str:
 
 def _dropping(path: Path) -> str:
     """The demo's training loss under each method that dropped tokens, late in each stage."""
-    log = [json.loads(line) for line in path.read_text().splitlines()]
+    log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     log = [line for line in log if line["step"] > line["of"] / 2]
     key = "answer, "
     stages = list(dict.fromkeys(x["stage"] for x in log if any(name.startswith(key) for name in x)))
@@ -60,6 +62,8 @@ def _dropping(path: Path) -> str:
 
 
 def _tables(match: re.Match[str]) -> str:
+    if match["file"] == "first_table.py":
+        return "\n" + first_table.table().markdown() + "\n"
     path = ROOT / "docs" / "benchmarks" / match["file"]
     if not path.exists():
         return f"\nNot measured so far: there is no `{path.name}`.\n"
@@ -68,7 +72,7 @@ def _tables(match: re.Match[str]) -> str:
     if path.suffix == ".jsonl":
         rows = read_rows(path)
         return _chosen(suite.tables(rows), match, suite.made(rows))
-    document: dict[str, Any] = json.loads(path.read_text())
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "cells" in document:
         found = album.tables_of(document)
     elif "compressed" in document:
@@ -102,13 +106,13 @@ def main() -> int:
     check = "--check" in sys.argv
     changed = 0
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        before = page.read_text()
+        before = page.read_text(encoding="utf-8")
         after = render(before)
         if after != before:
             changed += 1
             sys.stdout.write(f"{page.relative_to(ROOT)} {'differs' if check else 'rendered'}\n")
             if not check:
-                page.write_text(after)
+                page.write_text(after, encoding="utf-8")
     return changed if check else 0
 
 

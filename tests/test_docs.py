@@ -33,9 +33,9 @@ def test_what_conversations_cost() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
@@ -44,9 +44,9 @@ def test_benchmarks_say_how_they_were_made() -> None:
     import json
 
     for path in (ROOT / "docs" / "benchmarks").glob("[ps]*-*.json"):
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         assert document["settings"]["command"].startswith(("st3 profile", "st3 sweep"))
         assert document["settings"]["date"]
         assert document["machine"]["torch"]
-        assert "/root" not in path.read_text()
+        assert "/root" not in path.read_text(encoding="utf-8")
         assert not document["interrupted"]
