@@ -67,12 +67,12 @@ def make(folder: Path, name: str) -> str | None:
         again.
     """
     wanted, there = ENVIRONMENTS[name], folder / name
-    failed = there / _FAILED
+    failed, python = there / _FAILED, python_of(folder, name)
+    if _proves(python, wanted.proof) is None:  # maybe mended by hand since
+        failed.unlink(missing_ok=True)
+        return None
     if failed.exists():
         return failed.read_text(encoding="utf-8").strip()
-    python = python_of(folder, name)
-    if _proves(python, wanted.proof) is None:
-        return None
     there.parent.mkdir(parents=True, exist_ok=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--no-input"]
     pinned = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
