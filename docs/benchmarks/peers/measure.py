@@ -55,7 +55,9 @@ def ways(folder: Path, names: set[str], *, tiny: bool) -> dict[str, Way]:
     """
     own = sys.executable
     plain, ours = HERE / "transformers_pipeline.py", HERE / "st3_pipeline.py"
-    problems = {name: make(folder, name) for name in ENVIRONMENTS if name in names}
+    place = str(folder.resolve())  # of this machine, and nobody's business
+    found = {name: make(folder, name) for name in ENVIRONMENTS if name in names}
+    problems = {name: why and why.replace(place, "FOLDER") for name, why in found.items()}
 
     def theirs(name: str, pipeline: Path, **options: Any) -> dict[str, Way]:
         if name not in names:
