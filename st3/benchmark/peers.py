@@ -133,7 +133,7 @@ def side_by_side(
                 except Unavailable as why:
                     if label == STOCK:
                         raise
-                    lost[label] = str(why)
+                    lost[label] = str(why).replace(ways[label].python, "its python")
                     continue
                 if number < 0:
                     first[label] = time.perf_counter() - began

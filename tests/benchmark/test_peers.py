@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -14,6 +16,7 @@ from conftest import tiny_llava
 
 from st3.benchmark.peers import Subject, Way, side_by_side
 from st3.benchmark.tables import tables
+from st3.files import read_rows
 from st3.profiling.outcome import Unavailable
 from st3.profiling.runs import random_inputs
 from st3.profiling.shape import Workload
@@ -68,7 +71,7 @@ def test_they_take_turns_and_what_fails_is_a_row(tmp_path: Path) -> None:
     assert [found[name].get("kept") for name in ways] == [1, 1, 0, None, None, None]
     assert found["fails"]["problem"].endswith("RuntimeError: no more")
     assert found["lost"]["problem"] == "pip install it ended with 1"
-    assert "cannot be run" in found["unknown"]["problem"]
+    assert found["unknown"]["problem"].startswith("its python cannot be run")
     for name in ("stock", "same", "other"):
         row = found[name]
         assert row["rounds"] == 2
@@ -104,3 +107,47 @@ def test_the_pipelines_that_are_here(tmp_path: Path) -> None:
     assert rows[1]["kept"] == 1
     assert rows[1]["settings"]["method"] == "none"
     assert rows[2]["problem"].endswith("it has no kvpress (there: pip install kvpress)")
+
+
+def test_an_environment_proves_what_it_has(tmp_path: Path) -> None:
+    """What works is taken, whatever was noted of it; another version is none."""
+    names = runpy.run_path(str(PEERS / "environments.py"))
+    make, environments, new = names["make"], names["ENVIRONMENTS"], names["Environment"]
+    python = tmp_path / "x" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    failed = tmp_path / "x" / "failed.txt"
+    failed.write_text("pip ended with 1\n", encoding="utf-8")
+    for packages in (("pytest==0.0.1",), ("nothing-of-that-name==1",)):
+        environments["x"] = new(packages)
+        assert make(tmp_path, "x") == "pip ended with 1"
+    environments["x"] = new((f"pytest=={pytest.__version__}",), proof="import pytest")
+    assert make(tmp_path, "x") is None
+    assert not failed.exists()
+    for one in names["ENVIRONMENTS"].values():
+        assert all("==" in text for text in one.packages[:1] + one.alone)
+        compile(one.check, "check", "exec")
+
+
+def test_the_command_goes_on_without_a_peer(tmp_path: Path) -> None:
+    """A dry run; what its folder says of an environment stands in rows and tables, without it."""
+    folder, output = tmp_path / "peers", tmp_path / "out"
+    (folder / "kvpress").mkdir(parents=True)
+    why = f"pip ended with 1: ERROR: no space left at {folder.resolve()}/kvpress"
+    (folder / "kvpress" / "failed.txt").write_text(f"{why}\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(PEERS / "measure.py"), str(folder), "--output", str(output), "--tiny",
+         "--peers", "kvpress", "--cells", "peers/small", "--dtypes", "float32"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_rows(output / "rows.jsonl") if "method" in row]
+    assert [row["method"] for row in rows if row["e2e_ms"]] == ["stock", "none", "st3"]
+    assert [row["kept"] for row in rows if row["method"] in ("stock", "none")] == [1, 1]
+    lost = {row["problem"] for row in rows if row["method"].startswith("kvpress")}
+    assert lost == {"pip ended with 1: ERROR: no space left at FOLDER/kvpress"}
+    for name in ("rows.jsonl", "tables.md", "report.html"):
+        text = (output / name).read_text(encoding="utf-8")
+        assert "FOLDER/kvpress" in text
+        assert str(tmp_path) not in text

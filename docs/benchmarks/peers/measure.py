@@ -40,6 +40,7 @@ from st3.profiling.shape import Workload
 
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
+STATIC, COMPILED = {"cache": "static"}, {"method": "st3", "compile": "inductor"}
 NARROW = {
     "hidden_size": 640, "intermediate_size": 1728, "num_attention_heads": 10,
     "num_key_value_heads": 2, "vocab_size": 32064,
@@ -47,11 +48,16 @@ NARROW = {
 """Qwen2.5-VL 7B's depth at the width of `small`, with as many words: no released model's."""
 
 
-def ways(folder: Path, names: set[str]) -> dict[str, Way]:
-    """Label -> way, those of `names` and of no environment; missing environments are made."""
+def ways(folder: Path, names: set[str], *, tiny: bool) -> dict[str, Way]:
+    """Label -> way, those of `names` and of no environment; missing environments are made.
+
+    A dry run leaves out what is compiled, which takes minutes.
+    """
     own = sys.executable
     plain, ours = HERE / "transformers_pipeline.py", HERE / "st3_pipeline.py"
-    problems = {name: make(folder, name) for name in ENVIRONMENTS if name in names}
+    place = str(folder.resolve())  # of this machine, and nobody's business
+    found = {name: make(folder, name) for name in ENVIRONMENTS if name in names}
+    problems = {name: why and why.replace(place, "FOLDER") for name, why in found.items()}
 
     def theirs(name: str, pipeline: Path, **options: Any) -> dict[str, Way]:
         if name not in names:
@@ -62,7 +68,7 @@ def ways(folder: Path, names: set[str]) -> dict[str, Way]:
     press = HERE / "kvpress_pipeline.py"
     return {
         STOCK: Way(own, plain),
-        "stock, static cache + compiled": Way(own, plain, {"cache": "static"}),
+        **({} if tiny else {"stock, static cache + compiled": Way(own, plain, STATIC)}),
         **theirs("quantized", plain, cache="quantized", label="stock, KV cache in 4 bits (hqq)"),
         **theirs("openvino", PIPELINE, label=OPENVINO),
         **theirs("kvpress", press, press="SnapKVPress", ratio=0.6, label="kvpress, SnapKV 60 %"),
@@ -70,7 +76,7 @@ def ways(folder: Path, names: set[str]) -> dict[str, Way]:
         **theirs("sparsevlm", HERE / "sparsevlm_pipeline.py", keep=0.25, label="sparsevlm, 25 %"),
         "none": Way(own, ours, {"method": "none"}),
         "st3": Way(own, ours, {"method": "st3"}),
-        "st3 + compiled": Way(own, ours, {"method": "st3", "compile": "inductor"}),
+        **({} if tiny else {"st3 + compiled": Way(own, ours, COMPILED)}),
     }  # fmt: skip
 
 
@@ -122,8 +128,8 @@ def settings(asked: argparse.Namespace, temporary: Path) -> list[Cell]:
     """A cell a setting, the quickest first."""
     threads, tiny, new = torch.get_num_threads(), asked.tiny, 4 if asked.tiny else asked.new
     mine = {name.strip() for name in asked.peers.split(",")} & {*ENVIRONMENTS}
-    llava = ways(asked.folder, mine - {"sparsevlm"})
-    qwen = ways(asked.folder, mine & {"sparsevlm", "openvino"})
+    llava = ways(asked.folder, mine - {"sparsevlm"}, tiny=tiny)
+    qwen = ways(asked.folder, mine & {"sparsevlm", "openvino"}, tiny=tiny)
     found = []
     for name in asked.dtypes.split(","):
         dtype, rounds = getattr(torch, name), 1 if tiny else asked.rounds

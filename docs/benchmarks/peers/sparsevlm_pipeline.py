@@ -37,8 +37,6 @@ class Pipeline:
     def answer(self, tensors: dict[str, Any], new: int, marks: Any) -> list[list[int]]:
         """Greedy, `new` tokens."""
         inputs = _SHARED["fitted"](self.model, tensors)
-        # Names that later releases have, and this one's forward has not.
-        inputs.pop("mm_token_type_ids", None)
         visual = int((inputs["input_ids"][0] == self.model.config.image_token_id).sum())
         passes = 0
 
