@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
+import flash
 import pytest
 import torch
 from conftest import greedy
@@ -108,6 +109,50 @@ def test_attention_that_is_received(first_only: bool, kind: str, monkeypatch: An
     mask = {"none": None, "bool": seen, "added": (~seen).float() * -1e9}[kind]
     got = received(query, key, 0.3, mask, first_only=first_only)
     torch.testing.assert_close(got, want)
+
+
+def test_attention_received_where_a_mask_is_of_keys() -> None:
+    """As FlashAttention gets it: [B, n], which patches are there."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 11, 8), torch.randn(2, 2, 11, 8)
+    here = torch.arange(11) < torch.tensor([[11], [8]])
+    for first_only in (True, False):
+        got = received(query, key, 0.3, here, first_only=first_only)
+        for crop, count in enumerate((11, 8)):
+            logits = torch.einsum("hqd,hkd->hqk", query[crop], key[crop].repeat_interleave(2, 0))
+            weights = (0.3 * logits[:, :, :count]).softmax(-1).mean(0)
+            want = weights[0] if first_only else weights.mean(0)
+            torch.testing.assert_close(got[crop, :count], want)
+        assert not got[1, 8:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "packed"),
+    [
+        ("qwen2_5_vl", "ttItItt", True), ("qwen2_5_vl", "ttVtt", True),
+        ("mistral3", "ttItItt", True), ("llava", "ttItItt", False),
+    ],
+)  # fmt: skip
+def test_pictures_that_flash_attention_gets_end_to_end_do_not_meet(
+    name: str, row: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays is what stays under SDPA, which towers call for a picture, or a frame, a time."""
+    model = ZOO[name].build()
+    inputs = ZOO[name].inputs(model, (row,))
+    tower: Any = tower_of(find_parts(model).merger)
+    configs = [x.config for x in tower.modules() if hasattr(x, "config")]
+    calls = flash.play_towers(monkeypatch)
+    kept = {}
+    for backend in ("sdpa", "flash_attention_2"):
+        for config in configs:
+            config._attn_implementation = {"": backend}
+        for method in ("fastervlm", "visionzip"):
+            with st3.trim(model, method, keep=0.4) as session:
+                greedy(model, inputs, 1, suppress_tokens=list(range(93, 100)))
+                kept[backend, method] = session.kept(1)
+    assert {*calls} == {packed}
+    for method in ("fastervlm", "visionzip"):
+        assert kept["sdpa", method] == kept["flash_attention_2", method]
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_vl"])
