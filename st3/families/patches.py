@@ -16,6 +16,11 @@ import torch
 from torch import nn
 
 _CLASS = ("class_embedding", "cls_token", "class_token")
+_QUERIES = ("latents", "query", "query_tokens")
+MIXED = (
+    "its visual tokens are made by learned queries of all patches of a picture, and which patches "
+    "a token stands for cannot be told"
+)
 
 
 def tower_of(merger: Any) -> nn.Module | None:
@@ -48,6 +53,12 @@ def has_class_token(tower: nn.Module) -> bool:
     """Whether a class token stands before the patches."""
     names = {name.rpartition(".")[2] for name, _ in tower.named_parameters()}
     return bool(names & {*_CLASS})
+
+
+def has_queries(merger: nn.Module) -> bool:
+    """Whether learned queries make visual tokens, each of all patches: a resampler, a Q-Former."""
+    names = {name.rpartition(".")[2] for name, _ in merger.named_parameters()}
+    return bool(names & {*_QUERIES})
 
 
 def feature_block(merger: Any, blocks: int) -> int:
@@ -167,6 +178,8 @@ def to_tokens(
     Raises:
         ValueError: it cannot be told which patches a token stands for.
     """
+    if has_queries(merger):
+        raise ValueError(MIXED)
     crops, patches, width = values.shape
     tokens, total = sum(lengths), crops * patches
     window = _window(merger, given)

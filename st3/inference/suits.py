@@ -7,12 +7,14 @@ from typing import Any
 
 from st3.engine.moved import ON_A_GRID
 from st3.engine.pieces import as_pictures
-from st3.engine.sight import OF_LAYERS
-from st3.families.meta import meta_model
+from st3.engine.sight import OF_ITS_OWN, OF_LAYERS
+from st3.families.meta import hides_features, meta_model
 from st3.families.parts import find_parts
 from st3.families.patches import (
+    MIXED,
     blocks_of,
     has_class_token,
+    has_queries,
     named_block,
     packs_tiles,
     tower_of,
@@ -50,6 +52,10 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     tower = tower_of(parts.merger)
     if tower is None or not blocks_of(tower):
         return False, "its vision tower has no blocks of attention to look into"
+    if has_queries(parts.merger):
+        return False, MIXED
+    if hides_features(parts.merger):
+        return False, OF_ITS_OWN
     return True, "; ".join(_otherwise(needs, parts.merger, tower))
 
 
