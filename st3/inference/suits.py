@@ -20,8 +20,14 @@ from st3.families.patches import (
     tower_of,
     whole_block,
 )
+from st3.methods.base import Selector
 
 _MADE_FROM_FEATURES = ("features", "text", "frames", "videos", "grid")
+
+
+def looks_at_tower(selector: Selector | None) -> bool:
+    """Whether a method needs more than what a tower hands on."""
+    return selector is not None and not {*selector.asks()} <= {*_MADE_FROM_FEATURES}
 
 
 def suits(method: Any, config: Any) -> tuple[bool, str]:
@@ -47,7 +53,7 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     needs = () if selector is None else selector.asks()
     if selector is not None and selector.spares == "pictures" and as_pictures(parts.merger):
         return True, "a video comes as pictures: neighbours of one size are its frames"
-    if all(need in _MADE_FROM_FEATURES for need in needs):
+    if not looks_at_tower(selector):
         return True, "the text's embeddings stand in for a text encoder" * ("text" in needs)
     tower = tower_of(parts.merger)
     if tower is None or not blocks_of(tower):
