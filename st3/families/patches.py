@@ -62,11 +62,11 @@ def has_queries(merger: nn.Module) -> bool:
 
 
 def feature_block(merger: Any, blocks: int) -> int:
-    """Which block's output the projector gets, from 0; of several the last."""
-    layer = getattr(merger.config, "vision_feature_layer", -1)
-    layer = layer[-1] if isinstance(layer, list | tuple) else layer
-    layer = -1 if layer is None else layer
-    return max(0, blocks + layer if layer < 0 else layer - 1)
+    """Which block's output the projector gets, from 0; of several the deepest."""
+    asked = getattr(merger.config, "vision_feature_layer", None)
+    asked = -1 if asked is None else asked
+    layers = asked if isinstance(asked, list | tuple) else [asked]
+    return max(0, *(blocks + layer if layer < 0 else layer - 1 for layer in layers))
 
 
 def named_block(merger: Any, blocks: int, layer: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import flash
@@ -13,7 +14,14 @@ from families.zoo import ZOO
 
 import st3
 from st3.families.parts import find_parts
-from st3.families.patches import attention_of, blocks_of, lengths_of, to_tokens, tower_of
+from st3.families.patches import (
+    attention_of,
+    blocks_of,
+    feature_block,
+    lengths_of,
+    to_tokens,
+    tower_of,
+)
 from st3.families.vision_path import VisionPath
 from st3.methods.attention_rows import received
 
@@ -109,6 +117,16 @@ def test_attention_that_is_received(first_only: bool, kind: str, monkeypatch: An
     mask = {"none": None, "bool": seen, "added": (~seen).float() * -1e9}[kind]
     got = received(query, key, 0.3, mask, first_only=first_only)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("layers", "block"),
+    [(None, 23), (-2, 22), (23, 22), ([-1, -2], 23), ((-2, -5, -8, -11, 6), 22), (0, 0)],
+)
+def test_what_the_projector_gets_comes_from_the_deepest_block(layers: Any, block: int) -> None:
+    """Of the several that VipLLaVA joins, however they are ordered."""
+    merger = SimpleNamespace(config=SimpleNamespace(vision_feature_layer=layers))
+    assert feature_block(merger, 24) == block
 
 
 def test_attention_received_where_a_mask_is_of_keys() -> None:
