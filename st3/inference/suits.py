@@ -54,7 +54,7 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     if selector is not None and selector.spares == "pictures" and as_pictures(parts.merger):
         return True, "a video comes as pictures: neighbours of one size are its frames"
     if not looks_at_tower(selector):
-        return True, "the text's embeddings stand in for a text encoder" * ("text" in needs)
+        return True, "; ".join(_of_tokens(needs, parts.merger))
     tower = tower_of(parts.merger)
     if tower is None or not blocks_of(tower):
         return False, "its vision tower has no blocks of attention to look into"
@@ -63,6 +63,14 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     if hides_features(parts.merger):
         return False, OF_ITS_OWN
     return True, "; ".join(_otherwise(needs, parts.merger, tower))
+
+
+def _of_tokens(needs: Sequence[str], merger: Any) -> Iterator[str]:
+    """What a method does with the tokens of this family that its authors' code does not."""
+    if "text" in needs:
+        yield "the text's embeddings stand in for a text encoder"
+    if "grid" in needs and packs_tiles(merger):
+        yield "where tiles are packed, stretches of the prompt in place of a grid"
 
 
 def _otherwise(needs: Sequence[str], merger: Any, tower: Any) -> Iterator[str]:
@@ -78,3 +86,4 @@ def _otherwise(needs: Sequence[str], merger: Any, tower: Any) -> Iterator[str]:
         yield "windows in the tower: the nearest block that sees a whole picture instead"
     if "tiles" in needs and not packs_tiles(merger):
         yield "no picture of several tiles: attention alone, as fastervlm"
+    yield from _of_tokens(needs, merger)
