@@ -202,7 +202,10 @@ def to_tokens(
         return torch.cat((rows, values), dim=1).flatten(0, 1)
     if total % tokens == 0:
         many = total // tokens
-        if any(name.endswith("grid_thw") for name in given):
+        lines = _lines(merger, given)
+        if lines is not None and sum(h * w for h, w in lines[1]) == total == tokens * lines[0] ** 2:
+            return _squares(values.reshape(total, width), lines[1], lines[0])
+        if lines is None and any(name.endswith("grid_thw") for name in given):
             return values.reshape(tokens, many, width).mean(1)
         step, shapes = isqrt(many), _shapes(merger, given, crops, patches)
         if step * step == many and all(h % step == w % step == 0 for h, w in shapes):
@@ -211,6 +214,19 @@ def to_tokens(
         f"{total} patches of {crops} crops become {tokens} visual tokens in this family, and which "
         "patches a token stands for cannot be told"
     )
+
+
+def _lines(merger: Any, given: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]]] | None:
+    """Where a tower goes through a picture line by line, and who merges knows its grid: of how many
+    lines and columns a token is made, and those of each picture; None where processors have put
+    together what will be merged.
+    """
+    kernels = (getattr(module, "merge_kernel_size", None) for module in merger.modules())
+    kernel = next((found for found in kernels if found is not None), None)
+    grid = next((value for name, value in given.items() if name.endswith("grid_thw")), None)
+    if kernel is None or grid is None:
+        return None
+    return int(kernel[0]), [(t * h, w) for t, h, w in grid.tolist()]
 
 
 def _shapes(merger: Any, given: Mapping[str, Any], crops: int, patches: int) -> list[Any]:

@@ -119,6 +119,33 @@ def test_attention_that_is_received(first_only: bool, kind: str, monkeypatch: An
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("name", ["paddleocr_vl", "kimi_k25"])
+def test_patches_that_lie_line_by_line_until_they_are_merged(name: str) -> None:
+    """Which patches a token is made of, by what the model's own code does with one that differs."""
+    tiny = ZOO[name]
+    if not tiny.known:
+        pytest.skip(f"this transformers has no {tiny.config}")
+    merger: Any = find_parts(tiny.build()).merger
+    grid = torch.tensor([[1, 4, 6], [1, 2, 2]])
+
+    def merged(states: torch.Tensor) -> torch.Tensor:
+        if name == "paddleocr_vl":
+            return merger.projector(states, grid)  # type: ignore[no-any-return]
+        return merger.vision_tower.temporal_patch_merger(states, grid)  # type: ignore[no-any-return]
+
+    numbers = torch.arange(28.0)
+    states = torch.zeros(28, merger.config.vision_config.hidden_size)
+    with torch.no_grad():
+        still = merged(states)
+        found = torch.zeros(len(still))
+        for patch in range(28):
+            moved = states.clone()
+            moved[patch, ::2] = 1
+            found += numbers[patch] / 4 * (merged(moved) != still).flatten(1).any(1)
+    got = to_tokens(merger, {"image_grid_thw": grid}, numbers[None, :, None], [6, 1])
+    assert got[:, 0].tolist() == found.tolist()
+
+
 @pytest.mark.parametrize(
     ("layers", "block"),
     [(None, 23), (-2, 22), (23, 22), ([-1, -2], 23), ((-2, -5, -8, -11, 6), 22), (0, 0)],
