@@ -17,6 +17,7 @@ from torch import nn
 
 _CLASS = ("class_embedding", "cls_token", "class_token")
 _QUERIES = ("latents", "query", "query_tokens")
+_TOLD = ("spatial_shapes", "target_sizes")  # lines and columns of patches
 MIXED = (
     "its visual tokens are made by learned queries of all patches of a picture, and which patches "
     "a token stands for cannot be told"
@@ -231,6 +232,13 @@ def _lines(merger: Any, given: Mapping[str, Any]) -> tuple[int, list[tuple[int, 
 
 def _shapes(merger: Any, given: Mapping[str, Any], crops: int, patches: int) -> list[Any]:
     """Lines and columns of patches: of each crop, or of pictures of several sizes end to end."""
+    told = next((given[name] for name in _TOLD if given.get(name) is not None), None)
+    if told is not None:  # of some, once more where a tower has merged two by two itself
+        for step in (1, 2):
+            found = [(int(h) // step, int(w) // step) for h, w in told]
+            if sum(h * w for h, w in found) == crops * patches:
+                return found
+        return [(1, 1)]
     sizes, side = given.get("image_sizes"), isqrt(patches)
     if sizes is not None:
         one = merger.config.vision_config.patch_size

@@ -146,6 +146,30 @@ def test_patches_that_lie_line_by_line_until_they_are_merged(name: str) -> None:
     assert got[:, 0].tolist() == found.tolist()
 
 
+@pytest.mark.parametrize("shape", [(4, 16), (16, 4), (8, 8)])
+def test_a_square_number_of_patches_is_no_square_where_lines_are_told(
+    shape: tuple[int, int],
+) -> None:
+    """As LFM2-VL's processor tells them: by what its own code does with one patch that differs."""
+    tiny = ZOO["lfm2_vl"]
+    if not tiny.known:
+        pytest.skip(f"this transformers has no {tiny.config}")
+    merger: Any = find_parts(tiny.build()).merger
+    projector, numbers = merger.multi_modal_projector, torch.arange(64.0)
+    states = torch.zeros(1, *shape, merger.config.vision_config.hidden_size)
+    with torch.no_grad():
+        still = projector(states).flatten(0, -2)
+        found = torch.zeros(len(still))
+        for patch in range(64):
+            moved = states.clone()
+            moved[0, patch // shape[1], patch % shape[1], ::2] = 1
+            found += numbers[patch] / 4 * (projector(moved).flatten(0, -2) != still).any(1)
+    given = {"spatial_shapes": torch.tensor([shape])}
+    assert to_tokens(merger, given, numbers[None, :, None], [16])[:, 0].tolist() == found.tolist()
+    with pytest.raises(ValueError, match="cannot be told"):
+        to_tokens(merger, {"spatial_shapes": torch.tensor([(4, 15)])}, numbers[None, :, None], [16])
+
+
 @pytest.mark.parametrize(
     ("layers", "block"),
     [(None, 23), (-2, 22), (23, 22), ([-1, -2], 23), ((-2, -5, -8, -11, 6), 22), (0, 0)],
