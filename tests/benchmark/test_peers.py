@@ -151,3 +151,26 @@ def test_the_command_goes_on_without_a_peer(tmp_path: Path) -> None:
         text = (output / name).read_text(encoding="utf-8")
         assert "FOLDER/kvpress" in text
         assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--peers", "kvpres"), "--peers: no environment 'kvpres'; there are: openvino, "),
+        (("--dtypes", "float8"), "--dtypes: 'float8' is none of float32, "),
+        (("--minutes", "0"), "--minutes 0 is no time"),
+        (("--new", "1"), "--new: at least 2 tokens"),
+    ],
+)
+def test_wrong_use_installs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: Any, says: str
+) -> None:
+    monkeypatch.syspath_prepend(str(PEERS))
+    monkeypatch.setattr(
+        sys, "argv", ["measure.py", str(tmp_path / "a"), "--output", str(tmp_path), *arguments]
+    )
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PEERS / "measure.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
