@@ -77,11 +77,23 @@ def explain(error: Exception) -> tuple[str, int]:
             f"this locale ({locale}) lacks letters that are needed: set PYTHONUTF8=1, or "
             "LC_ALL=C.UTF-8"
         ), 1
+    if isinstance(error, ImportError) and "torchvision::" in _first_cause(error):
+        return (
+            "transformers cannot be imported beside this torchvision, which was built for another "
+            "torch: take both from one index, or pip uninstall torchvision"
+        ), 1
     if isinstance(error, ImportError) and "Flash" in str(error):
         return f"{_line(str(error))} Or use --attn-implementation sdpa.", 1
     if isinstance(error, (ValueError, RuntimeError, OSError, ImportError)) and str(error):
         return _line(str(error)), 1
     return f"{type(error).__name__}: {_line(str(error))} (--debug shows where)", 1
+
+
+def _first_cause(error: BaseException) -> str:
+    """What transformers' "could not import" comes from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
 
 
 def _of_a_method(option: str | None) -> str:

@@ -44,6 +44,32 @@ def play(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return seen
 
 
+def play_towers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The same for vision towers, which look both ways; whether pictures came end to end."""
+    seen: list[bool] = []
+
+    def kernels(
+        query: Any, key: Any, value: Any, mask: Any, *, is_causal: bool, softmax_scale: float,
+        **asked: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        assert mask is None
+        assert not is_causal
+        ends = asked.get("cu_seq_lens_q")
+        seen.append(ends is not None)
+        lengths = [query.shape[1]] if ends is None else ends.diff().tolist()
+        pictures = zip(*(x.split(lengths, 1) for x in (query, key, value)), strict=True)
+        out = []
+        for q, k, v in pictures:
+            logits = torch.einsum("bqhd,bkhd->bhqk", q, k) * softmax_scale
+            out.append(torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1), v))
+        return torch.cat(out, 1)
+
+    monkeypatch.setattr(
+        "transformers.integrations.flash_attention._flash_attention_forward", kernels
+    )
+    return seen
+
+
 def _loop(query: Any, key: Any, value: Any, scale: float) -> torch.Tensor:
     """Of one row: the last queries [q, heads, size] of keys [k, key heads, size]."""
     heads, first = query.shape[1], len(key) - len(query)

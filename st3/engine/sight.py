@@ -11,6 +11,7 @@ import torch
 
 OF_LAYERS = ("attention", "joint", "received", "keys")
 """What can be asked of a layer."""
+OF_ITS_OWN = "its vision tower hands features on in a form of its own"
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from st3.engine.sight import Sight, Wish
+from st3.engine.sight import OF_ITS_OWN, Sight, Wish
 from st3.engine.tower_rows import (
     Mark,
     What,
@@ -158,7 +158,7 @@ class TowerWatch:
     def _sight(self, kind: str, wish: Wish, seen: dict[Any, Any], given: Any, made: Any) -> Sight:
         features = getattr(made, "pooler_output", made)
         if features is None:
-            return Sight(trouble="its vision tower hands features on in a form of its own")
+            return Sight(trouble=OF_ITS_OWN)
         sight = Sight(lengths_of(features), grids_of(self.merger, given))
         if kind == "video":
             sight.films = films_of(given, sight.lengths)

@@ -104,11 +104,28 @@ def _attend(
         for what in _NOW.rows.get(module, ()):
             tell(_NOW.mark)
             with torch.no_grad():
-                found = what.of(query, key, scaling, attention_mask)
+                pictures = _apart(query, key, kwargs.get("cu_seq_lens_q"))
+                found = torch.cat([what.of(*p, scaling, attention_mask) for p in pictures], dim=1)
             seen.setdefault((module, what), []).append(found)
             tell(_NOW.mark)
     named = stand_in(module, backend) if backend.startswith("flash") else module
     return stock_attention(module, backend)(named, query, key, value, attention_mask, **kwargs)
+
+
+def _apart(
+    query: torch.Tensor, key: torch.Tensor, ends: torch.Tensor | None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Queries and keys of each picture or frame, which FlashAttention gets end to end.
+
+    Args:
+        query, key: [B, heads, n, size].
+        ends: int [pictures + 1], where each begins and the last ends; None where rows of the batch
+            are pictures, as under other attention, which towers call for one at a time.
+    """
+    if ends is None:
+        return [(query, key)]
+    lengths = ends.diff().tolist()
+    return [*zip(query.split(lengths, dim=2), key.split(lengths, dim=2), strict=True)]
 
 
 def tell(mark: Mark) -> None:

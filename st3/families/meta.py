@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -83,3 +84,19 @@ def _build(config: Any, attention: str = "sdpa") -> Any:
         if attention == "eager" or "scaled_dot_product_attention" not in str(error):
             raise
         return _build(config, "eager")
+
+
+@lru_cache(maxsize=_MANY)
+def hides_features(merger: Any) -> bool:
+    """Whether a model on the meta device hands pictures' features on where nobody looks for them.
+
+    Tried with a square picture, as large as the tower asks for; not told, and so false, where that
+    is none that the family takes.
+    """
+    try:
+        side = merger.config.vision_config.image_size
+        blank = torch.zeros(1, 3, side, side, dtype=merger.dtype, device="meta")
+        made = merger.get_image_features(pixel_values=blank, return_dict=True)
+    except FAILURES:
+        return False
+    return getattr(made, "pooler_output", made) is None

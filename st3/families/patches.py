@@ -16,6 +16,12 @@ import torch
 from torch import nn
 
 _CLASS = ("class_embedding", "cls_token", "class_token")
+_QUERIES = ("latents", "query", "query_tokens")
+_TOLD = ("spatial_shapes", "target_sizes")  # lines and columns of patches
+MIXED = (
+    "its visual tokens are made by learned queries of all patches of a picture, and which patches "
+    "a token stands for cannot be told"
+)
 
 
 def tower_of(merger: Any) -> nn.Module | None:
@@ -50,12 +56,18 @@ def has_class_token(tower: nn.Module) -> bool:
     return bool(names & {*_CLASS})
 
 
+def has_queries(merger: nn.Module) -> bool:
+    """Whether learned queries make visual tokens, each of all patches: a resampler, a Q-Former."""
+    names = {name.rpartition(".")[2] for name, _ in merger.named_parameters()}
+    return bool(names & {*_QUERIES})
+
+
 def feature_block(merger: Any, blocks: int) -> int:
-    """Which block's output the projector gets, from 0; of several the last."""
-    layer = getattr(merger.config, "vision_feature_layer", -1)
-    layer = layer[-1] if isinstance(layer, list | tuple) else layer
-    layer = -1 if layer is None else layer
-    return max(0, blocks + layer if layer < 0 else layer - 1)
+    """Which block's output the projector gets, from 0; of several the deepest."""
+    asked = getattr(merger.config, "vision_feature_layer", None)
+    asked = -1 if asked is None else asked
+    layers = asked if isinstance(asked, list | tuple) else [asked]
+    return max(0, *(blocks + layer if layer < 0 else layer - 1 for layer in layers))
 
 
 def named_block(merger: Any, blocks: int, layer: str) -> int:
@@ -167,6 +179,8 @@ def to_tokens(
     Raises:
         ValueError: it cannot be told which patches a token stands for.
     """
+    if has_queries(merger):
+        raise ValueError(MIXED)
     crops, patches, width = values.shape
     tokens, total = sum(lengths), crops * patches
     window = _window(merger, given)
@@ -189,7 +203,10 @@ def to_tokens(
         return torch.cat((rows, values), dim=1).flatten(0, 1)
     if total % tokens == 0:
         many = total // tokens
-        if any(name.endswith("grid_thw") for name in given):
+        lines = _lines(merger, given)
+        if lines is not None and sum(h * w for h, w in lines[1]) == total == tokens * lines[0] ** 2:
+            return _squares(values.reshape(total, width), lines[1], lines[0])
+        if lines is None and any(name.endswith("grid_thw") for name in given):
             return values.reshape(tokens, many, width).mean(1)
         step, shapes = isqrt(many), _shapes(merger, given, crops, patches)
         if step * step == many and all(h % step == w % step == 0 for h, w in shapes):
@@ -200,8 +217,28 @@ def to_tokens(
     )
 
 
+def _lines(merger: Any, given: Mapping[str, Any]) -> tuple[int, list[tuple[int, int]]] | None:
+    """Where a tower goes through a picture line by line, and who merges knows its grid: of how many
+    lines and columns a token is made, and those of each picture; None where processors have put
+    together what will be merged.
+    """
+    kernels = (getattr(module, "merge_kernel_size", None) for module in merger.modules())
+    kernel = next((found for found in kernels if found is not None), None)
+    grid = next((value for name, value in given.items() if name.endswith("grid_thw")), None)
+    if kernel is None or grid is None:
+        return None
+    return int(kernel[0]), [(t * h, w) for t, h, w in grid.tolist()]
+
+
 def _shapes(merger: Any, given: Mapping[str, Any], crops: int, patches: int) -> list[Any]:
     """Lines and columns of patches: of each crop, or of pictures of several sizes end to end."""
+    told = next((given[name] for name in _TOLD if given.get(name) is not None), None)
+    if told is not None:  # of some, once more where a tower has merged two by two itself
+        for step in (1, 2):
+            found = [(int(h) // step, int(w) // step) for h, w in told]
+            if sum(h * w for h, w in found) == crops * patches:
+                return found
+        return [(1, 1)]
     sizes, side = given.get("image_sizes"), isqrt(patches)
     if sizes is not None:
         one = merger.config.vision_config.patch_size

@@ -216,13 +216,18 @@ def _look_early(whole: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _fewer_pixels(whole: dict[str, Any], part: dict[str, Any]) -> None:
-    """A tower for pictures of eight patches a side, and what counts on its pictures."""
+    """A tower for pictures of eight patches a side, and what counts on its pictures.
+
+    Of nine, or whatever comes next, where eight cannot be merged by so many as the family does.
+    """
     old, patch = part.get("image_size"), part.get("patch_size")
     several = isinstance(old, list) and isinstance(patch, list)
     side, step = (old[0], patch[0]) if several else (old, patch)  # type: ignore[index]
     if not isinstance(side, int) or not isinstance(step, int) or side <= _SIDE * step:
         return
-    new = _SIDE * step
+    merged = whole.get("scale_factor")
+    merged = merged if isinstance(merged, int) else 1
+    new = -(-_SIDE // merged) * merged * step
     part["image_size"] = [new] * len(old) if several else new  # type: ignore[arg-type]
     if isinstance(whole.get("image_grid_pinpoints"), list):
         points = whole["image_grid_pinpoints"]

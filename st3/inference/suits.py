@@ -7,19 +7,27 @@ from typing import Any
 
 from st3.engine.moved import ON_A_GRID
 from st3.engine.pieces import as_pictures
-from st3.engine.sight import OF_LAYERS
-from st3.families.meta import meta_model
+from st3.engine.sight import OF_ITS_OWN, OF_LAYERS
+from st3.families.meta import hides_features, meta_model
 from st3.families.parts import find_parts
 from st3.families.patches import (
+    MIXED,
     blocks_of,
     has_class_token,
+    has_queries,
     named_block,
     packs_tiles,
     tower_of,
     whole_block,
 )
+from st3.methods.base import Selector
 
 _MADE_FROM_FEATURES = ("features", "text", "frames", "videos", "grid")
+
+
+def looks_at_tower(selector: Selector | None) -> bool:
+    """Whether a method needs more than what a tower hands on."""
+    return selector is not None and not {*selector.asks()} <= {*_MADE_FROM_FEATURES}
 
 
 def suits(method: Any, config: Any) -> tuple[bool, str]:
@@ -45,12 +53,24 @@ def suits(method: Any, config: Any) -> tuple[bool, str]:
     needs = () if selector is None else selector.asks()
     if selector is not None and selector.spares == "pictures" and as_pictures(parts.merger):
         return True, "a video comes as pictures: neighbours of one size are its frames"
-    if all(need in _MADE_FROM_FEATURES for need in needs):
-        return True, "the text's embeddings stand in for a text encoder" * ("text" in needs)
+    if not looks_at_tower(selector):
+        return True, "; ".join(_of_tokens(needs, parts.merger))
     tower = tower_of(parts.merger)
     if tower is None or not blocks_of(tower):
         return False, "its vision tower has no blocks of attention to look into"
+    if has_queries(parts.merger):
+        return False, MIXED
+    if hides_features(parts.merger):
+        return False, OF_ITS_OWN
     return True, "; ".join(_otherwise(needs, parts.merger, tower))
+
+
+def _of_tokens(needs: Sequence[str], merger: Any) -> Iterator[str]:
+    """What a method does with the tokens of this family that its authors' code does not."""
+    if "text" in needs:
+        yield "the text's embeddings stand in for a text encoder"
+    if "grid" in needs and packs_tiles(merger):
+        yield "where tiles are packed, stretches of the prompt in place of a grid"
 
 
 def _otherwise(needs: Sequence[str], merger: Any, tower: Any) -> Iterator[str]:
@@ -66,3 +86,4 @@ def _otherwise(needs: Sequence[str], merger: Any, tower: Any) -> Iterator[str]:
         yield "windows in the tower: the nearest block that sees a whole picture instead"
     if "tiles" in needs and not packs_tiles(merger):
         yield "no picture of several tiles: attention alone, as fastervlm"
+    yield from _of_tokens(needs, merger)

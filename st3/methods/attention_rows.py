@@ -62,7 +62,8 @@ def received(
 
     Args:
         query, key: [B, heads, n, head size]. `scaling`: of their products.
-        mask: bool [B or 1, 1, n, n] or what is added to logits; None for none.
+        mask: bool [B or 1, 1, n, n] or what is added to logits; or [B, n], which patches are there,
+            as FlashAttention gets it; None for none.
         first_only: from the first patch, a class token; else from all that see it, on average.
     """
     batch, heads, count, _ = query.shape
@@ -70,6 +71,8 @@ def received(
     step = 1 if first_only else max(1, ROWS // (batch * heads * key.shape[2]))
     total = query.new_zeros(batch, key.shape[2], dtype=torch.float32)
     asked = torch.zeros_like(total)
+    if mask is not None and mask.dim() == 2:
+        mask = mask.bool()[:, None, None].expand(-1, 1, count, -1)
     with torch.autocast(query.device.type, enabled=False):
         for begin in range(0, 1 if first_only else count, step):
             logits = query[:, :, begin : begin + step].float() @ key.transpose(2, 3) * scaling

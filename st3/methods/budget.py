@@ -154,7 +154,8 @@ def read_keep(keep: object) -> tuple[float | None, int | None]:
         if isinstance(keep, int) and not isinstance(keep, bool):
             return None, keep
         if isinstance(keep, str):
-            share = float(keep[:-1]) / 100 if keep.endswith("%") else float(keep)
+            # Shifted as text: 33.4 / 100 is not 0.334
+            share = float(f"{keep[:-1]}e-2") if keep.endswith("%") else float(keep)
             share = share if keep.isascii() else None
         elif isinstance(keep, float):
             share = keep

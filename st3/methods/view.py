@@ -44,7 +44,10 @@ class Tower(Protocol):
         """
 
     def features(self) -> torch.Tensor:
-        """Float32 [G, n, c]: what the projector gets, mean over a token's patches."""
+        """Float32 [G, n, c]: what the projector gets, mean over a token's patches.
+
+        As the last block leaves it: before a norm with which some towers end.
+        """
 
 
 @dataclass(frozen=True)

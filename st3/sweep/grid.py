@@ -104,7 +104,8 @@ def signature(cell: Cell, layers: int) -> tuple[object, ...]:
 
 def origins(cells: Iterable[Cell], layers: int) -> dict[str, Any]:
     """Spec -> where its method comes from, of those from outside the package."""
-    peers = {cell.spec: cell.method.settings(layers) for cell in cells if cell.stride is None}
+    able = [cell for cell in cells if cell.stride is None and cell.problem is None]
+    peers = {cell.spec: cell.method.settings(layers) for cell in able}
     return {spec: found["origin"] for spec, found in peers.items() if "origin" in found}
 
 

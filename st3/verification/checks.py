@@ -13,7 +13,7 @@ from st3.engine.session import TrimSession
 from st3.engine.trim import trim
 from st3.families.parts import Parts, find_parts
 from st3.inference.decoding import decode
-from st3.inference.suits import suits
+from st3.inference.suits import looks_at_tower, suits
 from st3.methods import Method
 from st3.methods.base import Untrimmed
 from st3.tables import NOT_MEASURED
@@ -99,6 +99,8 @@ class Verifier:
             fits, why = suits(lambda: method, self.model.config)
             if not fits:
                 return Row(label, NOT_MEASURED, why)
+            if self.question.encoded and looks_at_tower(method.selector):
+                return Row(label, NOT_MEASURED, "it looks at the tower, and no picture was taken")
         counted = [0] * self.new
         with trim(self.model, method) as session:
             session.observer = self._counter(session, counted)

@@ -38,6 +38,7 @@ _FAILS = (
 _KINDS = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")  # 0 text, 1 picture
 _BEGINS = ("vision_start_token_id", "image_start_token_id", "boi_token_id", "boi_token_index")
 _ENDS = ("vision_end_token_id", "image_end_token_id", "eoi_token_id", "eoi_token_index")
+_ENCODED = "mm_encoder_outputs"
 _ONE_KIND = "paligemma"  # whose second kind is the answer
 
 
@@ -56,6 +57,11 @@ class Question:
     visual: torch.Tensor
     how: str
     passed: tuple[str, ...] = ()
+
+    @property
+    def encoded(self) -> bool:
+        """Whether it holds noise in place of the encoded picture, and so shows no tower a thing."""
+        return _ENCODED in self.inputs
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,7 @@ def _processed(model: Any, side: int, seed: int) -> dict[str, Any]:
 def _encoded(model: Any, shape: Any, seed: int) -> dict[str, Any]:
     """Inputs that hold noise where the tower's output would be."""
     taken = signature(model.forward).parameters
-    if "mm_encoder_outputs" not in taken:
+    if _ENCODED not in taken:
         raise ValueError("it takes no encoded pictures")
     generator = torch.Generator().manual_seed(seed)
     width = model.config.get_text_config().hidden_size
@@ -194,7 +200,7 @@ def _encoded(model: Any, shape: Any, seed: int) -> dict[str, Any]:
     early = getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", ())
     deep = [features[0].flip(0).roll(n, 1) for n, _ in enumerate(early or ())]
     output.deepstack_features = [(layer,) for layer in deep]
-    inputs = _worded(model, ENOUGH, seed) | {"mm_encoder_outputs": {"image": output}}
+    inputs = _worded(model, ENOUGH, seed) | {_ENCODED: {"image": output}}
     if "image_grid_thw" in taken:
         inputs["image_grid_thw"] = torch.tensor([_GRID])
     return inputs

@@ -83,6 +83,9 @@ def test_what_a_tower_lacks_is_said(st3_: Any) -> None:
     windows = instead("hired", "qwen2.5-vl-7b")
     assert all(part in windows for part in ("no class token", "windows in the tower", "fastervlm"))
     assert "windows" not in instead("fastervlm", "gemma3-12b")
+    for name in ("hiprune", "pool"):
+        assert "stretches of the prompt" in instead(name, "llava-next-7b")
+        assert "stretches" not in instead(name, "7b")
 
 
 @pytest.mark.parametrize("name", ["st3:tau=-1", "vta:tau=0", "pvtp:prune_ratio=2", "dpp:tau=-1"])

@@ -7,16 +7,18 @@ that stock hands to its decoder, and hides all others from layer 1 on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import greedy as any_greedy
+from families.media import IMAGE, assemble, noise
 from families.talk import Talk
 from families.zoo import ZOO
 from methods.references import by_determinants, evs, farthest, relevance
+from transformers import AutoModelForImageTextToText
 
 import st3
 from st3.engine.pieces import by_kind
@@ -267,14 +269,35 @@ def test_a_block_with_windows_is_passed_over_and_the_report_says_so() -> None:
         assert any("windows" in note for note in session.record.notes) is said
 
 
-def test_a_family_whose_patches_cannot_be_told() -> None:
-    model = _model("llama4")
-    inputs = ZOO["llama4"].inputs(model, ("ttItt",))
-    with (
-        st3.trim(model, "scope"),
-        pytest.raises(ValueError, match="'scope' does not fit this model: its vision tower"),
-    ):
-        greedy(model, inputs, 1)
+def _resampling() -> tuple[Any, dict[str, Any]]:
+    """Idefics2 of four latents and sixteen patches, as many as if a token stood for a square."""
+    config = ZOO["idefics2"].configuration()
+    config.perceiver_config.resampler_n_latents = 4
+    inputs = assemble(("ttItt",), [[IMAGE] * 4])
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    return model, inputs | {"pixel_values": noise(1, 1, 3, 32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("llama4", "its vision tower hands features on"), ("idefics2", "by learned queries of all")],
+)
+def test_a_family_whose_patches_cannot_be_told(name: str, why: str) -> None:
+    """What a run is refused for is known from a configuration."""
+    model = _model(name)
+    inputs = ZOO[name].inputs(model, ("ttItt",))
+    if name == "idefics2":
+        model, inputs = _resampling()
+    for method in ("scope", "hiprune"):
+        with (
+            st3.trim(model, method),
+            pytest.raises(ValueError, match=f"'{method}' does not fit this model: .*{why}"),
+        ):
+            greedy(model, inputs, 1)
+        fits, instead = suits(partial(make_method, method), model.config)
+        assert not fits
+        assert why in instead
+    assert suits(partial(make_method, "dpp"), model.config)[0]
 
 
 # Tokens of each video in a prompt, and of a frame.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
+import flash
 import pytest
 import torch
 from conftest import greedy
@@ -12,7 +14,14 @@ from families.zoo import ZOO
 
 import st3
 from st3.families.parts import find_parts
-from st3.families.patches import attention_of, blocks_of, lengths_of, to_tokens, tower_of
+from st3.families.patches import (
+    attention_of,
+    blocks_of,
+    feature_block,
+    lengths_of,
+    to_tokens,
+    tower_of,
+)
 from st3.families.vision_path import VisionPath
 from st3.methods.attention_rows import received
 
@@ -108,6 +117,111 @@ def test_attention_that_is_received(first_only: bool, kind: str, monkeypatch: An
     mask = {"none": None, "bool": seen, "added": (~seen).float() * -1e9}[kind]
     got = received(query, key, 0.3, mask, first_only=first_only)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", ["paddleocr_vl", "kimi_k25"])
+def test_patches_that_lie_line_by_line_until_they_are_merged(name: str) -> None:
+    """Which patches a token is made of, by what the model's own code does with one that differs."""
+    tiny = ZOO[name]
+    if not tiny.known:
+        pytest.skip(f"this transformers has no {tiny.config}")
+    merger: Any = find_parts(tiny.build()).merger
+    grid = torch.tensor([[1, 4, 6], [1, 2, 2]])
+
+    def merged(states: torch.Tensor) -> torch.Tensor:
+        if name == "paddleocr_vl":
+            return merger.projector(states, grid)  # type: ignore[no-any-return]
+        return merger.vision_tower.temporal_patch_merger(states, grid)  # type: ignore[no-any-return]
+
+    numbers = torch.arange(28.0)
+    states = torch.zeros(28, merger.config.vision_config.hidden_size)
+    with torch.no_grad():
+        still = merged(states)
+        found = torch.zeros(len(still))
+        for patch in range(28):
+            moved = states.clone()
+            moved[patch, ::2] = 1
+            found += numbers[patch] / 4 * (merged(moved) != still).flatten(1).any(1)
+    got = to_tokens(merger, {"image_grid_thw": grid}, numbers[None, :, None], [6, 1])
+    assert got[:, 0].tolist() == found.tolist()
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (16, 4), (8, 8)])
+def test_a_square_number_of_patches_is_no_square_where_lines_are_told(
+    shape: tuple[int, int],
+) -> None:
+    """As LFM2-VL's processor tells them: by what its own code does with one patch that differs."""
+    tiny = ZOO["lfm2_vl"]
+    if not tiny.known:
+        pytest.skip(f"this transformers has no {tiny.config}")
+    merger: Any = find_parts(tiny.build()).merger
+    projector, numbers = merger.multi_modal_projector, torch.arange(64.0)
+    states = torch.zeros(1, *shape, merger.config.vision_config.hidden_size)
+    with torch.no_grad():
+        still = projector(states).flatten(0, -2)
+        found = torch.zeros(len(still))
+        for patch in range(64):
+            moved = states.clone()
+            moved[0, patch // shape[1], patch % shape[1], ::2] = 1
+            found += numbers[patch] / 4 * (projector(moved).flatten(0, -2) != still).any(1)
+    given = {"spatial_shapes": torch.tensor([shape])}
+    assert to_tokens(merger, given, numbers[None, :, None], [16])[:, 0].tolist() == found.tolist()
+    with pytest.raises(ValueError, match="cannot be told"):
+        to_tokens(merger, {"spatial_shapes": torch.tensor([(4, 15)])}, numbers[None, :, None], [16])
+
+
+@pytest.mark.parametrize(
+    ("layers", "block"),
+    [(None, 23), (-2, 22), (23, 22), ([-1, -2], 23), ((-2, -5, -8, -11, 6), 22), (0, 0)],
+)
+def test_what_the_projector_gets_comes_from_the_deepest_block(layers: Any, block: int) -> None:
+    """Of the several that VipLLaVA joins, however they are ordered."""
+    merger = SimpleNamespace(config=SimpleNamespace(vision_feature_layer=layers))
+    assert feature_block(merger, 24) == block
+
+
+def test_attention_received_where_a_mask_is_of_keys() -> None:
+    """As FlashAttention gets it: [B, n], which patches are there."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 11, 8), torch.randn(2, 2, 11, 8)
+    here = torch.arange(11) < torch.tensor([[11], [8]])
+    for first_only in (True, False):
+        got = received(query, key, 0.3, here, first_only=first_only)
+        for crop, count in enumerate((11, 8)):
+            logits = torch.einsum("hqd,hkd->hqk", query[crop], key[crop].repeat_interleave(2, 0))
+            weights = (0.3 * logits[:, :, :count]).softmax(-1).mean(0)
+            want = weights[0] if first_only else weights.mean(0)
+            torch.testing.assert_close(got[crop, :count], want)
+        assert not got[1, 8:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "packed"),
+    [
+        ("qwen2_5_vl", "ttItItt", True), ("qwen2_5_vl", "ttVtt", True),
+        ("mistral3", "ttItItt", True), ("llava", "ttItItt", False),
+    ],
+)  # fmt: skip
+def test_pictures_that_flash_attention_gets_end_to_end_do_not_meet(
+    name: str, row: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays is what stays under SDPA, which towers call for a picture, or a frame, a time."""
+    model = ZOO[name].build()
+    inputs = ZOO[name].inputs(model, (row,))
+    tower: Any = tower_of(find_parts(model).merger)
+    configs = [x.config for x in tower.modules() if hasattr(x, "config")]
+    calls = flash.play_towers(monkeypatch)
+    kept = {}
+    for backend in ("sdpa", "flash_attention_2"):
+        for config in configs:
+            config._attn_implementation = {"": backend}
+        for method in ("fastervlm", "visionzip"):
+            with st3.trim(model, method, keep=0.4) as session:
+                greedy(model, inputs, 1, suppress_tokens=list(range(93, 100)))
+                kept[backend, method] = session.kept(1)
+    assert {*calls} == {packed}
+    for method in ("fastervlm", "visionzip"):
+        assert kept["sdpa", method] == kept["flash_attention_2", method]
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_vl"])

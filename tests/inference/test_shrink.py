@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from families.zoo import ZOO
-from transformers import Gemma4Config, Qwen3_5Config
+from transformers import Gemma4Config, Qwen3_5Config, SmolVLMConfig
 
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
@@ -51,6 +51,14 @@ def test_what_is_tiny_stays(name: str) -> None:
     before, after = compared(config)
     assert after.num_hidden_layers == before.num_hidden_layers
     assert config.to_dict() == ZOO[name].configuration().to_dict()
+
+
+@pytest.mark.parametrize(("scale", "patches"), [(3, 9), (4, 8)])
+def test_patches_can_be_merged_as_the_family_does(scale: int, patches: int) -> None:
+    """SmolVLM's at 2 billion parameters by threes, smaller ones' by fours."""
+    tower = {"image_size": 14 * 12 * scale, "patch_size": 14}
+    small = shrink(SmolVLMConfig(scale_factor=scale, vision_config=tower))
+    assert small.vision_config.image_size == 14 * patches
 
 
 def test_layers_that_lend_their_keys() -> None:

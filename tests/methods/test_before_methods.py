@@ -488,6 +488,7 @@ def test_keep_reads_what_python_gives() -> None:
     assert make_method("dpp", keep=64).schedule(2).entering == Budget(tokens=64)
     assert make_method("dpp", keep=0.11).schedule(2).entering == Budget(share=0.11)
     assert make_method("dpp:keep=11%").settings(2)["keep"] == 0.11
+    assert make_method("hiprune:qwen-1/3").settings(2)["keep"] == 0.334
     assert make_method("dpp:keep=64").settings(2)["keep"] == 64
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,15 @@ def test_options_that_make_no_sense(st3_: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.code == 2
     assert "no method can leave so many tokens: vta has no setting" in found.err
+
+
+def test_a_method_that_cannot_be_turned_so_far_is_a_line(st3_: Any, tmp_path: Path) -> None:
+    found = st3_(
+        "sweep", "--methods", "pyramiddrop,divprune", "--budget-tokens", "64", "--scenes", "1",
+        "--max-new-tokens", "2", "--output", tmp_path / "a", "--json",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    skipped, chosen = json.loads(found.out)["cells"]
+    assert skipped["problem"] == "pyramiddrop leaves 144 to 576 tokens a layer, and not 64"
+    assert chosen["budget_tokens"] == 64
+    assert "problem" not in chosen

@@ -306,6 +306,26 @@ def test_without_a_prompt_there_is_nothing_to_verify(
     assert "no pictures today" in result.err
 
 
+def test_a_prompt_without_a_picture_measures_no_look_at_the_tower(
+    st3_: Any, monkeypatch: pytest.MonkeyPatch, llava: Path
+) -> None:
+    """Where noise takes the place of the encoded picture, the engine is not to blame."""
+    from st3.verification import prompts
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError("no pictures today")
+
+    monkeypatch.setattr(prompts, "_processed", fail)
+    result = st3_("verify", llava, "--methods", "divprune,fastervlm,pvtp:scorer=scope", "--json")
+    document, rows = found(result)
+    assert document["prompt"].startswith("noise in place of the encoded picture")
+    assert result.code == 0
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "divprune": "green", "fastervlm": "not measured", "pvtp": "not measured",
+    }  # fmt: skip
+    assert rows["fastervlm"]["why"] == "it looks at the tower, and no picture was taken"
+
+
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "smolvlm"])
 def test_its_own_processor_comes_first(st3_: Any, tmp_path: Path, name: str) -> None:
     """However many visual tokens the smallest picture makes."""
