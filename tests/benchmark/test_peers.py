@@ -36,6 +36,7 @@ class Pipeline:
         for _ in range(new):
             time.sleep(0.01)
             marks.mark()
+        self.facts["asked"] = self.asked
         with open(self.log, "a") as file:
             file.write(f"{began} {time.monotonic()}\\n")
         return [self.tokens]
@@ -78,6 +79,7 @@ def test_they_take_turns_and_what_fails_is_a_row(tmp_path: Path) -> None:
         assert row["ttft_ms"] >= 10
         assert row["e2e_ms"] >= 30
         assert row["settings"]["threads"] == 1
+        assert row["settings"]["asked"] == 3  # what is known behind an answer
         assert row["speedup"] == pytest.approx(found["stock"]["e2e_ms"] / row["e2e_ms"])
         assert row["peak_process_bytes"] is None or row["peak_process_bytes"] > 1e7
     spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())

@@ -34,7 +34,7 @@ def test_servers_take_turns(tmp_path: Path) -> None:
         for one in (alone, many):  # the last byte comes before it is counted
             until(lambda one=one: one.ended("200") == TURNS * (1 + ROUNDS))
             assert one.chat.active == 0
-        with pytest.raises(ValueError, match=r"--batch-size 1: .* unknown model 'other'"):
+        with pytest.raises(ValueError, match=r"--batch-size 1: .*unknown model 'other'"):
             list(measure.take_turns(servers, asks("other"), CALLERS, ROUNDS))
     assert [rows[0]["rounds"] for rows in found] == [1, 2]
     assert found[0][0]["spread"] is None  # one round has none
