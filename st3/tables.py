@@ -34,9 +34,9 @@ def spread(times: Sequence[float]) -> float | None:
     return (max(times) - min(times)) / median(times)
 
 
-def digits(value: float) -> str:
-    """Four of them, or all before the point."""
-    return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
+def digits(value: float, most: int = 4) -> str:
+    """So many of them, or all before the point: no exponent of a large figure."""
+    return f"{value:.{most}g}" if abs(value) < 10**most - 0.5 else f"{value:.0f}"
 
 
 def table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:

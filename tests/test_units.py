@@ -28,3 +28,7 @@ def test_one_run_has_no_spread() -> None:
 def test_no_figure_of_a_table_has_an_exponent(value: float, text: str) -> None:
     assert digits(value) == text
     assert or_dash("x")({"x": value}) == text
+
+
+def test_three_digits() -> None:
+    assert [digits(value, 3) for value in (0.01234, 999.4, 999.6)] == ["0.0123", "999", "1000"]

@@ -9,7 +9,7 @@ from st3.benchmark.columns import BATCH, BESIDE, FITS, KV, PEERS, PREFILL, STEP,
 from st3.machine import made_with
 from st3.profiling.openvino import OPENVINO
 from st3.profiling.tables import operator_tables
-from st3.tables import NOT_MEASURED, Table, spread, table
+from st3.tables import NOT_MEASURED, Table, digits, spread, table
 from st3.units import si
 
 Row = dict[str, Any]
@@ -182,8 +182,8 @@ def _timeline(rows: list[Row]) -> list[Table]:
         lines.append(
             (
                 f"{row['method']}, {row['phase']}",
-                *(f"{took:.3g}" for took in spent.values()),
-                f"{row['span_ms']:.4g}",
+                *(digits(took, 3) for took in spent.values()),
+                digits(row["span_ms"]),
                 f"{row['idle_share']:.1%}",
                 str(len(row["events"])),
             )

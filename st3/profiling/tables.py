@@ -93,7 +93,7 @@ def operator_tables(entries: Sequence[dict[str, Any]], what: str) -> list[Table]
         own = [entry for entry in entries if entry["phase"] == phase]
         kernels = ("kernels",) if "kernels_run" in own[0] else ()
         lines = [
-            (e["method"], *(f"{ms:.3g}" for ms in e["kinds"].values()), f"{e['wall_ms']:.4g}",
+            (e["method"], *(digits(ms, 3) for ms in e["kinds"].values()), digits(e["wall_ms"]),
              *(f"{e['kernels_run']:.0f}" for _ in kernels))
             for e in own
         ]  # fmt: skip
