@@ -25,6 +25,7 @@ from st3.demo import evaluate
 from st3.files import read_rows
 from st3.machine import made_with
 from st3.profiling.tables import tables
+from st3.serving.http import batching_table
 from st3.serving.vllm import speed_table
 from st3.sweep import album
 from st3.tables import Table
@@ -83,6 +84,8 @@ def _tables(match: re.Match[str]) -> str:
         found = [engines.table(document)]
     elif "speed" in document:
         found = [speed_table.table(document)]
+    elif "serving" in document:
+        found = [batching_table.table(document)]
     elif "accuracy" in document:
         found = [evaluate.table(document)]
     else:

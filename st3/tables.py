@@ -34,6 +34,11 @@ def spread(times: Sequence[float]) -> float | None:
     return (max(times) - min(times)) / median(times)
 
 
+def digits(value: float, most: int = 4) -> str:
+    """So many of them, or all before the point: no exponent of a large figure."""
+    return f"{value:.{most}g}" if abs(value) < 10**most - 0.5 else f"{value:.0f}"
+
+
 def table(title: str, rows: Sequence[dict[str, Any]], columns: dict[str, Cell]) -> Table:
     """Rows as a table; columns that only a GPU fills are left out where none did."""
     for head, key in _ON_A_GPU.items():
@@ -68,14 +73,14 @@ def milliseconds(key: str) -> Cell:
         value = row[key]
         if value is None:  # one token has no step: there is nothing to measure
             return NOT_MEASURED if row["ttft_ms"] is None else "-"
-        return f"{value:.4g}" if value < 1e4 else f"{value:.0f}"
+        return digits(value)
 
     return cell
 
 
 def or_dash(key: str) -> Cell:
     """Four digits, or a dash."""
-    return lambda row: "-" if row.get(key) is None else f"{row[key]:.4g}"
+    return lambda row: "-" if row.get(key) is None else digits(row[key])
 
 
 def times(key: str) -> Cell:

@@ -153,7 +153,7 @@ def _print(folder: Path, outcome: Outcome) -> None:
     from st3.benchmark.tables import tables
 
     for table in tables(outcome.rows):
-        if table.title.startswith(("Correct", "End to end", "Against")):
+        if table.title.startswith(("Correct", "At best", "End to end", "Against")):
             print_table(table.title, table.heads, table.rows)
     for table in outcome.standing.tables():
         print_texts((table.title, table.heads, table.rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from st3.tables import spread
+from st3.tables import digits, or_dash, spread
 from st3.units import duration
 
 
@@ -20,3 +20,15 @@ def test_durations(seconds: float, text: str) -> None:
 def test_one_run_has_no_spread() -> None:
     assert spread([5.0]) is spread([]) is None
     assert spread([4.0, 5.0, 6.0]) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.012345, "0.01234"), (9999.4, "9999"), (9999.7, "10000"), (24680, "24680")]
+)
+def test_no_figure_of_a_table_has_an_exponent(value: float, text: str) -> None:
+    assert digits(value) == text
+    assert or_dash("x")({"x": value}) == text
+
+
+def test_three_digits() -> None:
+    assert [digits(value, 3) for value in (0.01234, 999.4, 999.6)] == ["0.0123", "999", "1000"]

@@ -43,8 +43,9 @@ def save_album(folder: Path, rows: Sequence[Row], so_far: Standing, title: str) 
     pictures = _pictures(folder, good)
     parts = [paragraph(sentence) for sentence in _sentences(so_far)]
     parts += [pictured(folder / name, caption) for name, caption in pictures.items()]
-    parts += [table_of(table) for table in (*tables(rows), *so_far.tables())]
-    write_text(folder / PAGE, page(title, title, parts, made(rows) if good else _NOTHING))
+    found = tables(rows)
+    parts += [table_of(table) for table in (*found, *so_far.tables())]
+    write_text(folder / PAGE, page(title, title, parts, made(rows) if found else _NOTHING))
     return [PAGE, TABLES, *pictures]
 
 
@@ -95,12 +96,16 @@ def _panels(rows: Sequence[Row]) -> dict[str, Bars]:
         speed = row.get("speedup")
         relative = spread(row.get("samples", {}).get("e2e_ms", []))
         half = None if speed is None or relative is None else speed * relative / 2
-        found.setdefault(_where(row), []).append((row["method"], speed, half))
+        title = f"{row['model']}, {row['dtype']}\n{_work(row)}"
+        found.setdefault(title, []).append((row["method"], speed, half))
     return dict(found)
 
 
 def _where(row: Row) -> str:
+    return f"{row['model']}, {_work(row)}"
+
+
+def _work(row: Row) -> str:
     return (
-        f"{row['model']}, {row['visual_tokens']} visual, batch {row['batch_size']}, "
-        f"{row['new_tokens']} new"
+        f"{row['visual_tokens']} visual, batch {row['batch_size']}, {row['new_tokens']} new"
     )

@@ -11,7 +11,7 @@ from st3.benchmark.tables import made, title_of
 from st3.files import make_folder, read_rows, write_text
 from st3.plots.benchmark import Bars, save_bars
 from st3.plots.page import page, paragraph, pictured, table_of
-from st3.tables import Table
+from st3.tables import Table, digits
 
 _FIGURES = ("ttft_ms", "tpot_ms", "e2e_ms")
 _EXPLAINED = (
@@ -103,7 +103,7 @@ class Comparison:
         kinds = dict.fromkeys(_kind(row) for row, _ in self.pairs)
         for kind in kinds:
             lines = tuple(
-                (a["method"], _of(a), *(f"{row['e2e_ms']:.4g}" for row in (a, b)),
+                (a["method"], _of(a), *(digits(row["e2e_ms"]) for row in (a, b)),
                  *(_times(factor(a, b, key)) for key in ("e2e_ms", "ttft_ms", "tpot_ms")),
                  _yes(apart(a, b)))
                 for a, b in self.pairs if _kind(a) == kind

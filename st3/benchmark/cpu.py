@@ -30,6 +30,11 @@ def cells(*, tiny: bool = False) -> list[Cell]:
     suite.add("static/small/1", timed, "small",
               variants("stock", "none", "st3", *([] if tiny else ["st3~", "stock~"])), new=short,
               rounds=rounds, go_on=True)  # fmt: skip
+    rest = [] if tiny else [
+        "none", "pvtp", "vta", "st3", "fastv", "fastv:r=75%", "vtw", "pyramiddrop",
+    ]  # fmt: skip
+    suite.add("methods/demo/1", timed, "demo", variants("stock", *rest, "random"), new=short,
+              rounds=rounds)  # fmt: skip
     table("small", some, short)
     suite.add("timeline/small/1", timeline, "small", variants("stock", "st3"), batch=1)
     suite.add("operators/small/1", where_time_goes, "small",
@@ -38,11 +43,6 @@ def cells(*, tiny: bool = False) -> list[Cell]:
               new=short[0])  # fmt: skip
     far = partial(timed, variants=variants("stock", "none", "st3"), new=short)
     suite.add("long/small/5", far, "small", pictures=2 if tiny else 5, rounds=1)
-    rest = [] if tiny else [
-        "none", "pvtp", "vta", "st3", "fastv", "fastv:r=75%", "vtw", "pyramiddrop",
-    ]  # fmt: skip
-    suite.add("methods/demo/1", timed, "demo", variants("stock", *rest, "random"), new=short,
-              rounds=rounds)  # fmt: skip
     table("small", 1, long)
     suite.add("long/small/28", far, "small", pictures=3 if tiny else 28, rounds=1)
     return suite.cells

@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from st3.benchmark.columns import BATCH, BESIDE, FITS, KV, PEERS, PREFILL, STEP, TIMES
 from st3.machine import made_with
 from st3.profiling.openvino import OPENVINO
 from st3.profiling.tables import operator_tables
-from st3.tables import (
-    NOT_MEASURED,
-    Cell,
-    Table,
-    count,
-    figure,
-    milliseconds,
-    or_dash,
-    share,
-    spread,
-    table,
-    times,
-)
+from st3.tables import NOT_MEASURED, Table, digits, spread, table
 from st3.units import si
 
 Row = dict[str, Any]
@@ -28,10 +17,10 @@ Row = dict[str, Any]
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """All tables for which there are rows; failed, skipped and unfinished cells have none."""
-    good = [row for row in rows if "model" in row and "interrupted" not in row]
+    good = [row for row in rows if _measured(row)]
     found: list[Table] = []
     for kind, title in _KINDS.items():
-        own = [row for row in good if row["cell"].startswith(f"{kind}/")]
+        own = [row for row in good if row["cell"].partition("/")[0] == kind]
         if kind in _WHOLE:
             found += _WHOLE[kind](own)
             continue
@@ -57,9 +46,13 @@ def title_of(kind: str) -> str:
 def made(rows: Sequence[Row]) -> str:
     """Date, machine, commit and command of every start that measured something."""
     starts = {row["start"]: row for row in rows if "start" in row}
-    used = sorted({row["of_start"] for row in rows if "model" in row})
+    used = sorted({row["of_start"] for row in rows if _measured(row)})
     commits = (f" At commit {starts[n]['settings']['commit']}." for n in used)
     return " ".join(made_with(starts[n]) + commit for n, commit in zip(used, commits, strict=True))
+
+
+def _measured(row: Row) -> bool:
+    return ("model" in row or "macs_per_second" in row) and "interrupted" not in row
 
 
 def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Table]:
@@ -79,24 +72,24 @@ def _of_kind(kind: str, title: str, work: str, rows: list[Row]) -> Iterable[Tabl
             row["peak_memory_bytes"] = None  # the longer answer's
     what = f"{work}, {_common(rows)}"
     if kind == "memory":
-        return [table(f"{title}: {what}", rows, _BATCH | _FITS)]
+        return [table(f"{title}: {what}", rows, BATCH | FITS)]
     if kind == "alternatives":
         rows = _beside_openvino(rows)
         steps = [row for row in rows if row["tpot_ideal_ms"] is not None]
         return [
-            table(f"{title}: {what}", rows, _BATCH | _TIMES | _OPENVINO),
-            table(f"Decode step beside the alternatives: {what}", steps, _BATCH | _STEP),
+            table(f"{title}: {what}", rows, BATCH | TIMES | BESIDE),
+            table(f"Decode step beside the alternatives: {what}", steps, BATCH | STEP),
         ]
     if kind == "peers":
         lines = tuple((row["method"], row["problem"]) for row in rows if "problem" in row)
         lost = [Table(f"{NOT_MEASURED.capitalize()}: {what}", ("method", "why"), lines)]
-        return [table(f"{title}: {what}", rows, _PEERS), *(lost if lines else [])]
-    found = [table(f"{title}: {what}", rows, _BATCH | _TIMES)]
+        return [table(f"{title}: {what}", rows, PEERS), *(lost if lines else [])]
+    found = [table(f"{title}: {what}", rows, BATCH | TIMES)]
     if kind in ("table", "family"):
         found += [
-            table(f"Prefill: {what}", rows, _BATCH | _PREFILL),
-            table(f"Decode step: {what}", rows, _BATCH | _STEP),
-            table(f"KV cache: {what}", rows, _BATCH | _KV),
+            table(f"Prefill: {what}", rows, BATCH | PREFILL),
+            table(f"Decode step: {what}", rows, BATCH | STEP),
+            table(f"KV cache: {what}", rows, BATCH | KV),
         ]
     return found
 
@@ -163,6 +156,19 @@ def _exact(rows: list[Row]) -> list[Table]:
     return found
 
 
+def _ceilings(rows: list[Row]) -> list[Table]:
+    """The last ones that were measured."""
+    lines = [
+        (
+            ("a matrix product", si(2 * row["macs_per_second"], "FLOP/s")),
+            ("a copy, read and written", si(row["bytes_per_second"], "B/s")),
+            ("starting an operation", f"{1e6 * row['launch_seconds']:.3g} us"),
+        )
+        for row in rows
+    ]
+    return [Table("At best on this device", ("what", "rate"), last) for last in lines[-1:]]
+
+
 def _timeline(rows: list[Row]) -> list[Table]:
     """How long kernels ran, by kind, and how long none did."""
     if not rows:
@@ -176,8 +182,8 @@ def _timeline(rows: list[Row]) -> list[Table]:
         lines.append(
             (
                 f"{row['method']}, {row['phase']}",
-                *(f"{took:.3g}" for took in spent.values()),
-                f"{row['span_ms']:.4g}",
+                *(digits(took, 3) for took in spent.values()),
+                digits(row["span_ms"]),
                 f"{row['idle_share']:.1%}",
                 str(len(row["events"])),
             )
@@ -187,9 +193,14 @@ def _timeline(rows: list[Row]) -> list[Table]:
     return [Table(title, heads, tuple(lines))]
 
 
-_WHOLE: dict[str, Callable[[list[Row]], list[Table]]] = {"exact": _exact, "timeline": _timeline}
+_WHOLE: dict[str, Callable[[list[Row]], list[Table]]] = {
+    "exact": _exact,
+    "ceilings": _ceilings,
+    "timeline": _timeline,
+}
 _KINDS = {
     "exact": "",
+    "ceilings": "",
     "table": "End to end",
     "alternatives": "Beside the alternatives",
     "peers": "Beside the peers' own code",
@@ -202,59 +213,4 @@ _KINDS = {
     "cudnn": "With cuDNN's attention allowed",
     "operators": "",
     "timeline": "",
-}
-_BATCH: dict[str, Cell] = {"batch": figure("batch_size", str)}
-_TIMES: dict[str, Cell] = {
-    "TTFT, ms": milliseconds("ttft_ms"),
-    "TPOT, ms": milliseconds("tpot_ms"),
-    "e2e, ms": milliseconds("e2e_ms"),
-    "tok/s": figure("tokens_per_second", lambda value: f"{value:.4g}"),
-    "spread": share("e2e_spread"),
-    "speedup": times("speedup"),
-    "first, ms": or_dash("first_e2e_ms"),
-    "recording, ms": or_dash("recording_ms"),
-    "compiling, s": or_dash("compiling_s"),
-    "peak memory": count("peak_memory_bytes", "B"),
-}
-_PEERS: dict[str, Cell] = {
-    "TTFT, ms": milliseconds("ttft_ms"),
-    "TPOT, ms": milliseconds("tpot_ms"),
-    "e2e, ms": milliseconds("e2e_ms"),
-    "spread": share("e2e_spread"),
-    "speedup": times("speedup"),
-    "memory of the process": lambda row: (
-        si(row["peak_process_bytes"], "B") if row.get("peak_process_bytes") else "-"
-    ),
-    "ready in, s": or_dash("ready_s"),
-    "answers kept": share("kept"),
-}
-_OPENVINO: dict[str, Cell] = {"vs openvino": times("over_openvino")}
-_PREFILL: dict[str, Cell] = {
-    "took, ms": milliseconds("prefill_ms"),
-    "ideal, ms": milliseconds("prefill_ideal_ms"),
-    "reached": share("prefill_roofline_share"),
-    "could save": share("ideal_saving"),
-    "saved": share("achieved_saving"),
-    "of it": share("saving_share"),
-    "operations": or_dash("prefill_launches"),
-}
-_STEP: dict[str, Cell] = {
-    "TPOT, ms": milliseconds("tpot_ms"),
-    "p90, ms": milliseconds("tpot_p90_ms"),
-    "ideal, ms": milliseconds("tpot_ideal_ms"),
-    "bound": figure("tpot_bound", str),
-    "reached": share("tpot_roofline_share"),
-}
-_KV: dict[str, Cell] = {
-    "after prefill": count("kv_bytes", "B"),
-    "share": share("kv_ratio"),
-    "mean": count("kv_mean_bytes", "B"),
-    "share ": share("kv_mean_ratio"),
-    "peak": count("kv_peak_bytes", "B"),
-}
-_FITS: dict[str, Cell] = {
-    "budget": count("budget_bytes", "B"),
-    "tok/s": figure("tokens_per_second", lambda value: f"{value:.4g}"),
-    "e2e, ms": milliseconds("e2e_ms"),
-    "peak memory": count("peak_memory_bytes", "B"),
 }

@@ -29,7 +29,7 @@ def save_bars(path: Path, panels: Mapping[str, Bars], what: str, title: str) -> 
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     most = max(len(bars) for bars in panels.values())
-    figure = Figure(figsize=(4.2 * columns, rows * (0.3 * most + 1.1) + 0.5), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, rows * (0.3 * most + 1.25) + 0.5), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, (name, bars) in zip(axes, panels.items(), strict=False):
         labels = [label for label, _, _ in bars]

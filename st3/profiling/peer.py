@@ -53,7 +53,8 @@ class PeerProcess:
 
     Attributes:
         seconds: that making the model ready took; 0 before.
-        facts: what it told then: whatever the pipeline tells, versions among it.
+        facts: what it told then, or behind its last answer: whatever the pipeline tells, versions
+            among it.
         tokens: of each row of its last answer.
         peak: bytes of main memory that its process had at most; None if it cannot tell.
     """
@@ -120,6 +121,7 @@ class PeerProcess:
             self.close()
             raise
         self.tokens, self.peak = said.get("tokens", []), said.get("peak_bytes")
+        self.facts |= said.get("facts", {})
         steps = pairwise(seconds)
         return Run(
             ttft=1000 * seconds[0], vision=None, prefill=None,

@@ -9,8 +9,8 @@ without computing. What libraries print goes to standard error.
   PIPELINE.py, of the folder's config.json and of its weights, if some lie there; answers with the
   pipeline's `facts`.
 - `{"inputs": FILE.safetensors, "new": 64}`: one greedy answer; `seconds` from its start to each of
-  its tokens, the `tokens` of each row, and `peak_bytes`, the most memory that the process had
-  meanwhile.
+  its tokens, the `tokens` of each row, `peak_bytes`, the most memory that the process had
+  meanwhile, and the `facts` as they are then: some are known behind an answer alone.
 
 PIPELINE.py has `class Pipeline`, made with the keys of the first request, which has `facts` and
 `answer(tensors, new, marks)`; and may have `NEEDS`, module -> how it is installed. The answer to
@@ -68,6 +68,7 @@ def answer(pipeline: Any, inputs: str, new: int) -> dict[str, Any]:
         "seconds": [mark - began for mark in marks.times],
         "tokens": tokens,
         "peak_bytes": _peak(),
+        "facts": pipeline.facts,
     }
 
 

@@ -9,6 +9,7 @@ from st3.tables import (
     Cell,
     Table,
     count,
+    digits,
     figure,
     milliseconds,
     or_dash,
@@ -92,7 +93,7 @@ def operator_tables(entries: Sequence[dict[str, Any]], what: str) -> list[Table]
         own = [entry for entry in entries if entry["phase"] == phase]
         kernels = ("kernels",) if "kernels_run" in own[0] else ()
         lines = [
-            (e["method"], *(f"{ms:.3g}" for ms in e["kinds"].values()), f"{e['wall_ms']:.4g}",
+            (e["method"], *(digits(ms, 3) for ms in e["kinds"].values()), digits(e["wall_ms"]),
              *(f"{e['kernels_run']:.0f}" for _ in kernels))
             for e in own
         ]  # fmt: skip
@@ -146,7 +147,7 @@ _LATENCY: dict[str, Cell] = {
     "e2e": milliseconds("e2e_ms"),
     "recording, ms": or_dash("recording_ms"),
     "compiling, s": or_dash("compiling_s"),
-    "tok/s": figure("tokens_per_second", lambda value: f"{value:.4g}"),
+    "tok/s": figure("tokens_per_second", digits),
     "spread": share("e2e_spread"),
     "speedup": times("speedup"),
     "vs none": _vs_none,

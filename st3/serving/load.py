@@ -42,6 +42,7 @@ class Answer:
         status: of HTTP; 0 where there was none, as after hanging up.
         text: as far as it came. `prompt_tokens`: as the server counts them.
         first, total: seconds to the first token, and to the end.
+        batch: how many were answered together, where the server is `st3 serve`.
         error: what the server said, or what went wrong on the way.
     """
 
@@ -50,6 +51,7 @@ class Answer:
     prompt_tokens: int | None = None
     first: float | None = None
     total: float = 0.0
+    batch: int | None = None
     error: str = ""
 
 
@@ -180,4 +182,5 @@ async def _ask(
                     answer.text += said
             if event.get("usage"):
                 answer.prompt_tokens = event["usage"]["prompt_tokens"]
+                answer.batch = event.get("st3", {}).get("batch")
         answer.status = response.status_code

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from st3.benchmark import cpu, gpu
+from st3.benchmark import album, cpu, gpu
 from st3.benchmark.compare import apart, compare
+from st3.benchmark.standing import Standing
 from st3.files import append_rows, read_rows
 from st3.verification.checks import Verifier
 from st3.verification.report import RED
@@ -54,6 +55,7 @@ def test_a_dry_run_leaves_rows_tables_pictures_and_a_page(dry: Path) -> None:
     text = (dry / "tables.md").read_text(encoding="utf-8")
     for said in (
         "Correct on this device: float32",
+        "At best on this device",
         "End to end: tiny small",
         "random weights",
         "Against stock's",
@@ -69,6 +71,39 @@ def test_a_dry_run_leaves_rows_tables_pictures_and_a_page(dry: Path) -> None:
     assert {"speed-table.png", "prefill.png", "timeline.png"} <= pictures
     assert page.count("data:image/png;base64,") == len(pictures)
     assert "a dry run" in page
+
+
+def test_dtypes_have_panels_of_their_own(
+    dry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of the peers, whose folder holds two."""
+    rows = [row for row in read_rows(dry / "rows.jsonl") if row.get("cell", "").startswith("table/")]
+    rows += [row | {"dtype": "bfloat16"} for row in rows]
+    drawn: list[Any] = []
+    monkeypatch.setattr(album, "save_bars", lambda path, panels, *_: drawn.append(panels))
+    monkeypatch.setattr(album, "save_savings", lambda path, *_: None)
+    monkeypatch.setattr(album, "pictured", lambda path, _: "")
+    starts = [row for row in read_rows(dry / "rows.jsonl") if "start" in row]
+    album.save_album(tmp_path, [*starts, *rows], Standing((), {}, ()), "title")
+    (panels,) = drawn
+    assert {title.partition("\n")[0] for title in panels} == {
+        "tiny small, float32", "tiny small, bfloat16",
+    }  # fmt: skip
+    for bars in panels.values():
+        assert len({label for label, _, _ in bars}) == len(bars)
+
+
+def test_ceilings_alone_are_something(st3_: Any, tmp_path: Path) -> None:
+    result = st3_(
+        "benchmark", "--tiny", "--device", "cpu", "--output", tmp_path, "--cells", "ceilings"
+    )
+    assert result.code == 0, result.err
+    assert "At best on this device" in result.out
+    for name in ("report.html", "tables.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "GFLOP/s" in text or "TFLOP/s" in text
+        assert "st3 benchmark --tiny" in text
+        assert "Nothing has been measured" not in text
 
 
 def test_it_goes_on_and_says_what_is_lacking(st3_: Any, dry: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Pipeline:
         for _ in range(new):
             time.sleep(0.01)
             marks.mark()
+        self.facts["asked"] = self.asked
         with open(self.log, "a") as file:
             file.write(f"{began} {time.monotonic()}\\n")
         return [self.tokens]
@@ -78,6 +79,7 @@ def test_they_take_turns_and_what_fails_is_a_row(tmp_path: Path) -> None:
         assert row["ttft_ms"] >= 10
         assert row["e2e_ms"] >= 30
         assert row["settings"]["threads"] == 1
+        assert row["settings"]["asked"] == 3  # what is known behind an answer
         assert row["speedup"] == pytest.approx(found["stock"]["e2e_ms"] / row["e2e_ms"])
         assert row["peak_process_bytes"] is None or row["peak_process_bytes"] > 1e7
     spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
@@ -151,3 +153,26 @@ def test_the_command_goes_on_without_a_peer(tmp_path: Path) -> None:
         text = (output / name).read_text(encoding="utf-8")
         assert "FOLDER/kvpress" in text
         assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--peers", "kvpres"), "--peers: no environment 'kvpres'; there are: openvino, "),
+        (("--dtypes", "float8"), "--dtypes: 'float8' is none of float32, "),
+        (("--minutes", "0"), "--minutes 0 is no time"),
+        (("--new", "1"), "--new: at least 2 tokens"),
+    ],
+)
+def test_wrong_use_installs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: Any, says: str
+) -> None:
+    monkeypatch.syspath_prepend(str(PEERS))
+    monkeypatch.setattr(
+        sys, "argv", ["measure.py", str(tmp_path / "a"), "--output", str(tmp_path), *arguments]
+    )
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PEERS / "measure.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

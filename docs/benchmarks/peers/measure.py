@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from environments import ENVIRONMENTS, make, python_of
 
 import st3
-from st3.benchmark.album import save_album
+from st3.benchmark.album import save_album, save_tables
 from st3.benchmark.lab import Lab
 from st3.benchmark.peers import Subject, Way, cell
 from st3.benchmark.run import ROWS, run
@@ -40,6 +41,7 @@ from st3.profiling.shape import Workload
 
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
+DTYPES = "float32", "bfloat16", "float16"
 STATIC, COMPILED = {"cache": "static"}, {"method": "st3", "compile": "inductor"}
 NARROW = {
     "hidden_size": 640, "intermediate_size": 1728, "num_attention_heads": 10,
@@ -127,7 +129,7 @@ def the_demo(*, questions: int, new: int) -> Subject:
 def settings(asked: argparse.Namespace, temporary: Path) -> list[Cell]:
     """A cell a setting, the quickest first."""
     threads, tiny, new = torch.get_num_threads(), asked.tiny, 4 if asked.tiny else asked.new
-    mine = {name.strip() for name in asked.peers.split(",")} & {*ENVIRONMENTS}
+    mine = {*asked.peers.split(",")}
     llava = ways(asked.folder, mine - {"sparsevlm"}, tiny=tiny)
     qwen = ways(asked.folder, mine & {"sparsevlm", "openvino"}, tiny=tiny)
     found = []
@@ -167,22 +169,45 @@ def main() -> int:
     parser.add_argument("--commit", help="of the code, where git does not tell")
     parser.add_argument("--tiny", action="store_true", help="a dry run: shapes that say nothing")
     asked = parser.parse_args()
+    if wrong := _wrong(asked):
+        parser.error(wrong)
+    path = asked.output / ROWS
     begun = start(CPU, torch.float32, _command(asked), asked.commit)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(prefix="st3-peers-") as temporary:
         try:
             every = settings(asked, Path(temporary))
+            names = [cell.name for cell in every]
+
+            def tell(line: str) -> None:
+                print(line, file=sys.stderr, flush=True)
+                save_tables(asked.output, rows := read_rows(path), standing(rows, names))
+
             ended = run(
                 asked.output, chosen(every, asked.cells), Lab(CPU, torch.float32, tiny=asked.tiny),
-                seconds=60 * asked.minutes, start=begun,
-                say=lambda line: print(line, file=sys.stderr, flush=True),
+                seconds=60 * asked.minutes, start=begun, say=tell,
             )  # fmt: skip
         except (ValueError, OSError) as error:
             parser.error(str(error))
-    rows = read_rows(asked.output / ROWS)
-    so_far = standing(rows, [cell.name for cell in every])
+    rows = read_rows(path)
+    so_far = standing(rows, names)
     save_album(asked.output, rows, so_far, "st3 beside its peers' own code")
     return {"done": 0, "failed": 1, "gone": 1, "stopped": 3}[ended]
+
+
+def _wrong(asked: argparse.Namespace) -> str | None:
+    """What makes no sense, before anything is installed."""
+    for peer in filter(None, asked.peers.split(",")):
+        if peer not in ENVIRONMENTS:
+            return f"--peers: no environment {peer!r}; there are: {', '.join(ENVIRONMENTS)}"
+    for name in asked.dtypes.split(","):
+        if name not in DTYPES:
+            return f"--dtypes: {name!r} is none of {', '.join(DTYPES)}"
+    if not (math.isfinite(asked.minutes) and asked.minutes > 0):
+        return f"--minutes {asked.minutes:g} is no time: give more than 0"
+    if asked.new < 2 or asked.rounds < 1:
+        return "--new: at least 2 tokens, of which one has a step; --rounds: at least 1"
+    return None
 
 
 def _command(asked: argparse.Namespace) -> str:
