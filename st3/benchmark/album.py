@@ -106,6 +106,4 @@ def _where(row: Row) -> str:
 
 
 def _work(row: Row) -> str:
-    return (
-        f"{row['visual_tokens']} visual, batch {row['batch_size']}, {row['new_tokens']} new"
-    )
+    return f"{row['visual_tokens']} visual, batch {row['batch_size']}, {row['new_tokens']} new"

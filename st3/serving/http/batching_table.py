@@ -27,7 +27,7 @@ def table(document: Mapping[str, Any]) -> Table:
         )
     asked = f"{settings['callers']} callers, {settings['requests']} pictures a round"
     heads = (
-        "`--batch-size`", "pictures/s", f"of {rows[0]['batch_size']}", "spread", "answered together",
-        "TTFT p50, ms", "TTFT p95, ms", "whole p50, ms", "same answers",
+        "`--batch-size`", "pictures/s", f"of {rows[0]['batch_size']}", "spread",
+        "answered together", "TTFT p50, ms", "TTFT p95, ms", "whole p50, ms", "same answers",
     )  # fmt: skip
     return Table(f"st3 serve on the {settings['model']}, {asked}", heads, tuple(lines))
