@@ -24,7 +24,7 @@ def test_one_run_has_no_spread() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.012345, "0.01234"), (9999.4, "9999"), (9999.7, "10000"), (24680, "24680")],
+    [(0.012346, "0.01235"), (9999.4, "9999"), (9999.7, "10000"), (24680, "24680")],
 )
 def test_no_figure_of_a_table_has_an_exponent(value: float, text: str) -> None:
     assert digits(value) == text

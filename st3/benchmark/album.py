@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from st3.benchmark.standing import Standing
-from st3.benchmark.tables import made, tables, title_of
+from st3.benchmark.tables import made, tables, title_of, work
 from st3.files import write_text
 from st3.plots.benchmark import Bars, save_bars, save_savings, save_timelines
 from st3.plots.page import page, paragraph, pictured, table_of
@@ -96,14 +96,10 @@ def _panels(rows: Sequence[Row]) -> dict[str, Bars]:
         speed = row.get("speedup")
         relative = spread(row.get("samples", {}).get("e2e_ms", []))
         half = None if speed is None or relative is None else speed * relative / 2
-        title = f"{row['model']}, {row['dtype']}\n{_work(row)}"
+        title = f"{row['model']}, {row['dtype']}\n{work(row)}"
         found.setdefault(title, []).append((row["method"], speed, half))
     return dict(found)
 
 
 def _where(row: Row) -> str:
-    return f"{row['model']}, {_work(row)}"
-
-
-def _work(row: Row) -> str:
-    return f"{row['visual_tokens']} visual, batch {row['batch_size']}, {row['new_tokens']} new"
+    return f"{row['model']}, {work(row)}"

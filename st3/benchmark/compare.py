@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from st3.benchmark.run import ROWS, named
-from st3.benchmark.tables import made, title_of
+from st3.benchmark.tables import made, title_of, work
 from st3.files import make_folder, read_rows, write_text
 from st3.plots.benchmark import Bars, save_bars
 from st3.plots.page import page, paragraph, pictured, table_of
-from st3.tables import Table, digits
+from st3.tables import Table, digits, spread
 
 _FIGURES = ("ttft_ms", "tpot_ms", "e2e_ms")
 _EXPLAINED = (
@@ -151,22 +151,31 @@ class Comparison:
     def save(self, folder: Path) -> list[str]:
         """Write Markdown, a picture and a page; the names of the files, the page first."""
         make_folder(folder)
-        panels: dict[str, Bars] = {}
-        for kind in dict.fromkeys(_kind(row) for row, _ in self.pairs):
-            panels[title_of(kind)] = [
-                (f"{a['method']}: {_of(a)}", factor(a, b, "e2e_ms"), None)
-                for a, b in self.pairs
-                if _kind(a) == kind
-            ]
         title = "Two runs of st3 benchmark"
-        save_bars(folder / "compare.png", panels, "times A's speed, end to end", f"{title}: B / A")
+        what = "times A's speed, end to end"
+        save_bars(folder / "compare.png", self._panels(), what, f"{title}: B / A")
         write_text(folder / "compare.md", self.markdown())
         parts = [paragraph(line) for line in self.sentences()]
-        parts.append(pictured(folder / "compare.png", "How many times as fast B is as A."))
+        parts.append(
+            pictured(
+                folder / "compare.png",
+                "How many times as fast B is as A; the bars' ends show both spreads.",
+            )
+        )
         parts += [table_of(table) for table in self.tables()]
         sources = f"A: {made(self.a.rows)} B: {made(self.b.rows)}"
         write_text(folder / "compare.html", page(title, title, parts, sources))
         return ["compare.html", "compare.md", "compare.png"]
+
+    def _panels(self) -> dict[str, Bars]:
+        found: dict[str, list[tuple[str, float | None, float | None]]] = {}
+        for a, b in self.pairs:
+            ratio, mine, other = factor(a, b, "e2e_ms"), spread(_rounds(a)), spread(_rounds(b))
+            known = ratio is not None and mine is not None and other is not None
+            half = ratio * (mine + other) / 2 if known else None
+            title = f"{title_of(_kind(a))}\n{a['model']}, {a['dtype']}\n{work(a)}"
+            found.setdefault(title, []).append((a["method"], ratio, half))
+        return dict(found)
 
 
 def compare(first: Path, second: Path) -> Comparison:
@@ -201,7 +210,7 @@ def factor(a: dict[str, Any], b: dict[str, Any], key: str) -> float | None:
 
 def apart(a: dict[str, Any], b: dict[str, Any]) -> bool | None:
     """Whether no round of one is among those of the other; None where either had one round."""
-    left, right = (row.get("samples", {}).get("e2e_ms", []) for row in (a, b))
+    left, right = _rounds(a), _rounds(b)
     if min(len(left), len(right)) < 2:
         return None
     return bool(max(left) < min(right) or max(right) < min(left))
@@ -212,15 +221,16 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in names)
 
 
+def _rounds(row: dict[str, Any]) -> list[float]:
+    return list(row.get("samples", {}).get("e2e_ms", []))
+
+
 def _kind(row: dict[str, Any]) -> str:
     return str(row["cell"]).partition("/")[0]
 
 
 def _of(row: dict[str, Any]) -> str:
-    return (
-        f"{row['model']}, {row['visual_tokens']} visual, batch {row['batch_size']}, "
-        f"{row['new_tokens']} new, {row['dtype']}"
-    )
+    return f"{row['model']}, {work(row)}, {row['dtype']}"
 
 
 def _times(value: float | None) -> str:

@@ -43,6 +43,11 @@ def title_of(kind: str) -> str:
     return _KINDS.get(kind) or kind
 
 
+def work(row: Row) -> str:
+    """What a row's cell was asked for."""
+    return f"{row['visual_tokens']} visual, batch {row['batch_size']}, {row['new_tokens']} new"
+
+
 def made(rows: Sequence[Row]) -> str:
     """Date, machine, commit and command of every start that measured something."""
     starts = {row["start"]: row for row in rows if "start" in row}
