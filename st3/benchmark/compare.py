@@ -156,12 +156,8 @@ class Comparison:
         save_bars(folder / "compare.png", self._panels(), what, f"{title}: B / A")
         write_text(folder / "compare.md", self.markdown())
         parts = [paragraph(line) for line in self.sentences()]
-        parts.append(
-            pictured(
-                folder / "compare.png",
-                "How many times as fast B is as A; the bars' ends show both spreads.",
-            )
-        )
+        shown = "How many times as fast B is as A; the bars' ends show both spreads."
+        parts.append(pictured(folder / "compare.png", shown))
         parts += [table_of(table) for table in self.tables()]
         sources = f"A: {made(self.a.rows)} B: {made(self.b.rows)}"
         write_text(folder / "compare.html", page(title, title, parts, sources))
@@ -171,8 +167,9 @@ class Comparison:
         found: dict[str, list[tuple[str, float | None, float | None]]] = {}
         for a, b in self.pairs:
             ratio, mine, other = factor(a, b, "e2e_ms"), spread(_rounds(a)), spread(_rounds(b))
-            known = ratio is not None and mine is not None and other is not None
-            half = ratio * (mine + other) / 2 if known else None
+            half = None
+            if ratio is not None and mine is not None and other is not None:
+                half = ratio * (mine + other) / 2
             title = f"{title_of(_kind(a))}\n{a['model']}, {a['dtype']}\n{work(a)}"
             found.setdefault(title, []).append((a["method"], ratio, half))
         return dict(found)
