@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from st3_cli.console import aside, print_answer, print_json, print_texts
 
 EXAMPLES = o.examples(
     "st3 models",
-    "st3 models qwen3_vl",
+    'st3 models "Qwen2.5-VL"',
     "st3 models mllama",
     "st3 models ./my-checkpoint",
 )
@@ -22,7 +23,7 @@ def families(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A family, a short name, a folder or a Hub id: can it be trimmed?",
+            help="A family as you call it, a short name, a folder or a Hub id: can it be trimmed?",
             show_default=False,
         ),
     ] = None,
@@ -63,15 +64,25 @@ def _say(model: str, json: bool) -> None:
     if json:
         print_json({"model": model} | asdict(found))
         return
-    texts = " or ".join(found.text_models)
     print_answer(f"{model}: {'works' if found.proven else 'fits'}\n")
+    aside(f"family {found.family}, with the text model {' or '.join(found.text_models)}")
+    yours = found.shape if found.shape in (model, "demo") else "CHECKPOINT"
     if found.proven:
-        aside(
-            f"An oracle has proven the family {found.family} with {texts}, on tiny random models. "
-            f"On your checkpoint: st3 verify {model if model != found.family else 'CHECKPOINT'}"
-        )
+        aside("an oracle has proven it, on tiny random models;")
     else:
-        aside(
-            f"st3 finds the parts of the family {found.family} with {texts} that it needs, and no "
-            "oracle has proven it: st3 verify CHECKPOINT does, on yours."
-        )
+        aside("st3 finds the parts that it needs; no oracle has proven it;")
+    aside(f"on your checkpoint: st3 verify {shlex.quote(yours or 'CHECKPOINT')}")
+    shape = found.shape or "CHECKPOINT"
+    if found.layers:
+        aside(_kept(found.layers, shape))
+    aside(f"compute, memory, time: st3 profile --model {shlex.quote(shape)}")
+
+
+def _kept(layers: int, shape: str) -> str:
+    from st3.methods import make_method
+
+    try:
+        keep = make_method("st3").schedule(layers).mean_keep
+    except ValueError as error:
+        return f"st3 with its defaults does not go with {layers} layers: {error}"
+    return f"st3 keeps {keep:.0%} of {shape}'s visual tokens, mean over its {layers} layers"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
-from st3.families.proven import PROVEN
-
 EXAMPLES = {
     "aria": "rhymes-ai/Aria",
     "aya_vision": "CohereLabs/aya-vision-8b",
@@ -44,20 +40,3 @@ EXAMPLES = {
     "video_llava": "LanguageBind/Video-LLaVA-7B-hf",
     "vipllava": "llava-hf/vip-llava-7b-hf",
 }
-
-
-def guess(name: str) -> str | None:
-    """The proven family that a checkpoint's name on the Hub speaks of, None if it does of none.
-
-    A name proves nothing: it is for the line that says that the checkpoint cannot be looked at.
-    """
-    for family, example in EXAMPLES.items():
-        if name == example:
-            return family
-    plain = _plain(name.rpartition("/")[2])
-    found = [family for family in PROVEN if plain.startswith(_plain(family))]
-    return max(found, key=len, default=None)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ HUB_IDS = {
     "gemma3-12b": "google/gemma-3-12b-it",
 }
 """Short names."""
+_WHICH = (
+    f"give demo, {', '.join(HUB_IDS)}, a Hub id such as {HUB_IDS['7b']}[@revision], or the folder "
+    "of a checkpoint"
+)
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _DEMO = Path(__file__).parent.parent / "demo" / "model"
 
 
@@ -44,6 +50,8 @@ def find(name: str, revision: str | None = None) -> Source:
     Raises:
         ValueError: a path that is no folder, or something that cannot be a Hub id.
     """
+    if not name.strip():
+        raise ValueError(f"the model's name is empty: {_WHICH}")
     if name == "demo":
         return Source(str(_DEMO))
     if name == "small":
@@ -58,11 +66,8 @@ def find(name: str, revision: str | None = None) -> Source:
         raise ValueError(f"{name} is a file: give the folder of a checkpoint")
     if name[:1] in {".", "/", "~"} or place.count("/") > 1:
         raise ValueError(f"there is no folder {name}")
-    if place.count("/") != 1 or not all(place.split("/")):
-        raise ValueError(
-            f"unknown model {name!r}: give demo, {', '.join(HUB_IDS)}, a Hub id such as "
-            f"{HUB_IDS['7b']}[@revision], or the folder of a checkpoint"
-        )
+    if not _HUB_ID.fullmatch(place):
+        raise ValueError(f"unknown model {name!r}: {_WHICH}")
     return Source(place, at or revision)
 
 

@@ -6,18 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.utils.hub import cached_file
 
 from st3.families.base import FAMILIES
-from st3.families.examples import guess
+from st3.families.names import name_family
 from st3.families.parts import judge
+from st3.families.proven import PROVEN
 from st3.files import plainly
-from st3.inference.checkpoints import HUB_IDS, Source, fetching, find
+from st3.inference.checkpoints import HUB_IDS, Source, fetching, find, offline
 
 _ORIGINAL = ("mm_vision_tower", "mm_projector_type")
 """Keys of LLaVA's original format: a text model's configuration with the picture's parts in it."""
+_PATIENCE = 10  # seconds for the Hub's first word, as its client has
 
 
 def find_config(name: str, revision: str | None = None) -> Any:
@@ -42,11 +45,24 @@ def load_config(source: Source) -> Any:
         if not path.is_file():
             raise ValueError(f"{source.place} is no checkpoint: it has no config.json")
     else:
-        family = guess(source.place)
+        family = name_family(source.place, PROVEN)
         known = f"by its name it is of the family {family}, which st3 trims" if family else FAMILIES
         with fetching(source, f"; {known}"):
-            path = Path(str(cached_file(source.place, "config.json", revision=source.revision)))
+            path = _fetch(source)
     return _make(path, source)
+
+
+def _fetch(source: Source) -> Path:
+    """`config.json` of a checkpoint on the Hub, in the local cache.
+
+    The Hub's client asks a Hub that it cannot reach six times, for half a minute. It is asked once
+    before, unless the file is here already.
+    """
+    name, at = "config.json", source.revision
+    here = try_to_load_from_cache(source.place, name, revision=at)
+    if not (offline() or isinstance(here, str)):
+        get_hf_file_metadata(hf_hub_url(source.place, name, revision=at), timeout=_PATIENCE)
+    return Path(str(cached_file(source.place, name, revision=at)))
 
 
 def read_config(path: Path) -> Any:

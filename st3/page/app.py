@@ -1,28 +1,15 @@
-"""The page itself, in gradio: what is on it, and which handler answers which control."""
+"""The page itself: which handler answers which control, and which of them take turns."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
-from st3 import demo
-from st3.demo.likeness import of_this_world
-from st3.inference.pictures import decode_picture
-from st3.inference.sources import PictureError, read_source
-from st3.methods import METHODS
-from st3.page import showing
-from st3.page.asking import Host, Seen
-from st3.page.knobs import knob, position
-from st3.page.view import KNOBS, OWN, View, knobs_of, read_method, turned
+from st3.page.handlers import Page
+from st3.page.layout import Layout, lay_out
 
-_FRAME = 0.25  # seconds between pictures of an answer that grows
 _ADDRESS = """(query) => {
   const theme = new URL(location).searchParams.get("__theme");
   if (theme) query += (query ? "&" : "") + "__theme=" + encodeURIComponent(theme);
@@ -31,270 +18,63 @@ _ADDRESS = """(query) => {
 }"""
 
 
-class Page:
-    """The handlers, and what they have in common.
+def build(page: Page) -> gr.Blocks:
+    """Everything on it, with its handlers."""
+    with gr.Blocks(title="st3", analytics_enabled=False) as blocks:
+        _wire(blocks, page, lay_out(page))
+    return blocks
 
-    Args:
-        host: has the model.
-        start: what is shown to whoever opens the page without a link's query.
-        trusted: see `read_method`.
-        more: options of the model, for the command to copy.
-        limit: of the tokens of an answer.
-    """
 
-    def __init__(
-        self, host: Host, start: View, *, trusted: Sequence[str] = (), more: Sequence[str] = (),
-        limit: int = 512,
-    ) -> None:  # fmt: skip
-        self.host, self.start, self.trusted = host, start, trusted
-        self.more, self.limit = more, limit
-        self._middle = max(1, host.layers // 2)
+def _wire(blocks: gr.Blocks, page: Page, on: Layout) -> None:
+    own, film, asked = gr.State(None), gr.State(None, time_to_live=3600), gr.State(False)
+    until = gr.State(-1)
+    values = [on.picture, on.prompt, on.method, on.tokens, on.compare, on.layer, on.after]
+    answer = [on.refusal, on.notes, on.said, on.shown, on.took, film, on.after]
+    settled = [on.method, on.means, *on.knobs.values()]
+    quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    quick |= {"concurrency_limit": None}
+    one: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+    one |= {"concurrency_limit": 1, "concurrency_id": "model"}
 
-    def view(self, values: Sequence[Any], ask: bool) -> View:
-        """What the controls say, in their order."""
-        picture, prompt, method, tokens, compare, layer, after = values
-        return View(
-            picture, prompt or "", str(method or "").strip(), int(tokens), bool(compare),
-            0 if layer == self._middle else int(layer), int(after) if ask else -1, ask,
-        )  # fmt: skip
-
-    def upload(self, path: str | None) -> tuple[Any, ...]:
-        """A file of the visitor's becomes the picture, and is no file any more."""
-        if path is None:
-            return gr.skip(), gr.skip(), gr.skip(), ""
-        name = Path(path).name
-        try:
-            data, _ = read_source(Path(path))
-            shown = showing.preview(decode_picture(data, name), name)
-        except PictureError as error:
-            return gr.skip(), gr.skip(), gr.skip(), showing.refusal(str(error).replace(path, name))
-        finally:
-            Path(path).unlink(missing_ok=True)
-        radio = gr.Radio(choices=[*demo.PICTURES, OWN], value=OWN)
-        return (name, data), radio, shown, ""
-
-    def picture(self, name: str, own: tuple[str, bytes] | None) -> Image.Image:
-        """The picture of a view.
-
-        Raises:
-            ValueError: the visitor's own, and none has come.
-        """
-        if name != OWN:
-            return decode_picture(demo.PICTURES[name].read_bytes(), name)
-        if own is None:
-            raise PictureError("this view is of a picture that no link carries: drop it here again")
-        return decode_picture(own[1], own[0])
-
-    def pick(self, name: str, own: tuple[str, bytes] | None) -> tuple[str, str]:
-        """What is shown before anything is asked."""
-        try:
-            return showing.preview(self.picture(name, own), name), ""
-        except ValueError as error:
-            return "", showing.refusal(str(error))
-
-    def settle(self, method: str) -> tuple[Any, ...]:
-        """A spec was written: what it means or why it cannot be, and the knobs as it says."""
-        spec = str(method or "").strip()
-        layers = self.host.layers
-        try:
-            chosen = read_method(spec, layers, self.trusted)
-            schedule, knobs = chosen.schedule(layers), knobs_of(chosen, layers)
-        except ValueError as error:
-            return (spec, showing.refusal(str(error)), *[gr.skip()] * len(KNOBS))
-        means = f"{schedule.mean_keep:.0%} of the visual tokens, mean over {layers} layers"
-        means += f"; {schedule.keeps[-1]:.1%} in the last"
-        means += f"; none after {schedule.tau} generated tokens" if schedule.anneals else ""
-        controls = [
-            gr.update(visible=name in knobs, **position(name, knobs.get(name))) for name in KNOBS
-        ]
-        return (spec, showing.note([f"Keeps {means}."]), *controls)
-
-    def turn(self, name: str, method: str, value: Any) -> tuple[Any, ...]:
-        """A knob was turned: the spec says so."""
-        try:
-            spec = turned(str(method or "").strip(), name, value, self.host.layers)
-        except ValueError as error:
-            return (gr.skip(), showing.refusal(str(error)), *[gr.skip()] * len(KNOBS))
-        spec, means, *controls = self.settle(spec)
-        controls[KNOBS.index(name)] = gr.skip()  # it stays where the hand has it
-        return (spec, means, *controls)
-
-    def ask(self, own: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """The answer as it comes: refusal, notes, answers, pictures, table, film, slider."""
-        view, still = self.view(values, True), gr.skip()
-        try:
-            method = read_method(view.method, self.host.layers, self.trusted)
-            if not view.prompt.strip():
-                raise ValueError("the prompt is empty: ask something, e.g. 'What do you see?'")
-            picture = self.picture(view.picture, own)
-        except ValueError as error:
-            yield showing.refusal(str(error)), *[still] * 6
-            return
-        notes = []
-        if self.host.name == "demo" and not of_this_world(picture):
-            notes = [
-                "This picture does not look like the demo model's world, coloured shapes on a pale "
-                "ground: what it says is a guess. Real pictures are for --model 7b."
-            ]
-        yield (
-            "",
-            showing.note(notes),
-            showing.answers("", "", False, view.compare),
-            still,
-            "",
-            *([still] * 2),
+    def tell(event: Any, ask: bool) -> None:
+        found = event.then(
+            partial(page.address, ask), [asked, own, *values], [on.query, on.command], **quick
         )
-        layer, drawn, seen = view.layer or self._middle, 0.0, Seen()
-        tokens = min(view.tokens, self.limit)
-        for seen in self.host.ask(picture, view.prompt, method, tokens, view.compare):
-            now = time.monotonic()
-            if now - drawn < _FRAME:
-                continue
-            drawn = now
-            film = seen.now()
-            shown = showing.drawn(film, layer, seen.generated) if film else still
-            said = self._answers(seen, False, view.compare)
-            yield still, still, said, shown, still, still, still
-        after = seen.generated if view.after < 0 else min(view.after, seen.generated)
-        whole = not seen.refusal
-        yield (
-            showing.refusal(seen.refusal),
-            showing.note([*notes, *seen.notes]),
-            self._answers(seen, whole, view.compare),
-            showing.drawn(seen.film, layer, after) if seen.film else still,
-            showing.table(self.host.rows(seen)),
-            seen.film,
-            gr.update(maximum=max(1, seen.generated), value=after, visible=seen.film is not None),
+        found.then(None, [on.query], [on.link], js=_ADDRESS, **quick)
+
+    opened = blocks.load(
+        page.open, None, [*values, on.shown, on.refusal, asked, until], **quick
+    ).then(page.settle, [on.method], settled, **quick)
+    resumed = opened.then(page.resume, [asked, until, own, *values], answer, **one)
+    tell(resumed, False)
+    for event in (
+        on.file.upload(page.upload, [on.file], [own, on.picture, on.shown, on.refusal], **quick),
+        on.picture.input(page.pick, [on.picture, own], [on.shown, on.refusal], **quick),
+        on.method.input(page.settle, [on.method], settled, **quick),
+        on.prompt.blur(None, None, None, **quick),
+        on.tokens.input(None, None, None, trigger_mode="always_last", **quick),
+        on.compare.input(None, None, None, **quick),
+    ):
+        tell(event, False)
+    turns = [on.method.input, *(control.input for control in on.knobs.values())]
+    gr.on(turns, lambda: "", None, [on.refusal], **quick)  # it was about what stood there before
+    for name, control in on.knobs.items():
+        tell(
+            control.input(
+                partial(page.turn, name), [on.method, control], settled,
+                trigger_mode="always_last", **quick,
+            ),
+            False,
+        )  # fmt: skip
+    asking = gr.on(
+        [on.button.click, on.prompt.submit],
+        lambda *given: (yield from page.ask(given[0], *given[1:-1], -1)),
+        [own, *values], answer, **one,
+    )  # fmt: skip
+    tell(asking, True)
+    on.stop.click(None, None, None, cancels=[asking, resumed], **quick)
+    for slider in (on.layer, on.after):
+        moved = slider.input(
+            page.redraw, [film, on.layer, on.after], [on.shown], trigger_mode="always_last", **quick
         )
-
-    def address(self, ask: bool, asked: bool, own: Any, *values: Any) -> tuple[str, str]:
-        """The view's query and command; what a link has asked is asked."""
-        view = self.view(values, ask or asked)
-        name = own[0] if own is not None else "PICTURE"
-        return view.query(), view.command(self.host.name, name, self.more)
-
-    def open(self, request: gr.Request) -> tuple[Any, ...]:
-        """Somebody opens the page, perhaps by a link."""
-        query: Mapping[str, str] = dict(request.query_params)
-        wrong = ""
-        try:
-            view = View.of(query, self.start)
-        except ValueError as error:
-            view, wrong = self.start, str(error)
-        shown, refusal = self.pick(view.picture, None)
-        choices = [*demo.PICTURES, *[OWN] * (view.picture == OWN)]
-        layer = min(max(view.layer, 0), self.host.layers) or self._middle
-        return (
-            gr.Radio(choices=choices, value=view.picture), view.prompt, view.method,
-            min(max(view.tokens, 1), self.limit), view.compare, layer,
-            gr.update(value=max(view.after, 0) if view.ask else 0, maximum=max(1, view.after)),
-            shown, showing.refusal(wrong) or refusal, view.ask and not (wrong or refusal),
-            view.after,
-        )  # fmt: skip
-
-    def resume(self, asked: bool, after: int, own: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """What a link asks for is asked at once."""
-        if asked:
-            yield from self.ask(own, *values[:-1], after)
-        else:
-            yield (gr.skip(),) * 7
-
-    def build(self) -> gr.Blocks:
-        """The page."""
-        with gr.Blocks(title="st3", analytics_enabled=False) as blocks:
-            self._fill(blocks)
-        return blocks
-
-    def _fill(self, blocks: gr.Blocks) -> None:
-        own, film, asked = gr.State(None), gr.State(None, time_to_live=3600), gr.State(False)
-        until = gr.State(-1)
-        gr.Markdown(f"# st3: what is left of a picture\n\nModel: `{self.host.name}`")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                picture = gr.Radio([*demo.PICTURES], value=self.start.picture, label="Picture")
-                file = gr.File(label="Or drop one of your own", height=150)
-                prompt = gr.Textbox(self.start.prompt, label="Question", lines=1, max_length=4000)
-                with gr.Row():
-                    button = gr.Button("Ask", variant="primary")
-                    stop = gr.Button("Stop")
-                refusal = gr.HTML()
-                method = gr.Dropdown(
-                    [*METHODS], value=self.start.method, allow_custom_value=True, label="Method",
-                    info="A name, or one with its parameters: fastv:k=2,r=50%, "
-                    "divprune:keep=64, visionzip+st3",
-                )  # fmt: skip
-                means = gr.HTML()
-                knobs = {name: knob(name, self.host.layers) for name in KNOBS}
-                tokens = gr.Slider(1, self.limit, self.start.tokens, step=1, label="Most tokens")
-                compare = gr.Checkbox(self.start.compare, label="Untrimmed as well, to compare")
-            with gr.Column(scale=3, min_width=280):
-                shown = gr.HTML()
-                with gr.Row():
-                    layer = gr.Slider(
-                        1, self.host.layers, self._middle, step=1, label="Layer to look at"
-                    )
-                    after = gr.Slider(0, 1, 0, step=1, label="Generated tokens", visible=True)
-                said, notes, took = gr.HTML(), gr.HTML(), gr.HTML()
-                query = gr.Textbox(visible=False)
-                link = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False)
-                command = gr.Textbox(label="The same by the command line", buttons=["copy"],
-                                     interactive=False, lines=2)  # fmt: skip
-        values = [picture, prompt, method, tokens, compare, layer, after]
-        answer = [refusal, notes, said, shown, took, film, after]
-        settled = [method, means, *knobs.values()]
-        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        quick |= {"concurrency_limit": None}
-        one: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-        one |= {"concurrency_limit": 1, "concurrency_id": "model"}
-
-        def tell(event: Any, ask: bool) -> None:
-            found = event.then(
-                partial(self.address, ask), [asked, own, *values], [query, command], **quick
-            )
-            found.then(None, [query], [link], js=_ADDRESS, **quick)
-
-        opened = blocks.load(
-            self.open, None, [*values, shown, refusal, asked, until], **quick
-        ).then(self.settle, [method], settled, **quick)
-        resumed = opened.then(self.resume, [asked, until, own, *values], answer, **one)
-        tell(resumed, False)
-        for event in (
-            file.upload(self.upload, [file], [own, picture, shown, refusal], **quick),
-            picture.input(self.pick, [picture, own], [shown, refusal], **quick),
-            method.input(self.settle, [method], settled, **quick),
-            prompt.blur(None, None, None, **quick),
-        ):
-            tell(event, False)
-        turns = [method.input, *(control.input for control in knobs.values())]
-        gr.on(turns, lambda: "", None, [refusal], **quick)  # it was about what stood there before
-        for name, control in knobs.items():
-            tell(
-                control.input(
-                    partial(self.turn, name), [method, control], settled,
-                    trigger_mode="always_last", **quick,
-                ),
-                False,
-            )  # fmt: skip
-        asking = gr.on(
-            [button.click, prompt.submit],
-            lambda *given: (yield from self.ask(given[0], *given[1:-1], -1)),
-            [own, *values], answer, **one,
-        )  # fmt: skip
-        tell(asking, True)
-        stop.click(None, None, None, cancels=[asking, resumed], **quick)
-        for slider in (layer, after):
-            moved = slider.input(
-                self._redraw, [film, layer, after], [shown], trigger_mode="always_last", **quick
-            )
-            tell(moved, True)
-
-    def _answers(self, seen: Seen, whole: bool, compared: bool) -> str:
-        return showing.answers(seen.text["trimmed"], seen.text["untrimmed"], whole, compared)
-
-    def _redraw(self, film: Any, layer: int, after: int) -> Any:
-        return showing.drawn(film, int(layer), int(after)) if film is not None else gr.skip()
-
-
-def start_of(method: str, limit: int) -> View:
-    """What the page opens with."""
-    return dataclasses.replace(View(), method=method, tokens=min(View().tokens, limit))
+        tell(moved, True)

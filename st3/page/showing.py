@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from st3.inference.places import Array
-from st3.page.asking import Film
+from st3.page.film import Film
 from st3.plots.kept import depth_pixels, kept_pixels
 
 _PREVIEW = 480  # pixels of a side
@@ -26,13 +26,20 @@ CSS = """
 .st3-pair mark {background: #fde725; color: #111; text-decoration: underline; padding: 0 .15em}
 .st3-refusal {border-left: 4px solid #d55e00; padding: .4rem .6rem; font-weight: 600}
 .st3-note {opacity: .85; font-size: .9rem}
-.st3-table {border-collapse: collapse; width: 100%; font-size: .9rem; border: 0}
+.prose .st3-table {border-collapse: collapse; width: 100%; font-size: .9rem; border: 0}
 .st3-table caption {text-align: left; opacity: .8; padding-bottom: .3rem}
 .st3-table th, .st3-table td {text-align: right; padding: .2rem .5rem; border: 0;
   border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent)}
 .st3-table tbody th, .st3-table thead td {text-align: left; font-weight: 400}
 @media (max-width: 600px) {
-  .st3-table {font-size: .75rem}
+  .st3-page {flex-direction: column}
+  .st3-side {display: contents !important}
+  .st3-see {order: 1}
+  .st3-ask {order: 2}
+  .st3-answer {order: 3}
+  .st3-how {order: 4}
+  .st3-see .st3-pair > * {flex: 1 1 8rem}
+  .prose .st3-table {font-size: .75rem}
   .st3-table th, .st3-table td {padding: .2rem .15rem}
 }
 """

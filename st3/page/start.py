@@ -101,7 +101,7 @@ def serve(
     Args:
         host: has the model.
         method: the spec that the page opens with.
-        trusted, more, limit: see `st3.page.app.Page`.
+        trusted, more, limit: see `st3.page.handlers.Page`.
         address: that is listened on.
         port: a free one.
         share: whether gradio's tunnel lets everybody in.
@@ -115,11 +115,12 @@ def serve(
         import gradio as gr
         from starlette.middleware import Middleware
 
-        from st3.page.app import Page, start_of
+        from st3.page.app import build
+        from st3.page.handlers import Page, start_of
         from st3.page.showing import CSS
 
         page = Page(host, start_of(method, limit), trusted=trusted, more=more, limit=limit)
-        blocks = page.build().queue(max_size=_WAITING, default_concurrency_limit=1)
+        blocks = build(page).queue(max_size=_WAITING, default_concurrency_limit=1)
         over = threading.Event()
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, lambda *_: over.set()) if main else None

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import st3
-from st3.families.examples import guess
+from st3.families.names import name_family
+from st3.families.proven import PROVEN
 from st3.inference import configs, loading
 from st3.inference.checkpoints import Source
 from st3.inference.configs import find_config, load_config
@@ -103,13 +104,33 @@ def test_a_model_that_cannot_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> No
     ("name", "family"),
     [
         ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"), ("Qwen/Qwen2.5-VL-72B-AWQ", "qwen2_5_vl"),
-        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_moe"), ("google/gemma-3-27b-it", "gemma3"),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_moe"),
+        ("Qwen/Qwen3-VL-235B-A22B-Instruct", "qwen3_vl_moe"),
+        ("llava-hf/llava-v1.6-mistral-7b-hf", "llava_next"),
+        ("deepseek-ai/deepseek-vl2", None), ("google/gemma-3-27b-it", "gemma3"),
         ("OpenGVLab/InternVL3_5-2B-HF", "internvl"), ("HuggingFaceTB/SmolVLM-Instruct", "smolvlm"),
         ("meta-llama/Llama-3.2-11B-Vision", None), ("nobody/nothing", None),
     ],
 )  # fmt: skip
 def test_a_name_speaks_of_a_family(name: str, family: str | None) -> None:
-    assert guess(name) == family
+    assert name_family(name, PROVEN) == family
+
+
+def test_a_hub_that_is_not_there_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client would ask six times, with pauses of up to eight seconds."""
+    from httpx2 import ConnectError
+
+    asked: list[str] = []
+
+    def nobody(url: str, **_: Any) -> Any:
+        asked.append(url)
+        raise ConnectError("no network")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(configs, "get_hf_file_metadata", nobody)
+    with pytest.raises(OSError, match=r"^nobody/nothing: .* the Hub cannot be reached"):
+        find_config("nobody/nothing")
+    assert len(asked) == 1
 
 
 def test_from_the_hub_only_the_configuration_is_fetched(
@@ -122,6 +143,7 @@ def test_from_the_hub_only_the_configuration_is_fetched(
         asked.append((place, file))
         return str(tmp_path / file)
 
+    monkeypatch.setattr(configs, "get_hf_file_metadata", lambda url, **_: None)
     monkeypatch.setattr(configs, "cached_file", fetch)
     with pytest.raises(ValueError, match="does not know"):
         load_config(Source("somebody/something"))

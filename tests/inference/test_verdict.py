@@ -43,7 +43,7 @@ def test_a_checkpoint(tmp_path: Path, st3_: Any) -> None:
     done = st3_("models", folder, "--json")
     assert json.loads(done.out) == {
         "model": str(folder), "family": "llava", "text_models": ["llama"], "proven": True,
-        "example": "llava-hf/llava-1.5-7b-hf",
+        "example": "llava-hf/llava-1.5-7b-hf", "shape": str(folder), "layers": 6,
     }  # fmt: skip
     edit(folder, "config.json", model_type="mystery")
     done = st3_("models", folder)
@@ -72,3 +72,44 @@ def test_a_folder_goes_before_a_family(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"it has no config\.json"):
         verdict("llava")
+
+
+@pytest.mark.parametrize(
+    ("said", "family"),
+    [
+        ("LLaVA", "llava"), ("llava 1.5", "llava"), ("LLaVA-1.6", "llava_next"),
+        ("llava onevision", "llava_onevision"), ("Qwen2.5-VL", "qwen2_5_vl"),
+        ("qwen25vl", "qwen2_5_vl"), ("qwen3 vl", "qwen3_vl"), ("Qwen3-VL-30B-A3B", "qwen3_vl_moe"),
+        ("InternVL3", "internvl"), ("Gemma 3", "gemma3"), ("gemma 3 12b it", "gemma3"),
+        ("SmolVLM", "smolvlm"), ("SmolVLM2", "smolvlm"), ("GLM-4.5V", "glm4v_moe"),
+    ],
+)  # fmt: skip
+def test_families_as_people_write_them(said: str, family: str) -> None:
+    assert verdict(said) == verdict(family)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("", "the model's name is empty"), (" ", "the model's name is empty"),
+        ("Llama 3.2 Vision", "'mllama': layer 1 of its decoder takes 'cross_attention_mask'"),
+        ("Ovis2.5", "no family 'Ovis2.5': did you mean ovis2"),
+        ("DeepSeek-VL2", "no family 'DeepSeek-VL2': did you mean deepseek_vl"),
+        ("hello", "no family 'hello': give a Hub id"),
+        ("a b/c", "unknown model 'a b/c'"), ("./none", "there is no folder ./none"),
+    ],
+)  # fmt: skip
+def test_what_no_family_is_called_is_said(st3_: Any, said: str, words: str) -> None:
+    done = st3_("models", said)
+    assert (done.code, done.out) == (1, "")
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_what_it_saves_is_said_too(st3_: Any) -> None:
+    """The figure is the schedule's; the command is one that runs without the checkpoint."""
+    done = st3_("models", "llava 1.5")
+    assert done.out == "llava 1.5: works\n"
+    assert "st3 keeps 33% of 7b's visual tokens, mean over its 32 layers" in done.err
+    assert "st3 profile --model 7b" in done.err
+    assert "st3 verify CHECKPOINT" in done.err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
+import json
 import os
 import re
 import shlex
@@ -24,7 +26,8 @@ from st3.inference.generation import answer, find_places
 from st3.inference.pictures import open_picture
 from st3.methods import make_method
 from st3.page import showing
-from st3.page.asking import Film, Host, Seen
+from st3.page.asking import Host, Seen
+from st3.page.film import Film
 from st3.page.view import OWN, View, knobs_of, read_method, turned
 
 
@@ -60,6 +63,41 @@ def test_the_command_is_understood_by_a_shell(st3_: Any, tmp_path: Path, monkeyp
     own = View(picture=OWN, method="fastv:k=2").command("7b", "a b.jpg", ["--dtype", "bfloat16"])
     assert shlex.split(own)[2] == "a b.jpg"
     assert "--model 7b --dtype bfloat16 --method fastv:k=2" in own
+
+
+@pytest.fixture(scope="module")
+def of_demo() -> Host:
+    return Host(*st3.load("demo", device="cpu"), "demo")
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [("prune_ratio", 70.0), ("stride", 9), ("ratio", 2.5), ("final_keep", 20.0), ("tau", 5),
+     ("tau", 0), ("scorer", "all-text"), ("tokens", 3), ("compare", False)],
+)  # fmt: skip
+def test_the_command_answers_as_the_page(
+    of_demo: Host, st3_: Any, tmp_path: Path, monkeypatch: Any, knob: str, value: Any
+) -> None:
+    """For every control: the same words, of as many tokens, with as many kept in each layer."""
+    monkeypatch.chdir(tmp_path)
+    view = View("pair", tokens=10)
+    if knob in ("tokens", "compare"):
+        view = dataclasses.replace(view, **{knob: value})
+    else:
+        method = turned("st3", knob, value, of_demo.layers)
+        assert method != "st3"
+        view = dataclasses.replace(view, method=method)
+    method = read_method(view.method, of_demo.layers)
+    picture = open_picture(demo.PICTURES[view.picture])
+    *_, seen = of_demo.ask(picture, view.prompt, method, view.tokens, view.compare)
+    command = shlex.split(view.command("demo"))
+    ran = json.loads(st3_(*command[1:], "--json", "--device", "cpu").out)
+    ours = seen.answers["trimmed"]
+    assert ours.session is not None
+    kept = ours.session.kept_per_layer()
+    assert (ran["answer"], ran["new_tokens"]) == (ours.text, ours.new_tokens)
+    assert ran["visual_tokens"]["kept_per_layer"] == kept
+    assert ("untrimmed" in seen.answers) == view.compare == ("--compare" in command)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +239,7 @@ def test_uploads_are_refused_in_the_words_of_the_command(
     tiny: tuple[Any, Any], tmp_path: Path, st3_: Any
 ) -> None:
     """And are no files any more, whether they were taken or not."""
-    from st3.page.app import Page
+    from st3.page.handlers import Page
 
     page = Page(Host(*tiny, "tiny"), View())
     text, bomb, good = (tmp_path / name for name in ("notes.txt", "bomb.png", "good.png"))
