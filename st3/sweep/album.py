@@ -9,6 +9,7 @@ from typing import Any
 from st3.files import write_text
 from st3.machine import made_with
 from st3.plots.sweep import save_front, save_heatmaps, save_leaderboard, save_taus
+from st3.sweep import pairs
 from st3.sweep.leaderboard import board, bounds, judged_by, leaderboard
 from st3.sweep.results import measured, table, to_csv
 from st3.tables import Table
@@ -36,9 +37,13 @@ def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]
 
 
 def tables_of(document: dict[str, Any]) -> list[Table]:
-    """All cells; and methods at equal tokens, if there are any."""
-    some = any(row.get("budget_tokens") is not None for row in document["cells"])
-    return [table(document), *([leaderboard(document)] if some else [])]
+    """All cells; methods at equal tokens, if there are any; and pairs, if they were asked for."""
+    found = [table(document)]
+    if document.get("beside"):
+        found.append(pairs.table(document))
+    if any(row.get("budget_tokens") is not None for row in document["cells"]):
+        found.append(leaderboard(document))
+    return found
 
 
 def _pictures(folder: Path, document: dict[str, Any], layers: int) -> list[str]:

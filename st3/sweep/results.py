@@ -127,7 +127,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-_NOT_FIGURES = {"differences", "same_each", "right_each"}
+_NOT_FIGURES = {"differences", "same_each", "right_each", "beside"}
 _COLUMNS = {
     "MACs %": "prefill_macs_ratio",
     "KV %": "kv_ratio",
