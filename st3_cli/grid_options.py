@@ -96,3 +96,10 @@ BudgetTokensOption = Annotated[
         help="In place of the grid: these methods, each set to leave N visual tokens a layer.",
     ),
 ]  # fmt: skip
+BesideOption = Annotated[
+    str | None,
+    option(
+        GRID, "--beside", metavar="METHOD",
+        help="One of them, beside which all others are put, question by question.",
+    ),
+]  # fmt: skip

@@ -16,17 +16,18 @@ from st3.files import plainly
 from st3_cli import grid_options as g
 from st3_cli import options as o
 from st3_cli import question as q
-from st3_cli.console import aside, err, out, print_json, print_table, quiet_transformers
+from st3_cli.console import err, print_json, quiet_transformers
 from st3_cli.ctrl_c import INTERRUPTED
 from st3_cli.errors import UsageError
 from st3_cli.models import check_device_map, device_map_of, load_model, note_hub
 from st3_cli.outputs import check_folder
 from st3_cli.progress import cell_bar
+from st3_cli.sweep_report import print_sweep, say_how_long
 
 EXAMPLES = o.examples(
     "st3 sweep",
     "st3 sweep --final-keep 1%,5% --taus 32,64,128,none",
-    "st3 sweep --methods all --budget-tokens 64,128,192",
+    "st3 sweep --methods all --budget-tokens 64,128,192 --beside st3",
     "st3 sweep --model 7b --images photos --prompt 'Describe it.' --budget 'fidelity>=0.99'",
 )
 DATA = "Questions"
@@ -45,6 +46,7 @@ def sweep(
     prune_ratio: g.PruneRatioOption = "50%",
     methods: g.PeersOption = None,
     budget_tokens: g.BudgetTokensOption = None,
+    beside: g.BesideOption = None,
     images: Annotated[Path | None, _data("A folder of pictures.", metavar="FOLDER")] = None,
     prompt: Annotated[
         str | None,
@@ -104,7 +106,7 @@ def sweep(
     from st3.inference.quantization import find_quantization
     from st3.machine import describe_machine
     from st3.methods import parse_methods
-    from st3.sweep import album, equal, grid, questions, results
+    from st3.sweep import album, equal, grid, pairs, questions, results
     from st3.sweep.folder import RESUMES, FolderError
     from st3.sweep.run import Sweep, run_cells
 
@@ -142,6 +144,9 @@ def sweep(
             raise UsageError(str(error)) from None
         if all(cell.problem for cell in cells):
             raise UsageError(f"no method can leave so many tokens: {cells[0].problem}")
+    if beside and all(pairs.named(cell.spec, cell.budget) != beside for cell in cells):
+        names = dict.fromkeys(pairs.named(cell.spec, cell.budget) for cell in cells)
+        raise UsageError(f"--beside {beside}: it is none of {', '.join(names)}")
     if any(key == "accuracy" for key, _, _ in bounds) and not questions.all_labelled(asked):
         lacking = next(question.label for question in asked if question.answer is None)
         raise UsageError(f"--budget asks for accuracy, but {lacking} has no answer")
@@ -175,7 +180,7 @@ def sweep(
 
     try:
         with cell_bar() as on_cell:
-            document = run_cells(output, settings, cells, make, ranks, on_cell, _say_how_long)
+            document = run_cells(output, settings, cells, make, ranks, on_cell, say_how_long)
     except FolderError as error:
         raise UsageError(str(error)) from None
     if ranks.rank:
@@ -194,12 +199,14 @@ def sweep(
         "budget": budget,
         "chosen": results.within(document["cells"], bounds) if bounds else None,
     }
+    if beside:
+        pairs.pair(document, beside)
     with plainly("write into", output, RESUMES):
         album.save_sweep(output, document, layers)
     if json:
         print_json(document)
     else:
-        _print(document, album.tables_of(document)[-1], output)
+        print_sweep(document, album.tables_of(document), output)
     if document["interrupted"]:
         done = sum("fidelity" in row for row in document["cells"])
         err.print(
@@ -207,38 +214,6 @@ def sweep(
             f"goes on in {output}"
         )
         raise typer.Exit(INTERRUPTED)
-
-
-def _print(document: dict[str, Any], found: Any, folder: Path) -> None:
-    from st3.sweep.results import impossible
-
-    print_table(found.title, found.heads, found.rows)
-    for sentence in impossible(document["cells"]):
-        out.print(sentence)
-    err.print(
-        "Shares are of untrimmed. same: answers equal to untrimmed; KL: of "
-        "next-token distributions, thousandths of a nat; right: answers that are right. * best "
-        "of its column, + on the Pareto front of MACs and same. Times are of cells one after "
-        "another: st3 profile compares better.",
-        style="dim",
-    )
-    if document["budget"] is not None:
-        chosen = document["chosen"]
-        if chosen is None:
-            err.print(f"No setting holds to {document['budget']}.")
-        else:
-            err.print(
-                f"Fastest within {document['budget']}: {chosen['spec']}  "
-                f"(use it: --settings {folder / 'chosen.json'})"
-            )
-    aside(f"wrote {len(document['files'])} files into {folder}")
-
-
-def _say_how_long(seconds: float, cells: int) -> None:
-    from st3.units import duration
-
-    many = f"{cells} cells" if cells > 1 else "1 cell"
-    aside(f"about {duration(seconds)} for {many}, as long as the untrimmed answers took for each")
 
 
 def _fingerprint(asked: Any) -> str:

@@ -6,13 +6,12 @@ right answers get Wilson's interval and McNemar's exact test; others the bootstr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from st3.proportion import interval
+from st3.proportion import interval, mcnemar
 
 _DRAWS = 2_000
 _SEED = 0
@@ -66,17 +65,6 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Paired:
         above = float((means >= 0).mean())
         test, p = "bootstrap", min(1.0, 2 * min(below, above))
     return Paired(float(each.mean()), float(low), float(high), p, test, gained, lost)
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided p of McNemar's exact test: a coin that falls so unevenly, or more (McNemar, 1947).
-
-    Args:
-        gained, lost: documents on which only one, or only the other, is right.
-    """
-    tosses = gained + lost
-    tail = sum(math.comb(tosses, heads) for heads in range(min(gained, lost) + 1))
-    return float(min(1, 2 * tail / 2**tosses))  # whole numbers: no overflow before the division
 
 
 def _shares(values: Sequence[float]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,44 +84,6 @@ def save_front(
     axis.set_title(title, fontsize=10)
     axis.margins(x=0.15, y=0.12)
     axis.legend(frameon=False, fontsize=8, loc="lower right")
-    plain(axis)
-    save(figure, path)
-
-
-def save_leaderboard(
-    path: Path,
-    lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
-    untrimmed: float,
-    what: str,
-    title: str,
-) -> None:
-    """A measure over compute, one line a method with its intervals; names at the lines' ends.
-
-    Args:
-        lines: method -> (MACs, value, low, high), shares, by falling MACs; best method first.
-        untrimmed: the measure of the untrimmed model.
-        what: the measure in words.
-    """
-    figure = Figure(figsize=(10, max(5.0, 0.24 * len(lines) + 1.5)), layout="constrained")
-    axis = figure.subplots()
-    for number, (name, points) in enumerate(lines.items()):
-        macs, value, low, high = zip(*points, strict=True)
-        errors = [
-            [v - bound for v, bound in zip(value, low, strict=True)],
-            [bound - v for v, bound in zip(value, high, strict=True)],
-        ]
-        axis.errorbar(
-            macs, value, yerr=errors, label=f"{number + 1}  {name}", linewidth=1, markersize=4,
-            color=COLOURS[number % len(COLOURS)], marker=_MARKERS[number // len(COLOURS)
-            % len(_MARKERS)], linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
-            capsize=2, elinewidth=0.6, alpha=0.85,
-        )  # fmt: skip
-    axis.axhline(untrimmed, color="grey", linewidth=1, linestyle=":", label="untrimmed")
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.set(xlabel="MACs of prefill, of untrimmed", ylabel=what)
-    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    headline(figure, title)
     plain(axis)
     save(figure, path)
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from st3.files import write_text
 from st3.machine import made_with
-from st3.plots.sweep import save_front, save_heatmaps, save_leaderboard, save_taus
+from st3.plots.leaderboard import save_leaderboard
+from st3.plots.sweep import save_front, save_heatmaps, save_taus
+from st3.sweep import pairs
 from st3.sweep.leaderboard import board, bounds, judged_by, leaderboard
 from st3.sweep.results import measured, table, to_csv
 from st3.tables import Table
@@ -36,9 +38,13 @@ def save_sweep(folder: Path, document: dict[str, Any], layers: int) -> list[str]
 
 
 def tables_of(document: dict[str, Any]) -> list[Table]:
-    """All cells; and methods at equal tokens, if there are any."""
-    some = any(row.get("budget_tokens") is not None for row in document["cells"])
-    return [table(document), *([leaderboard(document)] if some else [])]
+    """All cells; methods at equal tokens, if there are any; and pairs, if they were asked for."""
+    found = [table(document)]
+    if document.get("beside"):
+        found.append(pairs.table(document))
+    if any(row.get("budget_tokens") is not None for row in document["cells"]):
+        found.append(leaderboard(document))
+    return found
 
 
 def _pictures(folder: Path, document: dict[str, Any], layers: int) -> list[str]:
@@ -71,11 +77,10 @@ def save_board(path: Path, document: dict[str, Any]) -> None:
     base, lines = document["baseline"], {}
     found = board(document["cells"])
     for name, *_ in leaderboard(document).rows:
-        points = [
-            (row["prefill_macs_ratio"], row[key], *bounds(row, key, base["questions"]))
-            for row in sorted(found[name].values(), key=lambda row: -row["prefill_macs_ratio"])
-        ]
-        if points:
-            lines[name] = points
+        lines[name] = {
+            budget: (row["prefill_macs_ratio"], row[key], *bounds(row, key, base["questions"]))
+            for budget, row in found[name].items()
+        }
+    lines = {name: points for name, points in lines.items() if points}
     title = f"{document['settings']['model']}: methods at equal visual tokens a layer"
     save_leaderboard(path, lines, base.get(key, 1.0), f"{word} answers", title)

@@ -160,6 +160,18 @@ def accuracy(right: Sequence[bool | None]) -> dict[str, float | None]:
     return {"accuracy": hits / len(right), "accuracy_low": low, "accuracy_high": high}
 
 
+def marks(same: Sequence[bool], right: Sequence[bool | None]) -> dict[str, str]:
+    """Each question's outcome, 1 or 0, in the order they are asked in, which all cells share.
+
+    `right_each` is empty where an answer is not known.
+    """
+    known = [bool(each) for each in right if each is not None]
+    return {
+        "same_each": "".join(str(int(each)) for each in same),
+        "right_each": "".join(str(int(each)) for each in known) if len(known) == len(same) else "",
+    }
+
+
 class _Force(LogitsProcessor):
     """Lets only the reference's next token through, and notes what would have been chosen."""
 

@@ -30,7 +30,7 @@ def board(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
     found: dict[str, dict[int, Row]] = {}
     for row in rows:
         if row.get("budget_tokens") is not None:
-            found.setdefault(_asked(row["spec"]), {})[row["budget_tokens"]] = row
+            found.setdefault(asked(row["spec"]), {})[row["budget_tokens"]] = row
     good = measured(rows)
     return {
         name: {budget: row for budget, row in some.items() if row in good}
@@ -73,7 +73,7 @@ def leaderboard(document: Row) -> Table:
     return Table(title, ("method", *heads), tuple(lines))
 
 
-def _asked(spec: str) -> str:
+def asked(spec: str) -> str:
     """The method as it was asked for, without its dial, or the setting in its place."""
     dial = make_method(spec).dial
     *before, last = split(spec)

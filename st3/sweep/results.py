@@ -119,7 +119,7 @@ def _name(row: Row, taus: bool) -> str:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """One line a cell."""
-    keys = list(dict.fromkeys(key for row in rows for key in row if key != "differences"))
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in _NOT_FIGURES))
     text = io.StringIO()
     writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -127,6 +127,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+_NOT_FIGURES = {"differences", "same_each", "right_each", "beside"}
 _COLUMNS = {
     "MACs %": "prefill_macs_ratio",
     "KV %": "kv_ratio",

@@ -25,7 +25,7 @@ from st3.profiling.macs import MacCounter
 from st3.profiling.picture import picture_of
 from st3.profiling.runs import Variant, generate_once, random_inputs
 from st3.profiling.shape import Workload
-from st3.sweep.fidelity import Outcome, Reference, accuracy, outcomes, references, summary
+from st3.sweep.fidelity import Outcome, Reference, accuracy, marks, outcomes, references, summary
 from st3.sweep.folder import BASELINE, append_cell, open_folder, read_cells
 from st3.sweep.grid import Cell, signature
 from st3.sweep.questions import Question
@@ -105,6 +105,7 @@ class Sweep:
             **times,
             "answer_ms": times["ttft_ms"] + (self.work.new - 1) * times["tpot_ms"],
             **summary(found),
+            **marks([outcome.same for outcome in found], [outcome.right for outcome in found]),
             "differences": differences[:_SHOWN],
         }
 
