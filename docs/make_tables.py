@@ -26,7 +26,7 @@ from st3.files import read_rows
 from st3.machine import made_with
 from st3.profiling.tables import tables
 from st3.serving.http import batching_table
-from st3.serving.vllm import speed_table
+from st3.serving.vllm import tables as vllm
 from st3.sweep import album
 from st3.tables import Table
 
@@ -82,8 +82,8 @@ def _tables(match: re.Match[str]) -> str:
         found = [batches.table(document)]
     elif "engines" in document:
         found = [engines.table(document)]
-    elif "speed" in document:
-        found = [speed_table.table(document)]
+    elif "vllm" in document.get("settings", {}):
+        found = vllm.tables(document)
     elif "serving" in document:
         found = [batching_table.table(document)]
     elif "accuracy" in document:

@@ -13,6 +13,8 @@ def register() -> None:
     Raises:
         SystemExit: this vLLM is too old, and trimming is asked for on the command line.
     """
+    from st3.serving.vllm.guest import end_with_parent
     from st3.serving.vllm.startup import hook_in
 
+    end_with_parent()
     hook_in()

@@ -24,6 +24,7 @@ from st3.methods.base import Method
 from st3.methods.selecting import Selecting
 from st3.serving.vllm.counts import Seen
 from st3.serving.vllm.families import FAMILIES
+from st3.serving.vllm.guest import guest
 from st3.serving.vllm.settings import make_settings
 from st3.serving.vllm.startup import misfit
 
@@ -110,9 +111,13 @@ def vllm_batches(
     config = load_config(source)
     given = overrides_of(method, config)
     processor = load_processor(source, config)
-    engine = _engine(source, dtype, given, rows)
     ids = frozenset(find_adapter(config).visual_ids(config))
-    yield from _answered(engine, processor, ids, rows, options, course)
+    with guest():
+        engine = _engine(source, dtype, given, rows)
+        try:
+            yield from _answered(engine, processor, ids, rows, options, course)
+        finally:
+            engine.llm_engine.engine_core.shutdown()
 
 
 def _engine(source: Any, dtype: str, given: Any, rows: Sequence[Row]) -> Any:

@@ -4,9 +4,10 @@
     python -m st3.serving.vllm.measure speed --output speed.json
     python -m st3.serving.vllm.measure endurance
 
-Each starts servers of its own. `accuracy` asks questions whose answers are known, `speed` pictures
-that differ, by 1, 8 and 32 callers at a time, first with cold caches and then again with hot ones;
-`endurance` 1,000 requests, some broken and some whose callers hang up, and looks at memory.
+Each starts servers of its own; with `--output`, the same command goes on where it was stopped.
+`accuracy` asks questions whose answers are known, `speed` pictures that differ, by 1, 8 and 32
+callers at a time, first with cold caches and then again with hot ones; `endurance` 1,000 requests,
+some broken and some whose callers hang up, and looks at memory.
 """
 
 from __future__ import annotations
@@ -162,10 +163,29 @@ def main(
     """Start servers, ask them, and print one JSON document; rows are printed as they come."""
     import vllm
 
-    rows: list[dict[str, Any]] = []
+    made = {
+        "vllm": vllm.__version__,
+        "eager": eager,
+        "model": model or "demo",
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join(["python", "-m", "st3.serving.vllm.measure", *sys.argv[1:]]),
+    }
+    document: dict[str, Any] = {
+        what.value: [],
+        "settings": made,
+        "machine": describe_machine(None, None),
+    }
+    try:
+        document = begun(output, document)
+    except ValueError as error:
+        typer.echo(f"st3: {error}", err=True)
+        raise typer.Exit(1) from None
+    rows = document[what.value]
     more = ["--dtype", "bfloat16", "--max-model-len", "2048"] + ["--enforce-eager"] * eager
-    for settings in _grid(keeps, methods, positions, what):
+    for settings in grid(keeps, methods, positions, what):
         row: dict[str, Any] = settings or {"keep": 1}
+        if any(row.items() <= one.items() for one in rows):
+            continue
         with served(model or str(PACKAGE), settings, more) as server:
             if what is What.accuracy:
                 found = [accuracy(server, scenes)]
@@ -176,24 +196,31 @@ def main(
         rows += [row | one for one in found]
         for one in found:
             print(json.dumps(row | one), file=sys.stderr, flush=True)
-    document = {
-        what.value: rows,
-        "settings": {
-            "vllm": vllm.__version__,
-            "eager": eager,
-            "model": model or "demo",
-            "date": datetime.date.today().isoformat(),
-            "command": shlex.join(["python", "-m", "st3.serving.vllm.measure", *sys.argv[1:]]),
-        },
-        "machine": describe_machine(None, None),
-    }
-    text = json.dumps(document, indent=2) + "\n"
-    if output is not None:
-        write_text(output, text)
-    sys.stdout.write(text)
+        if output is not None:
+            write_text(output, _text(document))
+    sys.stdout.write(_text(document))
 
 
-def _grid(keeps: str, methods: str, positions: str, what: What) -> Iterator[dict[str, Any] | None]:
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"
+
+
+def begun(output: Path | None, document: dict[str, Any]) -> dict[str, Any]:
+    """What the same command has measured before, or the document as it is.
+
+    Raises:
+        ValueError: the file is of another command, model or vLLM.
+    """
+    if output is None or not output.exists():
+        return document
+    before: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    for name in ("command", "model", "eager", "vllm"):
+        if (there := before["settings"].get(name)) != document["settings"][name]:
+            raise ValueError(f"{output} is of another run, {name} {there!r}: give another --output")
+    return before
+
+
+def grid(keeps: str, methods: str, positions: str, what: What) -> Iterator[dict[str, Any] | None]:
     """Settings in turn, each once."""
     chosen: Sequence[str] = positions.split(",")
     if what is not What.accuracy:
