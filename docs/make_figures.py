@@ -13,6 +13,7 @@ from st3.inference.pictures import open_picture
 from st3.methods import make_method
 from st3.plots.costs import save_schedule
 from st3.plots.learning import save_learning
+from st3.sweep.album import save_board
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -25,6 +26,8 @@ def main() -> None:
     save_schedule(IMAGES / "schedule.png", schedules, visual=576)
     log = (IMAGES.parent / "benchmarks" / "demo-training.jsonl").read_text().splitlines()
     save_learning(IMAGES / "learning.png", [json.loads(line) for line in log])
+    board = (IMAGES.parent / "benchmarks" / "leaderboard.json").read_text(encoding="utf-8")
+    save_board(IMAGES / "leaderboard.png", json.loads(board))
     model, processor = st3.load("demo")
     picture = open_picture(demo.PICTURE)
     seen = look("demo", model, processor, picture, demo.PROMPT, method)

@@ -42,7 +42,7 @@ def difference_interval(both: int, gained: int, lost: int, neither: int) -> tupl
     (low, high), (its_low, its_high) = interval(one, asked), interval(other, asked)
     below, above = one / asked - low, high - one / asked
     its_below, its_above = other / asked - its_low, its_high - other / asked
-    together = float(both * neither - gained * lost)
+    together: float = both * neither - gained * lost
     if together > 0:
         together = max(together - asked / 2, 0)
     margins = one * (asked - one) * other * (asked - other)
