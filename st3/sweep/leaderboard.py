@@ -9,7 +9,7 @@ from st3.methods import make_method, split_spec
 from st3.methods.composed import split
 from st3.proportion import interval
 from st3.sweep.results import Row, measured
-from st3.tables import Table
+from st3.tables import Table, digits
 
 
 def judged_by(document: Row) -> tuple[str, str]:
@@ -59,7 +59,7 @@ def leaderboard(document: Row) -> Table:
             low, high = bounds(row, key, questions)
             cells += [
                 f"{100 * row[key]:.1f} ({100 * low:.0f}-{100 * high:.0f})",
-                f"{1000 * row['kl']:.3g}",
+                digits(1000 * row["kl"], 3),
                 f"{100 * row['prefill_macs_ratio']:.1f}",
             ]
         lines.append((name, *cells))

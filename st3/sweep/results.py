@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from st3.tables import Table
+from st3.tables import Table, digits
 
 Row = dict[str, Any]
 
@@ -152,7 +152,7 @@ def _show(key: str, row: Row, best: float | None) -> str:
     if value is None:
         return "-"
     if key == "kl":
-        text = f"{1000 * value:.3g}"
+        text = digits(1000 * value, 3)
     else:
         text = f"{value:.1f}" if key.endswith("_ms") else _percent(value)
     return text + ("*" if value == best else "")

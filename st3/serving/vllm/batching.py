@@ -122,12 +122,14 @@ def vllm_batches(
 
 def _engine(source: Any, dtype: str, given: Any, rows: Sequence[Row]) -> Any:
     from vllm import LLM
+    from vllm.platforms import current_platform
 
     most = max((len(row.images) for row in rows), default=1)
     return LLM(
         str(source.place), revision=source.revision, dtype=dtype,
         limit_mm_per_prompt={"image": max(1, most)}, generation_config="vllm",
         hf_overrides={} if given is None else {"st3": given},
+        enforce_eager=current_platform.is_cpu(),  # which compiles for minutes
     )  # fmt: skip
 
 

@@ -4,10 +4,11 @@
     python -m st3.serving.vllm.measure speed --output speed.json
     python -m st3.serving.vllm.measure endurance
 
-Each starts servers of its own; with `--output`, the same command goes on where it was stopped.
-`accuracy` asks questions whose answers are known, `speed` pictures that differ, by 1, 8 and 32
-callers at a time, first with cold caches and then again with hot ones; `endurance` 1,000 requests,
-some broken and some whose callers hang up, and looks at memory.
+With `--output`, the same command goes on where it was stopped. `accuracy` asks questions whose
+answers are known, of an engine in this process. The others start servers of their own: `speed` asks
+about pictures that differ, by 1, 8 and 32 callers at a time, first with cold caches and then again
+with hot ones; `endurance` sends 1,000 requests, some broken and some whose callers hang up, and
+looks at memory.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from st3.files import write_text
 from st3.machine import describe_machine
 from st3.proportion import interval
 from st3.serving.load import Ask, data_url, question, run
+from st3.serving.vllm.inside import Asker, inside
 from st3.serving.vllm.server import NAME, Server, served
 
 CONCURRENCY = (1, 8, 32)
@@ -52,19 +54,19 @@ def questions(scenes: int, seed: int = 0) -> list[tuple[Ask, str]]:
     return found
 
 
-def accuracy(server: Server, scenes: int = 10) -> dict[str, Any]:
+def accuracy(asker: Asker, scenes: int = 10) -> dict[str, Any]:
     """How many of 12 questions about each scene are answered to the letter, and the tokens."""
     asked = questions(scenes)
-    load = run(server.url, [ask for ask, _ in asked], concurrency=16)
+    answers = asker([ask for ask, _ in asked])
     right = sum(
-        answer.text.strip() == known for answer, (_, known) in zip(load.answers, asked, strict=True)
+        answer.text.strip() == known for answer, (_, known) in zip(answers, asked, strict=True)
     )
     low, high = interval(right, len(asked))
-    tokens = sorted({answer.prompt_tokens or 0 for answer in load.answers})
+    tokens = sorted({answer.prompt_tokens or 0 for answer in answers})
     return {
         "asked": len(asked), "right": right, "low": low, "high": high,
-        "lost": sum(answer.status != 200 for answer in load.answers),
-        "errors": sorted({answer.error[:200] for answer in load.answers if answer.error}),
+        "lost": sum(answer.status != 200 for answer in answers),
+        "errors": sorted({answer.error[:200] for answer in answers if answer.error}),
         "prompt_tokens": [tokens[0], tokens[-1]],
     }  # fmt: skip
 
@@ -181,24 +183,33 @@ def main(
         typer.echo(f"st3: {error}", err=True)
         raise typer.Exit(1) from None
     rows = document[what.value]
-    more = ["--dtype", "bfloat16", "--max-model-len", "2048"] + ["--enforce-eager"] * eager
     for settings in grid(keeps, methods, positions, what):
         row: dict[str, Any] = settings or {"keep": 1}
         if any(row.items() <= one.items() for one in rows):
             continue
-        with served(model or str(PACKAGE), settings, more) as server:
-            if what is What.accuracy:
-                found = [accuracy(server, scenes)]
-            elif what is What.speed:
-                found = list(speed(server, requests or 128))
-            else:
-                found = [endurance(server, requests or 1000)]
+        found = _measured(what, model or str(PACKAGE), settings, eager, scenes, requests)
         rows += [row | one for one in found]
         for one in found:
             print(json.dumps(row | one), file=sys.stderr, flush=True)
         if output is not None:
             write_text(output, _text(document))
     sys.stdout.write(_text(document))
+
+
+def _measured(
+    what: What, model: str, settings: Any, eager: bool, scenes: int, requests: int | None
+) -> list[dict[str, Any]]:
+    """Rows of one setting."""
+    if what is What.accuracy:
+        with inside(
+            model, settings, dtype="bfloat16", max_model_len=2048, enforce_eager=eager
+        ) as asker:
+            return [accuracy(asker, scenes)]
+    more = ["--dtype", "bfloat16", "--max-model-len", "2048"] + ["--enforce-eager"] * eager
+    with served(model, settings, more) as server:
+        if what is What.speed:
+            return list(speed(server, requests or 128))
+        return [endurance(server, requests or 1000)]
 
 
 def _text(document: Mapping[str, Any]) -> str:
