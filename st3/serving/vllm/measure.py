@@ -1,8 +1,7 @@
 """What trimming brings in vLLM, on the packaged demo: `python -m st3.serving.vllm.measure`.
 
     python -m st3.serving.vllm.measure accuracy --output accuracy.json
-    python -m st3.serving.vllm.measure speed --output speed.json
-    python -m st3.serving.vllm.measure endurance
+    python -m st3.serving.vllm.measure speed --output speed.json     (or endurance)
 
 With `--output`, the same command goes on where it was stopped. `accuracy` asks questions whose
 answers are known, of an engine in this process. The others start servers of their own: `speed` asks
