@@ -26,6 +26,8 @@ def test_the_example_is_one() -> None:
     assert settings.original
     assert settings.method.name == "divprune"
     assert settings == read_settings(config(keep=0.25, method="divprune"))
+    asked = config(keep=0.25, method="divprune")
+    assert read_settings(asked) is read_settings(asked)  # a request asks four times
     assert read_settings(config()) is None
     assert read_settings(SimpleNamespace()) is None
 

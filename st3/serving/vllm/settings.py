@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 from st3.methods import make_method
@@ -71,9 +72,15 @@ def read_settings(config: Any) -> Settings | None:
     given = getattr(config, "st3", None)
     if given is None:
         return None
-    if not isinstance(given, Mapping):
-        given = vars(given) if hasattr(given, "__dict__") else given
-    return make_settings(given)
+    if isinstance(given, Mapping) or hasattr(given, "__dict__"):
+        given = dict(given if isinstance(given, Mapping) else vars(given))
+    return _read(json.dumps(given))
+
+
+@lru_cache(maxsize=8)
+def _read(given: str) -> Settings:
+    """Once in a process: vLLM's processor asks four times a request, and every method is judged."""
+    return make_settings(json.loads(given))
 
 
 def make_settings(given: Any) -> Settings:
@@ -108,24 +115,28 @@ def _keep(given: Any) -> float:
     )
 
 
+@cache
 def fitting() -> tuple[str, ...]:
     """Names of the methods that can choose here, some of them only where there is a class token."""
     return tuple(name for name, kind in selectors().items() if _misfit(kind()) is None)
 
 
+def _known() -> str:
+    return f"known here: {', '.join(fitting())}"
+
+
 def _method(given: Any, keep: float, positions: str) -> Selecting:
-    known = f"known here: {', '.join(fitting())}"
     name = given.partition(":")[0].strip() if isinstance(given, str) else None
     if name is None:
-        raise ValueError(f"st3: method is a name, got {json.dumps(given)}; {known}")
+        raise ValueError(f"st3: method is a name, got {json.dumps(given)}; {_known()}")
     if name not in selectors():
-        raise ValueError(f"st3: method {name!r} does not choose before the decoder; {known}")
+        raise ValueError(f"st3: method {name!r} does not choose before the decoder; {_known()}")
     try:
         method: Any = make_method(given, keep=keep, positions=positions)
     except ValueError as error:
         raise ValueError(f"st3: {error}") from None
     if why := _misfit(method):
-        raise ValueError(f"st3: method {method.name!r} {why}; {known}")
+        raise ValueError(f"st3: method {method.name!r} {why}; {_known()}")
     chosen: Selecting = method
     return chosen
 
