@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import pytest
 
 pytest.importorskip("mkdocs", reason="needs st3[docs]")
 from mkdocs.exceptions import PluginError
+
+import st3
 
 HOOK = Path(__file__).parent.parent / "docs" / "publish.py"
 
@@ -77,3 +80,14 @@ def test_a_page_may_link(publish: Any) -> None:
     output = '<a href="https://arxiv.org/abs/2412.20105">x</a><img src="images/kept.png">'
     output += '<link rel="canonical" href="https://example.org/"><script src="a.js"></script>'
     assert publish.on_post_page(output, page("index.md")) == output
+
+
+def test_every_public_name_is_in_the_reference(publish: Any) -> None:
+    """Under the name by which people import it, with the docstring of what that is."""
+    page = (HOOK.parent / "api.md").read_text(encoding="utf-8")
+    shown = {found.rpartition(".")[2]: found for found in publish._API.findall(page)}
+    for name in st3.__all__:
+        assert f"`st3.{name}`" in page
+        if not name.startswith("__"):
+            module, _, there = shown[name].rpartition(".")
+            assert getattr(importlib.import_module(module), there) is getattr(st3, name)

@@ -1,5 +1,5 @@
 """`st3 page`: trimming seen in a browser.
 
-An add-on that nothing else imports; `handlers`, `layout`, `knobs`, `app` and `start` alone need
-gradio.
+An add-on that nothing else imports; `knobs`, `handlers`, `layout` and `app` alone need gradio, and
+`start` once it serves.
 """

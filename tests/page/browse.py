@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,30 @@ def keyboard_alone(url: str, page: Page) -> None:
     answered(page)
 
 
+def pictured_first(page: Page) -> None:
+    """On a phone the picture comes first, then the question, the answer, and how it was made."""
+    parts = (".st3-see", ".st3-ask", ".st3-answer", ".st3-how")
+    boxes = [page.locator(part).first.bounding_box() for part in parts]
+    tops = [box["y"] for box in boxes if box is not None]
+    assert len(tops) == len(parts), boxes
+    assert tops == sorted(tops), tops
+
+
+def says_the_command(url: str, page: Page) -> None:
+    """Of what stands there now, also before it is asked."""
+    page.goto(url)
+    expect(page.locator(".st3-note").first).to_be_visible(timeout=30_000)
+    command = page.get_by_label("The same by the command line")
+    expect(command).to_have_value(re.compile("--compare"), timeout=10_000)
+    page.get_by_label("Untrimmed as well, to compare").uncheck()
+    expect(command).not_to_have_value(re.compile("--compare"), timeout=10_000)
+    tokens = page.get_by_role("slider", name="Most tokens")
+    tokens.focus()
+    page.keyboard.press("Home")
+    expect(command).to_have_value(re.compile("--max-new-tokens 1 "), timeout=10_000)
+    page.wait_for_function("new URL(location).searchParams.get('tokens') === '1'", timeout=10_000)
+
+
 def main() -> None:
     folder = Path(tempfile.mkdtemp())
     environment = os.environ | {"TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
@@ -196,6 +221,7 @@ def main() -> None:
                 (shares_a_link, (url, page, context)),
                 (refuses, (url, page)),
                 (turns_a_knob, (url, page)),
+                (says_the_command, (url, page)),
                 (uploads, (url, page, folder)),
                 (two_tabs, (url, context)),
                 (keyboard_alone, (url, page)),
@@ -220,6 +246,8 @@ def main() -> None:
                     box = seen.locator(".st3-table").bounding_box()
                     assert box is not None
                     assert box["x"] + box["width"] <= width, f"{name}: the table is cut off"
+                    if width < 600:
+                        pictured_first(seen)
                     shot(seen, name)
                     other.close()
             assert not outside, outside

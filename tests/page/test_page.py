@@ -73,7 +73,7 @@ def of_demo() -> Host:
 @pytest.mark.parametrize(
     ("knob", "value"),
     [("prune_ratio", 70.0), ("stride", 9), ("ratio", 2.5), ("final_keep", 20.0), ("tau", 5),
-     ("tau", 0), ("scorer", "all-text"), ("tokens", 3), ("compare", False)],
+     ("tau", 0), ("scorer", "prompt-3-layers"), ("tokens", 3), ("compare", False)],
 )  # fmt: skip
 def test_the_command_answers_as_the_page(
     of_demo: Host, st3_: Any, tmp_path: Path, monkeypatch: Any, knob: str, value: Any
