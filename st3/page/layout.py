@@ -88,7 +88,7 @@ def lay_out(page: Page) -> Layout:
                 link = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False)
                 command = gr.Textbox(
                     label="The same by the command line", buttons=["copy"], interactive=False,
-                    lines=2,
+                    lines=2, elem_classes="st3-command",
                 )  # fmt: skip
     return Layout(
         picture, file, prompt, button, stop, refusal, method, means, knobs, tokens, compare, shown,

@@ -26,7 +26,7 @@ CSS = """
 .st3-pair mark {background: #fde725; color: #111; text-decoration: underline; padding: 0 .15em}
 .st3-refusal {border-left: 4px solid #d55e00; padding: .4rem .6rem; font-weight: 600}
 .st3-note {opacity: .85; font-size: .9rem}
-.prose .st3-table {border-collapse: collapse; width: 100%; font-size: .9rem; border: 0}
+.prose .st3-table {border-collapse: collapse; width: 100%; font-size: .9rem; border: 0 !important}
 .st3-table caption {text-align: left; opacity: .8; padding-bottom: .3rem}
 .st3-table th, .st3-table td {text-align: right; padding: .2rem .5rem; border: 0;
   border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent)}
