@@ -13,6 +13,8 @@ from st3.serving.load import Answer, Ask
 Asker = Callable[[Sequence[Ask]], list[Answer]]
 """From requests to what became of them, in their order."""
 
+_OTHERS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+
 
 @contextmanager
 def inside(model: str, settings: Mapping[str, Any] | None, **more: Any) -> Iterator[Asker]:
@@ -23,7 +25,8 @@ def inside(model: str, settings: Mapping[str, Any] | None, **more: Any) -> Itera
         settings: as `--hf-overrides` has them below `st3`; None leaves pictures whole.
         more: further arguments of `vllm.LLM`.
     """
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    before = os.environ.get(_OTHERS)
+    os.environ[_OTHERS] = "0"
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -52,3 +55,7 @@ def inside(model: str, settings: Mapping[str, Any] | None, **more: Any) -> Itera
         engines.clear()  # callers may hold on to `ask`
         gc.collect()
         cleanup_dist_env_and_memory()
+        if before is None:
+            del os.environ[_OTHERS]
+        else:
+            os.environ[_OTHERS] = before
