@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 OURS = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+@pytest.mark.slow
 def test_dry_run_killed_at_three_moments(tmp_path: Path) -> None:
     """The same command as on a GPU; what it wrote before a kill is there after it, unchanged."""
     command = ["bash", ROOT / ".ci" / "gpu", tmp_path, "--minutes", "0.67", "--tiny"]

@@ -132,6 +132,7 @@ def test_an_environment_proves_what_it_has(tmp_path: Path) -> None:
         compile(one.check, "check", "exec")
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_without_a_peer(tmp_path: Path) -> None:
     """A dry run; what its folder says of an environment stands in rows and tables, without it."""
     folder, output = tmp_path / "peers", tmp_path / "out"
