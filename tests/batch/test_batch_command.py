@@ -195,6 +195,7 @@ def test_only_what_is_left_is_answered(tmp_path: Path) -> None:
     assert (run.before, run.done) == (0, 4)
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_by_two_processes(tmp_path: Path) -> None:
     """Workers end with their parent; two processes do the rest; the file is that of one run."""
     rows = make_rows(tmp_path, 23)

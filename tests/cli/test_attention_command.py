@@ -168,7 +168,7 @@ def test_what_is_said_is_what_the_cache_holds(method: str, row: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["st3:stride=2,tau=8", "vtw"])
-@pytest.mark.parametrize("row", ["tIttt", "tItIttIttItItt"])
+@pytest.mark.parametrize("row", [pytest.param("tIttt", marks=pytest.mark.slow), "tItIttIttItItt"])
 def test_every_plate_is_drawn_for_any_number_of_pictures(
     method: str, row: str, tmp_path: Path
 ) -> None:

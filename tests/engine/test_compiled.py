@@ -67,6 +67,7 @@ def test_compiled_steps_equal_eager_ones(model: Any, method: str, rows: str) -> 
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", BATCHES)
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl, qwen3", "smolvlm", "idefics3"])
 def test_families(traced: None, family: str, rows: str) -> None:

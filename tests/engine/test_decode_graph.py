@@ -124,7 +124,7 @@ def test_static_steps_equal_the_oracle(
     assert "forward" not in vars(model.model.language_model)
 
 
-@pytest.mark.parametrize("known", [None, 150])
+@pytest.mark.parametrize("known", [None, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rows", [["tttItttt"], ["ttItt", "tItIttttt", "ttttt"]])
 @pytest.mark.parametrize(
     ("name", "parameters"),

@@ -73,7 +73,9 @@ def _spread(model: Any, cut: int, devices: tuple[str, str]) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("devices", [DEVICES, REAL])
-@pytest.mark.parametrize(("method", "cut"), [("pvtp", 2), ("st3", 2), ("st3", 4)])
+@pytest.mark.parametrize(
+    ("method", "cut"), [pytest.param("pvtp", 2, marks=pytest.mark.slow), ("st3", 2), ("st3", 4)]
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_devices_are_one(name: str, method: str, cut: int, devices: tuple[str, str]) -> None:
     """The second begins before scores decide, or where a group of layers begins."""
