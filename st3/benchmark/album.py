@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from st3.benchmark.standing import Standing
-from st3.benchmark.tables import made, tables, title_of, work
+from st3.benchmark.tables import made, rounds, tables, title_of, work
 from st3.files import write_text
 from st3.plots.benchmark import Bars, save_bars, save_savings, save_timelines
 from st3.plots.page import page, paragraph, pictured, table_of
@@ -94,7 +94,7 @@ def _panels(rows: Sequence[Row]) -> dict[str, Bars]:
     found: dict[str, list[tuple[str, float | None, float | None]]] = {}
     for row in rows:
         speed = row.get("speedup")
-        relative = spread(row.get("samples", {}).get("e2e_ms", []))
+        relative = spread(rounds(row))
         half = None if speed is None or relative is None else speed * relative / 2
         title = f"{row['model']}, {row['dtype']}\n{work(row)}"
         found.setdefault(title, []).append((row["method"], speed, half))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from st3.benchmark.run import ROWS, named
-from st3.benchmark.tables import made, title_of, work
+from st3.benchmark.tables import made, rounds, title_of, work
 from st3.files import make_folder, read_rows, write_text
 from st3.plots.benchmark import Bars, save_bars
 from st3.plots.page import page, paragraph, pictured, table_of
@@ -166,7 +166,7 @@ class Comparison:
     def _panels(self) -> dict[str, Bars]:
         found: dict[str, list[tuple[str, float | None, float | None]]] = {}
         for a, b in self.pairs:
-            ratio, mine, other = factor(a, b, "e2e_ms"), spread(_rounds(a)), spread(_rounds(b))
+            ratio, mine, other = factor(a, b, "e2e_ms"), spread(rounds(a)), spread(rounds(b))
             half = None
             if ratio is not None and mine is not None and other is not None:
                 half = ratio * (mine + other) / 2
@@ -207,7 +207,7 @@ def factor(a: dict[str, Any], b: dict[str, Any], key: str) -> float | None:
 
 def apart(a: dict[str, Any], b: dict[str, Any]) -> bool | None:
     """Whether no round of one is among those of the other; None where either had one round."""
-    left, right = _rounds(a), _rounds(b)
+    left, right = rounds(a), rounds(b)
     if min(len(left), len(right)) < 2:
         return None
     return bool(max(left) < min(right) or max(right) < min(left))
@@ -216,10 +216,6 @@ def apart(a: dict[str, Any], b: dict[str, Any]) -> bool | None:
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     names = ("cell", "model", "dtype", "method", "visual_tokens", "new_tokens", "batch_size")
     return tuple(row.get(name) for name in names)
-
-
-def _rounds(row: dict[str, Any]) -> list[float]:
-    return list(row.get("samples", {}).get("e2e_ms", []))
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -48,6 +48,11 @@ def work(row: Row) -> str:
     return f"{row['visual_tokens']} visual, batch {row['batch_size']}, {row['new_tokens']} new"
 
 
+def rounds(row: Row) -> list[float]:
+    """What each round took end to end, ms; none where nothing was timed."""
+    return list(row.get("samples", {}).get("e2e_ms", []))
+
+
 def made(rows: Sequence[Row]) -> str:
     """Date, machine, commit and command of every start that measured something."""
     starts = {row["start"]: row for row in rows if "start" in row}
