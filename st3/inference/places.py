@@ -65,6 +65,12 @@ class Places:
         return _sheet([view.pixels for view in self.views], 1.0)
 
     @cached_property
+    def grey(self) -> Array:
+        """The sheet without its colours, float [height, width, 1]."""
+        grey: Array = self.canvas.mean(axis=2, keepdims=True)
+        return grey
+
+    @cached_property
     def owner(self) -> Array:
         """The token of each pixel of the sheet, `NOWHERE` where there is none."""
         return _sheet([view.owner for view in self.views], NOWHERE)

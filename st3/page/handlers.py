@@ -20,7 +20,8 @@ from st3.page.asking import Host, Seen
 from st3.page.knobs import position
 from st3.page.view import KNOBS, OWN, View, knobs_of, read_method, turned
 
-_FRAME = 0.25  # seconds between pictures of an answer that grows
+_WORDS = 0.25  # seconds between what is shown of an answer that grows
+_FRAME = 0.5  # and between its pictures: a model on the same cores waits for whoever draws
 
 
 class Page:
@@ -136,17 +137,17 @@ class Page:
             "",
             *([still] * 2),
         )
-        layer, drawn, seen = view.layer or self.middle, 0.0, Seen()
+        layer, said, drawn, seen = view.layer or self.middle, 0.0, 0.0, Seen()
         tokens = min(view.tokens, self.limit)
         for seen in self.host.ask(picture, view.prompt, method, tokens, view.compare):
             now = time.monotonic()
-            if now - drawn < _FRAME:
+            if not any(seen.text.values()) or now - said < _WORDS:
                 continue
-            drawn = now
-            film = seen.now()
-            shown = showing.drawn(film, layer, seen.generated) if film else still
-            said = _answers(seen, False, view.compare)
-            yield still, still, said, shown, still, still, still
+            shown = still
+            if said and now - drawn >= _FRAME and (film := seen.now()):  # the first words are alone
+                shown, drawn = showing.drawn(film, layer, seen.generated), now
+            said = now
+            yield still, still, _answers(seen, False, view.compare), shown, still, still, still
         after = seen.generated if view.after < 0 else min(view.after, seen.generated)
         whole = not seen.refusal
         yield (

@@ -173,7 +173,7 @@ def _lay_over(axis: Any, places: Places, values: torch.Tensor) -> Any:
 
     Where nothing is attended, as on dropped tokens, the picture alone is left.
     """
-    grey = 0.4 + 0.6 * places.canvas.mean(axis=2)
+    grey = 0.4 + 0.6 * places.grey[..., 0]
     axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
     largest = float(values.max()) or 1.0
     heat = places.spread((values / largest).masked_fill(values == 0, torch.nan).numpy(), np.nan)

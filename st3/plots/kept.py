@@ -72,7 +72,7 @@ def kept_pixels(places: Places, kept: Sequence[int]) -> Array:
     alive = np.zeros(places.count, dtype=bool)
     alive[list(kept)] = True
     canvas = places.canvas
-    grey = 0.5 + 0.2 * canvas.mean(axis=2, keepdims=True)
+    grey = 0.5 + 0.2 * places.grey
     shown = np.where(places.spread(alive, False)[..., None], canvas, grey)
     pixels: Array = np.where((places.owner == NOWHERE)[..., None], 0.85 + 0.15 * canvas, shown)
     return pixels
@@ -88,7 +88,7 @@ def depth_pixels(places: Places, deepest: Array, layers: int) -> Array:
     Returns:
         Float [height, width, 3] in 0..1.
     """
-    grey = places.canvas.mean(axis=2, keepdims=True)
+    grey = places.grey
     colours = colormaps["cividis"](places.spread(deepest / layers, 0.0))[..., :3]
     pixels: Array = np.where(
         (places.owner == NOWHERE)[..., None], 0.85 + 0.15 * grey, 0.75 * colours + 0.25 * grey
