@@ -178,6 +178,8 @@ def evaluate(
     aside(f"wrote {len(document['files'])} files into {output}")
     if document["interrupted"]:
         raise typer.Exit(INTERRUPTED)
+    if any(row["scoring_error"] for row in document["rows"]):
+        raise typer.Exit(1)
 
 
 def _methods(text: str) -> dict[str, Method | None]:

@@ -68,6 +68,8 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     found = []
     for row in rows:
         where = f"{row['task']}, {row['method']}"
+        if row["scoring_error"]:
+            found.append(f"{where}: {row['scoring_error']}")
         if row["errors"]:
             found.append(
                 f"{where}: {row['errors']} of {row['answered']} could not be asked and count as "
@@ -85,7 +87,7 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 _WORDS = (
     "Scores with 95 % intervals (Wilson's of shares, else bootstrapped); difference: to none over "
-    "the same documents, with its interval and p (McNemar's exact test, else the bootstrap). MACs "
-    "and KV cache are counted on a prompt of median length; tokens/s is of this run's batches, "
-    "prefill included."
+    "the same documents, with its interval (Newcombe's, else bootstrapped) and p (McNemar's exact "
+    "test, else the bootstrap). MACs and KV cache are counted on a prompt of median length; "
+    "tokens/s is of this run's batches, prefill included."
 )

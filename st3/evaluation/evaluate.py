@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from st3.batch.asking import Course
 from st3.batch.ranks import Ranks
 from st3.batch.row import Result
-from st3.evaluation.results import Coster, Row, Score, compare, make_row
+from st3.evaluation.results import Coster, Row, Score, Unscored, compare, make_row
 from st3.evaluation.run import Cell, Exam, answer_cell, read_answers
 from st3.files import make_folder, plainly, write_text
 
@@ -31,7 +31,11 @@ class Scored(Exam, Protocol):
     """A task that scores its answers."""
 
     def score(self, answers: Sequence[Row], folder: Path) -> Score:
-        """All its answers, in order; files of its own go into the folder."""
+        """All its answers, in order; files of its own go into the folder.
+
+        Raises:
+            Unscored: it cannot.
+        """
         ...
 
 
@@ -76,7 +80,7 @@ def evaluate(
         the rows are empty.
 
     Raises:
-        ResultsError, ValueError: see `answer_cell`; or a task cannot score its answers.
+        ResultsError, ValueError: see `answer_cell`.
     """
     kept: list[tuple[Any, Any]] = []
 
@@ -103,10 +107,13 @@ def evaluate(
     scores: dict[str, Score] = {}
     for exam, cell in pairs:
         answers = read_answers(folder, cell, len(exam.ids))
-        score = None
+        score: Score | str | None = None
         if len(answers) == len(exam.ids):
-            score = _scored(folder, exam, cell, answers, now=not interrupted)
-        if score is not None:
+            try:
+                score = _scored(folder, exam, cell, answers, now=not interrupted)
+            except Unscored as error:  # the other cells are not to be lost for it
+                score = str(error)
+        if isinstance(score, Score):
             scores[cell.name] = score
         costs = coster.ratios(cell.method, answers)
         rows.append(

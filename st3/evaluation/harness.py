@@ -82,7 +82,7 @@ class Exam(Requests):
             folder: for files that the task writes.
 
         Raises:
-            ValueError: it fails.
+            Unscored: it fails.
         """
         said = [
             GenerationResult(
@@ -105,9 +105,9 @@ class Exam(Requests):
                 samples = sorted(found["samples"][self.name], key=lambda one: one["doc_id"])
                 return score_of(self.name, self.task, found["results"][self.name], samples, seen)
         except Exception as error:  # tasks raise what they like
-            raise ValueError(
-                f"{self.name}: the task cannot score its answers ({_line(error)}); they are all "
-                "there, and the same command tries again"
+            raise Unscored(
+                f"the task cannot score its answers ({_line(error)}); they are all there, and the "
+                "same command tries again"
             ) from error
 
 

@@ -12,14 +12,16 @@ from transformers.utils.hub import cached_file
 import st3
 from st3.inference.checkpoints import fetching, find
 
-_ENDS = 1 << 20  # bytes that are read at both ends of a file of weights
+_WHOLE = 1 << 26  # bytes of a file that is read from end to end; of a larger one
+_PIECE, _EVERY = 1 << 12, 1 << 20  # so many bytes out of every so many are
 _PACKAGES = ("lmms-eval", "torch", "transformers")
 
 
 def model_identity(name: str) -> dict[str, str]:
     """A checkpoint's place, and a commit or a fingerprint of its files.
 
-    Of weights in a folder both ends and the length are read, and not the gigabytes between.
+    Of files of gigabytes 4 KiB out of every MiB are read, which no layer's matrix falls between:
+    weights that were merged or trained further and saved under the old name are noticed.
 
     Raises:
         ValueError, OSError: see `st3.inference.checkpoints.find`; not found, or not reachable.
@@ -34,11 +36,15 @@ def model_identity(name: str) -> dict[str, str]:
     for path in sorted(
         (*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja"))
     ):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-            digest.update(file.read(_ENDS))
-            file.seek(max(0, path.stat().st_size - _ENDS))
-            digest.update(file.read())
+            if size <= _WHOLE:
+                digest.update(file.read())
+                continue
+            for start in (*range(0, size, _EVERY), size - _PIECE):
+                file.seek(start)
+                digest.update(file.read(_PIECE))
     return {"model": source.place, "weights": digest.hexdigest()[:16]}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from st3.evaluation.benchmarks import BENCHMARKS, published
@@ -14,6 +15,7 @@ from st3.evaluation.statistics import paired, score_interval
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.methods import Method, make_method
+from st3.methods.budget import Budget
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.course import schedule_of
 from st3.profiling.macs import MacCounter
@@ -45,6 +47,10 @@ class Score:
     unparsed: int | None
 
 
+class Unscored(ValueError):
+    """A task that cannot score its answers, in one line."""
+
+
 class Coster:
     """What a method costs on a cell's typical prompt, by arithmetic.
 
@@ -60,41 +66,54 @@ class Coster:
     def ratios(self, method: Method | None, answers: Sequence[Row]) -> Row:
         """MACs of a prompt's prefill, and the shares of it and of the KV cache after it.
 
-        Of a prompt of median length; pictures counted as one, where a method's budget is a
-        picture's.
+        Of a prompt of median length. How many of its tokens enter the decoder is read off what such
+        prompts kept: it may hang on how many pictures they have, and on what these show.
         """
         good = [row for row in answers if "error" not in row]
         if not good or not statistics.median_low(row["visual_tokens"] for row in good):
             return {"prefill_macs": None, "prefill_macs_ratio": None, "kv_ratio": None}
         visual = statistics.median_low(row["visual_tokens"] for row in good)
+        kept = statistics.median_low(
+            row["kept_visual_tokens"] for row in good if row["visual_tokens"] == visual
+        )
         text = statistics.median_low(row["prompt_tokens"] - row["visual_tokens"] for row in good)
         new = max(2, round(statistics.fmean(row["new_tokens"] for row in good)))
         work = Workload(visual, max(1, text), new)
-        full = self._costs(make_method(BASE), work)
-        cost = full if method is None else self._costs(method, work)
+        full = self._costs(make_method(BASE), work, visual)
+        cost = full if method is None else self._costs(method, work, kept)
         return {
             "prefill_macs": cost.prefill_macs,
             "prefill_macs_ratio": cost.prefill_macs / full.prefill_macs,
             "kv_ratio": cost.kv_bytes[0] / full.kv_bytes[0],
         }
 
-    def _costs(self, method: Method, work: Workload) -> Costs:
+    def _costs(self, method: Method, work: Workload, kept: float) -> Costs:
+        """Where so many visual tokens were kept, mean over layers."""
         schedule = schedule_of(method, self._parts, work)
+        layers = range(1, len(self._counter.layers) + 1)
+
+        def mean(entered: int) -> float:
+            return statistics.fmean(schedule.inside.count(n, entered) for n in layers)
+
+        # Rows tell it in hundredths.
+        entered = 1 + bisect.bisect_left(range(1, work.visual), kept - 0.01, key=mean)
+        schedule = replace(schedule, entering=Budget(tokens=entered, per="prompt"))
         kind = method.kv_cache_dtype
         return costs_of(self._counter, None, schedule, work, self._element, kind)
 
 
 def make_row(
-    model: str, task: str, method: str, asked: int, answers: Sequence[Row], score: Score | None,
-    costs: Mapping[str, Any], cell: str,
+    model: str, task: str, method: str, asked: int, answers: Sequence[Row],
+    score: Score | str | None, costs: Mapping[str, Any], cell: str,
 ) -> Row:  # fmt: skip
     """One cell's figures, but for what compares it with others.
 
     Args:
         asked: requests of the cell. `answers`: those that are finished.
-        score: None while some are not.
+        score: None while some are not; why there is none, where the task cannot tell it.
         costs: of `Coster.ratios`. `cell`: name of its file.
     """
+    wrong, score = (score, None) if isinstance(score, str) else (None, score)
     known = published(model, task) if method in (BASE, "stock") else None
     good = [row for row in answers if "error" not in row]
     seconds, tokens = (sum(row[key] for row in good) for key in ("seconds", "new_tokens"))
@@ -105,7 +124,7 @@ def make_row(
     return {
         "task": task, "title": benchmark.title if benchmark else task, "method": method,
         "metric": score.metric if score else benchmark.metric if benchmark else None,
-        "score": score.score if score else None, "low": low, "high": high,
+        "score": score.score if score else None, "low": low, "high": high, "scoring_error": wrong,
         "asked": asked, "answered": len(answers), "errors": len(answers) - len(good),
         "unparsed": score.unparsed if score else None, **costs,
         "visual_tokens": _mean(good, "visual_tokens"),
@@ -185,7 +204,7 @@ def _mean(rows: Sequence[Row], key: str) -> float | None:
 
 
 def _score(row: Row) -> str:
-    if row["score"] is None:
+    if row["score"] is None:  # `scoring_error` says why, or Ctrl-C was pressed before
         whole = row["answered"] == row["asked"]
         return "not scored" if whole else f"{row['answered']} of {row['asked']} answered"
     return _figure(row["score"])

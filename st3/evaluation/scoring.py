@@ -84,11 +84,13 @@ def score_of(name: str, task: Any, results: Any, samples: Sequence[Any], seen: S
     if metric not in metrics:
         raise ValueError(f"it tells no {metric or 'metric'}, but {', '.join(metrics) or 'nothing'}")
     assert metric is not None
-    lacking = next((one["doc_id"] for one in samples if metric not in one), None)
-    if lacking is not None:
+    told = [one for one in samples if metric in one]
+    # Of others than these, such as MME, a metric may be of one kind of documents alone.
+    if benchmark is not None and len(told) < len(samples):
+        lacking = next(one["doc_id"] for one in samples if metric not in one)
         raise ValueError(f"document {lacking} was not scored")
     total, unit = float(metrics[metric]), benchmark.unit if benchmark else 1.0
-    items = [one[metric] for one in samples]
+    items = [one[metric] for one in told]
     values, scale = _values(task, metric, items, total, seen)
     if values is not None and unit * scale != 100 and set(values) <= {0.0, 100.0}:
         values, scale = [value / 100 for value in values], 100 * scale
@@ -98,7 +100,7 @@ def score_of(name: str, task: Any, results: Any, samples: Sequence[Any], seen: S
         values=None if values is None else tuple(values),
         scale=unit * scale,
         metrics=metrics,
-        unparsed=_unparsed(name, samples, items, seen),
+        unparsed=_unparsed(name, told, items, seen),
     )
 
 

@@ -1,7 +1,8 @@
 """How sure a score is, and whether two methods differ on the documents that both answered.
 
 Everything is computed from one figure a document, in the same order for all methods. Shares of
-right answers get Wilson's interval and McNemar's exact test; others the bootstrap over documents.
+right answers get Wilson's interval, and their differences Newcombe's and McNemar's exact test;
+other figures the bootstrap over documents.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from st3.proportion import interval, mcnemar
+from st3.proportion import difference_interval, interval, mcnemar
 
 _DRAWS = 2_000
 _SEED = 0
@@ -23,9 +24,11 @@ class Paired:
 
     Attributes:
         difference: of the means.
-        low, high: its 95 % interval, bootstrapped over documents.
+        low, high: its 95 % interval: Newcombe's where figures are 0 or 1, and else bootstrapped
+            over documents.
         p: two-sided, of no difference: McNemar's exact test where figures are 0 or 1, and else
-            from the bootstrap. `test`: which of both.
+            from the bootstrap, the documents as they are counted as one of its draws (Davison and
+            Hinkley, 1997, 4.2). `test`: which of both.
         gained, lost: documents that are better and worse than with the other.
     """
 
@@ -56,14 +59,16 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Paired:
         raise ValueError(f"{len(values)} documents cannot be paired with {len(others)}")
     each = np.asarray(values, dtype=float) - np.asarray(others, dtype=float)
     gained, lost = int((each > 0).sum()), int((each < 0).sum())
-    means = _means(each)
-    low, high = np.quantile(means, (0.025, 0.975))
     if _shares(values) and _shares(others):
+        both = sum(one == other == 1 for one, other in zip(values, others, strict=True))
+        neither = len(each) - both - gained - lost
+        low, high = difference_interval(both, gained, lost, neither)
         test, p = "McNemar", mcnemar(gained, lost)
     else:
-        below = float((means <= 0).mean())
-        above = float((means >= 0).mean())
-        test, p = "bootstrap", min(1.0, 2 * min(below, above))
+        means = _means(each)
+        low, high = np.quantile(means, (0.025, 0.975))
+        fewer = min((means <= 0).sum(), (means >= 0).sum())
+        test, p = "bootstrap", min(1.0, 2 * (1 + int(fewer)) / (1 + _DRAWS))
     return Paired(float(each.mean()), float(low), float(high), p, test, gained, lost)
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from st3.evaluation.evaluate import evaluate
 from st3.evaluation.hush import hushed
 from st3.evaluation.identity import cell_settings, model_identity
 from st3.evaluation.questions import Part, Question, make_question
-from st3.evaluation.results import Coster, Score, tables
+from st3.evaluation.results import Coster, Score, Unscored, tables
 from st3.evaluation.run import Cell, answer_cell, read_answers
 from st3.methods import make_method
+from st3_cli.evaluate_report import notes
 
 WORDS = ("is there a red circle?", "how many objects?", "what is left?", "red?", "is it blue?")
 
@@ -156,6 +158,20 @@ def test_whatever_decides_the_answers_is_in_the_name(place: Path, tmp_path: Path
     assert model_identity(str(copy))["weights"] != first["weights"]
 
 
+def test_large_weights_are_known_by_pieces(tmp_path: Path) -> None:
+    """One layer's matrix was trained further, in the middle of 80 MiB."""
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}', encoding="utf-8")
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.truncate(80 << 20)
+    first = model_identity(str(tmp_path))
+    assert model_identity(str(tmp_path)) == first
+    with path.open("r+b") as file:
+        file.seek((40 << 20) + 12_345)
+        file.write(b"\1" * (1 << 20))
+    assert model_identity(str(tmp_path))["weights"] != first["weights"]
+
+
 def test_documents_that_cannot_be_asked_are_counted(live: tuple[Any, Any], tmp_path: Path) -> None:
     class Blind(Exam):
         def question(self, number: int) -> Question:
@@ -221,6 +237,51 @@ def test_all_cells(live: tuple[Any, Any], tmp_path: Path) -> None:
     assert [line[0] for line in table.rows] == ["none", "st3", "stock"]
     assert "published" in table.heads
     assert "2310.03744" in (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_one_task_that_cannot_score(live: tuple[Any, Any], tmp_path: Path) -> None:
+    """Its answers and the other task's score are there."""
+
+    class Broken(Exam):
+        name = "mmmu_val"
+
+        def score(self, answers: Sequence[dict[str, Any]], folder: Path) -> Score:
+            raise Unscored("the task cannot score its answers (KeyError: 'x')")
+
+    @contextmanager
+    def bar(name: str) -> Any:
+        yield Bar()
+
+    cells = [replace(cell("none"), task=exam.name) for exam in (Broken, Exam)]
+    pairs = list(zip((Broken(), Exam()), cells, strict=True))
+    coster = Coster(live[0].config, 4)
+    document = evaluate(tmp_path, pairs, lambda: live, Ranks(), coster, "7b", bar)
+    broken, whole = document["rows"]
+    assert (broken["score"], broken["answered"]) == (None, 5)
+    assert whole["score"] is not None
+    assert whole["scoring_error"] is None
+    (line,) = [line for line in notes(document["rows"]) if "cannot score" in line]
+    assert line.startswith("mmmu_val, none: ")
+    assert tables(document["rows"])[0].rows[0][1] == "not scored"
+
+
+@pytest.mark.parametrize(
+    ("label", "visual", "kept"),
+    [("divprune:keep=64", 1_152, 128), ("prumerge", 576, 71), ("evs:keep=25%", 1_152, 288)],
+)
+def test_macs_are_of_what_was_kept(
+    live: tuple[Any, Any], label: str, visual: int, kept: int
+) -> None:
+    """Without anything dropped inside: those of an untrimmed prompt that is so much shorter."""
+
+    def answers(visual: int, kept: float) -> list[dict[str, Any]]:
+        row = {"prompt_tokens": visual + 20, "visual_tokens": visual, "new_tokens": 4}
+        return [row | {"kept_visual_tokens": kept}] * 3
+
+    coster = Coster(live[0].config, 4)
+    found = coster.ratios(make_method(label), answers(visual, kept))
+    assert found["prefill_macs"] == coster.ratios(None, answers(kept, kept))["prefill_macs"]
+    assert 0 < found["kv_ratio"] == pytest.approx((kept + 20) / (visual + 20))
 
 
 def test_what_others_print_goes_nowhere(capfd: pytest.CaptureFixture[str]) -> None:

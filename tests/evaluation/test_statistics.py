@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from st3.evaluation.statistics import paired, score_interval
-from st3.proportion import interval, mcnemar
+from st3.proportion import difference_interval, interval, mcnemar
 
 
 def test_shares_have_wilsons_interval() -> None:
@@ -28,7 +28,9 @@ def test_pairs() -> None:
     assert (found.difference, found.gained, found.lost) == (0.25, 2, 1)
     assert found.test == "McNemar"
     assert found.p == mcnemar(2, 1)
-    assert found.low <= found.difference <= found.high
+    assert (found.low, found.high) == difference_interval(1, 2, 1, 0)
+    alike = paired([1] * 10 + [0] * 2, [1] * 10 + [0] * 2)
+    assert alike.low < -0.1 < 0.1 < alike.high  # twelve documents are no proof of sameness
     same = paired([0.5, 0.25], [0.5, 0.25])
     assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
     assert same.test == "bootstrap"
@@ -43,6 +45,11 @@ def test_pairs_see_what_intervals_do_not() -> None:
     assert found.low > 0
     assert found.p < 0.01
     assert score_interval(list(better))[0] < base.mean()
+
+
+def test_few_draws_are_no_certainty() -> None:
+    """All of three documents are better, as chance has it in one of four times three."""
+    assert 0 < paired([0.5, 0.6, 0.7], [0.1, 0.2, 0.3]).p == pytest.approx(2 / 2001)
 
 
 def test_unpaired() -> None:
