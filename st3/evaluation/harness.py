@@ -30,7 +30,7 @@ from st3.evaluation import checks
 from st3.evaluation.hush import hushed
 from st3.evaluation.judges import asks_judge, needs_java
 from st3.evaluation.requests import Requests
-from st3.evaluation.results import Row, Score
+from st3.evaluation.results import Row, Score, Unscored
 from st3.evaluation.scoring import score_of, watched
 
 _SEED = 1234  # lmms-eval's own
