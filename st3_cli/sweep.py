@@ -57,8 +57,8 @@ def sweep(
         _data('Lines {"image": ..., "prompt": ..., "answer": ...?}.', metavar="FILE.jsonl"),
     ] = None,
     scenes: Annotated[
-        int, _data("Scenes of the demo's own, otherwise.", min=1, metavar="N")
-    ] = 12,
+        int, _data("Else scenes of the demo's own, a question each.", min=1, metavar="N")
+    ] = 120,
     max_new_tokens: Annotated[int, _data("Longest answer.", min=1, metavar="N")] = 64,
     batch_size: Annotated[int, _data("Questions at a time.", min=1, metavar="N")] = 16,
     quantization: o.QuantizationOption = None,

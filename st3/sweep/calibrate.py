@@ -81,7 +81,7 @@ def main(
         Path | None, typer.Option(help="A folder of pictures; the demo has scenes of its own.")
     ] = None,
     prompt: Annotated[str, typer.Option(help="Asked of each.")] = "Describe the picture.",
-    scenes: Annotated[int, typer.Option(help="How many of the demo's scenes.")] = 16,
+    scenes: Annotated[int, typer.Option(help="How many of the demo's scenes.")] = 180,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 1,
     device: Annotated[str, typer.Option()] = "auto",
 ) -> None:

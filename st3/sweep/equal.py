@@ -8,7 +8,7 @@ from typing import Any
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.inference.suits import suits
-from st3.methods import METHODS, Method, make_method
+from st3.methods import METHODS, Method, make_method, split_spec
 from st3.methods.composed import split
 from st3.methods.dial import turned
 from st3.profiling.course import schedule_of
@@ -49,16 +49,18 @@ def equal_cells(
             method = make_method(spec)
             try:
                 _check_suits(spec, method, config)
-                ready = _published(method, budget, count) or turned(
-                    method, len(parts.layers), budget, count
-                )
+                word = _published(spec, method, budget, count)
+                if word is None:
+                    ready = turned(method, len(parts.layers), budget, count)
+                    word = _short(spec, ready, count)
+                else:
+                    ready = make_method(word)
                 _check_suits(spec, ready, config)
                 keeps = schedule_of(ready, parts, work)
             except ValueError as error:
                 found.append(Cell(spec, None, None, None, 0.0, str(error), budget=budget))
                 continue
             final = keeps.keeps[-1] * (keeps.entering.share or 1.0)
-            word = _short(spec, ready, count) if ready.dial else f"{spec}:{budget}"
             found.append(Cell(word, None, None, keeps.tau, final, budget=budget))
     return found
 
@@ -83,12 +85,23 @@ def _check_suits(spec: str, method: Method, config: Any) -> None:
         raise ValueError(f"{spec}: {why}")
 
 
-def _published(method: Method, budget: int, count: Callable[[Method], float]) -> Method | None:
-    """A setting that is called after this number, where there is no dial and it is about right."""
+def _published(
+    spec: str, method: Method, budget: int, count: Callable[[Method], float]
+) -> str | None:
+    """The spec with a setting that is called after this number, where there is no dial.
+
+    Raises:
+        ValueError: it leaves another number.
+    """
     if method.dial is not None or str(budget) not in _settings(method):
         return None
-    found = make_method(f"{method.name}:{budget}")
-    return found if abs(count(found) / budget - 1) <= _ABOUT else None
+    *before, last = split(spec)
+    name, rest = split_spec(last)
+    word = "+".join([*before, f"{name}:{budget}" + (f",{rest}" if rest else "")])
+    found = count(make_method(word))
+    if abs(found / budget - 1) > _ABOUT:
+        raise ValueError(f"{word} is called so, and leaves {found:.0f} tokens a layer here")
+    return word
 
 
 def _short(spec: str, method: Method, count: Any) -> str:

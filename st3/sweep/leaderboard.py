@@ -11,6 +11,8 @@ from st3.proportion import interval
 from st3.sweep.results import Row, measured
 from st3.tables import Table, digits
 
+_SAME = 0.02  # of a budget: who leaves more or fewer tokens than this is shown with their number
+
 
 def judged_by(document: Row) -> tuple[str, str]:
     """The key that decides, and its name: right answers where they are known, else equal ones."""
@@ -39,7 +41,10 @@ def board(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
 
 
 def leaderboard(document: Row) -> Table:
-    """A line a method, best at the smallest budget first; `-` where it cannot be."""
+    """A line a method, best at the smallest budget first; `-` where it cannot be.
+
+    Where a method can only be about there (`vtw` drops whole layers), `at` says how many tokens.
+    """
     rows = board(document["cells"])
     budgets = sorted({b for row in document["cells"] if (b := row.get("budget_tokens"))})
     key, word = judged_by(document)
@@ -57,8 +62,12 @@ def leaderboard(document: Row) -> Table:
                 cells += ["-", "-", "-"]
                 continue
             low, high = bounds(row, key, questions)
+            share = f"{100 * row[key]:.1f} ({100 * low:.0f}-{100 * high:.0f})"
+            tokens = row["mean_keep"] * document["baseline"]["visual_tokens"]
+            if abs(tokens / budget - 1) > _SAME:
+                share += f" at {tokens:.0f}"
             cells += [
-                f"{100 * row[key]:.1f} ({100 * low:.0f}-{100 * high:.0f})",
+                share,
                 digits(1000 * row["kl"], 3),
                 f"{100 * row['prefill_macs_ratio']:.1f}",
             ]

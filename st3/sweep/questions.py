@@ -25,8 +25,8 @@ class Question:
 
 
 def demo_questions(scenes: int, seed: int) -> list[Question]:
-    """One question of every task about each of the demo's held-out scenes, answers known."""
-    from st3.demo.held_out import held_out
+    """One question about each of so many held-out scenes of the demo's, answers known."""
+    from st3.demo.held_out import one_each
 
     return [
         Question(
@@ -35,7 +35,7 @@ def demo_questions(scenes: int, seed: int) -> list[Question]:
             asked.question.answer,
             f"scene {asked.number}, {asked.question.task}",
         )
-        for asked in held_out(scenes, seed)
+        for asked in one_each(scenes, seed)
     ]
 
 

@@ -32,7 +32,7 @@ CUTS: dict[str, reference.Cut] = {
     "feather:first=1,second=4,f=0.1,stride=2": lambda seen: reference.feather(seen, 2, 8, 64),
     "fitprune": reference.fitprune,
     "sparsevlm": lambda seen: reference.sparsevlm(seen, False),
-    "sparsevlm:64,recycle=true": lambda seen: reference.sparsevlm(seen, True),
+    "sparsevlm:64": lambda seen: reference.sparsevlm(seen, True),
     "sparsevlm:keep=60%/30%/5%,recycle=true": lambda seen: reference.sparsevlm(seen, True),
 }
 
@@ -130,10 +130,11 @@ def test_published_settings_are_settings(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "counts", "mean"),
     [
-        ("sparsevlm:192,recycle=true", (309, 204, 113), 192.0),
-        ("sparsevlm:128,recycle=true", (312, 117, 39), 128.6),
-        ("sparsevlm:64,recycle=true", (82, 32, 18), 64.8),
-        ("sparsevlm:192", (300, 200, 110), None),
+        ("sparsevlm:192", (309, 204, 113), 192.0),
+        ("sparsevlm:128", (312, 117, 39), 128.6),
+        ("sparsevlm:64", (82, 32, 18), 64.8),
+        ("sparsevlm:v2-192", (300, 200, 118), 192.4),
+        ("sparsevlm", (300, 200, 110), None),
     ],
 )
 def test_sparsevlm_counts_as_its_authors(
@@ -280,7 +281,7 @@ def test_rows_of_attention_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         ("feather:stride=0", "stride must be at least 1"),
         ("feather:f=2", "f must lie between 0 and 1"),
         ("feather:first=6,second=6", "1 <= first < second < 12, got 6 and 6"),
-        ("sparsevlm:keep=100", "keep must be one of 192, 128, 96, 64, or three falling shares"),
+        ("sparsevlm:keep=100", "keep must be one of 192, 128, 96, 64, v2-192"),
         ("sparsevlm:keep=10%/20%/30%", "three falling shares"),
         ("sparsevlm:recycle=maybe", "recycle must be one of true, false, yes, no, got 'maybe'"),
     ],

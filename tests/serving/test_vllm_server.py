@@ -39,7 +39,7 @@ def test_a_server(positions: str) -> None:
     settings = {"keep": 0.25, "method": "divprune", "positions": positions}
     with served(str(PACKAGE), settings, MORE) as server:
         assert "576 tokens become 144" in server.log.read_text(encoding="utf-8")
-        found = accuracy(lambda asks: run(server.url, asks, 16).answers, scenes=11)
+        found = accuracy(lambda asks: run(server.url, asks, 16).answers)
         assert not found["lost"], found
         share = SHARE[positions]
         error = (share * (1 - share) / found["asked"]) ** 0.5

@@ -61,8 +61,12 @@ def test_a_composition_has_the_dial_of_its_second(config: Any, spec: str, word: 
 def test_a_published_setting_of_that_name_is_as_good_as_a_dial(config: Any) -> None:
     (cell,) = equal_cells(config, ["sparsevlm"], [192], (336, 336))
     assert (cell.spec, cell.problem) == ("sparsevlm:192", None)
+    (cell,) = equal_cells(config, ["sparsevlm:recycle=no"], [192], (336, 336))
+    assert (cell.spec, cell.problem) == ("sparsevlm:192,recycle=no", None)
     (cell,) = equal_cells(config, ["sparsevlm"], [100], (336, 336))
     assert cell.problem is not None
+    (cell,) = equal_cells(config, ["sparsevlm"], [64], (336, 336))
+    assert "sparsevlm:64 is called so, and leaves" in (cell.problem or "")
 
 
 def test_methods_with_a_dial_are_all_but_a_few() -> None:
@@ -73,7 +77,8 @@ def test_methods_with_a_dial_are_all_but_a_few() -> None:
 def _row(spec: str, budget: int, fidelity: float, macs: float) -> dict[str, Any]:
     return {
         "spec": spec, "stride": None, "ratio": None, "tau": None, "final_keep": 0.2,
-        "budget_tokens": budget, "fidelity": fidelity, "accuracy": None, "kl": 0.001,
+        "budget_tokens": budget, "mean_keep": budget / 576, "fidelity": fidelity,
+        "accuracy": None, "kl": 0.001,
         "prefill_macs_ratio": macs, "kv_ratio": macs, "ttft_ms": 1.0, "tpot_ms": 1.0,
         "answer_ms": 9.0, "token_agreement": 1.0, "kv_mean_ratio": macs,
     }  # fmt: skip
@@ -89,9 +94,11 @@ def test_the_best_at_the_smallest_budget_comes_first(tmp_path: Path) -> None:
         del cells[-1][key]
     document: dict[str, Any] = {
         "cells": cells, "pareto": [], "settings": {"model": "tiny"}, "machine": {}, "chosen": None,
-        "baseline": {"questions": 20, "accuracy": None},
+        "baseline": {"questions": 20, "accuracy": None, "visual_tokens": 576},
     }  # fmt: skip
+    cells[2]["mean_keep"] = 140.8 / 576
     table = leaderboard(document)
+    assert table.rows[1][4].endswith(" at 141")  # 128 were asked for
     assert [row[0] for row in table.rows] == ["divprune", "fastv", "vtw"]
     low, high = interval(18, 20)
     assert table.rows[0][1] == f"90.0 ({100 * low:.0f}-{100 * high:.0f})"

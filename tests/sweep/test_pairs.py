@@ -54,7 +54,8 @@ def _row(spec: str, budget: int | None, outcomes: str) -> dict[str, Any]:
     share = outcomes.count("1") / len(outcomes)
     return {
         "spec": spec, "stride": None, "ratio": None, "tau": None, "final_keep": 0.2,
-        "budget_tokens": budget, "fidelity": share, "kl": 0.001, "prefill_macs_ratio": 0.2,
+        "budget_tokens": budget, "mean_keep": (budget or 576) / 576, "fidelity": share,
+        "kl": 0.001, "prefill_macs_ratio": 0.2,
         "kv_ratio": 0.2, "ttft_ms": 1.0, "tpot_ms": 1.0, "same_each": outcomes, "right_each": "",
         "accuracy": None,
     }  # fmt: skip
@@ -63,7 +64,7 @@ def _row(spec: str, budget: int | None, outcomes: str) -> dict[str, Any]:
 def _document(*cells: dict[str, Any]) -> dict[str, Any]:
     return {
         "cells": [*cells], "pareto": [], "settings": {"model": "tiny"},
-        "baseline": {"questions": 8, "accuracy": None},
+        "baseline": {"visual_tokens": 576, "questions": 8, "accuracy": None},
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 import st3
 from st3 import demo
+from st3.demo.tasks import TASKS
 from st3.methods import make_method
 from st3.sweep import results
 from st3.sweep.fidelity import outcomes, references
@@ -74,11 +75,21 @@ def test_equal_settings_have_one_signature() -> None:
         make_grid(12, [], [0.1], [64])
 
 
+def test_every_question_has_a_picture_of_its_own() -> None:
+    """Intervals take answers as independent; about one picture they are not."""
+    found = demo_questions(3 * len(TASKS), 5)
+    assert len({question.picture.tobytes() for question in found}) == len(found)
+    tasks = [question.label.partition(", ")[2] for question in found]
+    asked = [(tasks[n], tasks.count(task)) for n, task in enumerate(TASKS)]
+    assert all(2 <= count <= 5 for _, count in asked), asked
+    assert tasks[:3] == [*TASKS][:3]
+
+
 @pytest.mark.parametrize("spec", ["vtw:k=3", "fastv:r=0.97", "random:final_keep=0", "none"])
 def test_forcing_tells_what_a_free_run_says(packaged: Any, spec: str) -> None:
     """Same answers, agreement and KL from one forced run = from free runs and stepwise logits."""
     model, processor = packaged
-    questions = demo_questions(2, 11)
+    questions = demo_questions(6, 11)
     method = make_method(spec)
     for reference in references(model, processor, questions, batch=4, max_new_tokens=10):
         found = outcomes(model, processor, reference, method, 10)

@@ -21,8 +21,15 @@ _TABLES = {
     "128": (303, 110, 36),
     "96": (238, 48, 26),
     "64": (66, 30, 17),
+    "v2-192": (300, 200, 118),
+    "v2-128": (238, 108, 60),
+    "v2-96": (246, 54, 28),
+    "v2-64": (66, 34, 20),
 }
-"""Average budget of 32 layers -> tokens that the three cuts leave of 576 (the authors' code)."""
+"""Average budget of 32 layers -> tokens that the three cuts leave of 576 (the authors' code).
+
+Of the first version with what is recycled on top, of the second (v2) without. The averages are as
+the authors count, a layer that decides as if it were trimmed."""
 _DECIDE = (3, 7, 16)
 """Layers of 32, from 1, whose attention decides: the authors' 2, 6 and 15, from 0."""
 
@@ -38,7 +45,8 @@ class SparseVLM(Deciding):
 
     Attributes:
         keep: what the cuts leave: a budget of the authors' tables (192, 128, 96 or 64 of 576
-            tokens, averaged over layers), or three shares, such as 50%/30%/15%.
+            tokens, averaged over layers; v2-192 and so on of their second version), or three
+            shares, such as 50%/30%/15%.
         recycle: whether means of dropped tokens stay, about 3 % of these.
     """
 
@@ -51,7 +59,9 @@ class SparseVLM(Deciding):
         "recycled token stands where its cluster's centre stood; no noise in densities. Tables are "
         "of 576 tokens and 32 layers: others get the same shares, at the same depth"
     )
-    published: ClassVar[Mapping[str, str]] = {name: f"keep={name}" for name in _TABLES}
+    published: ClassVar[Mapping[str, str]] = {
+        name: f"keep={name},recycle={str(name.isdecimal()).lower()}" for name in _TABLES
+    }
 
     keep: str = "192"
     recycle: bool = False

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st3.demo.held_out import held_out
+from st3.demo.held_out import held_out, one_each
 from st3.demo.packaging import PACKAGE
 from st3.files import write_text
 from st3.machine import describe_machine
@@ -45,16 +45,16 @@ class What(StrEnum):
 
 
 def questions(scenes: int, seed: int = 0) -> list[tuple[Ask, str]]:
-    """Of every task one about each of so many held-out scenes, and the right answers."""
+    """One about each of so many held-out scenes, of all tasks in turn, and the right answers."""
     found = []
-    for one in held_out(scenes, seed):
+    for one in one_each(scenes, seed):
         body = question(NAME, one.question.prompt, [data_url(one.picture)])
         found.append((Ask(body), one.question.answer))
     return found
 
 
-def accuracy(asker: Asker, scenes: int = 10) -> dict[str, Any]:
-    """How many of 12 questions about each scene are answered to the letter, and the tokens."""
+def accuracy(asker: Asker, scenes: int = 120) -> dict[str, Any]:
+    """How many questions, one about each scene, are answered to the letter, and the tokens."""
     asked = questions(scenes)
     answers = asker([ask for ask, _ in asked])
     right = sum(
@@ -156,7 +156,7 @@ def main(
     requests: Annotated[
         int | None, typer.Option(min=1, help="[of speed 128, of endurance 1000]")
     ] = None,
-    scenes: Annotated[int, typer.Option(min=1, help="Of accuracy: 12 questions each.")] = 10,
+    scenes: Annotated[int, typer.Option(min=1, help="Of accuracy: a question each.")] = 120,
     model: Annotated[str, typer.Option(help="A folder or Hub id. [the packaged demo]")] = "",
     eager: Annotated[bool, typer.Option(help="Nothing compiled by vLLM.")] = True,
     output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Save it.")] = None,
