@@ -84,7 +84,7 @@ def test_gates(packaged: Any) -> None:
 
     The sample is small, for the time it takes; docs/demo-model.md has a large one.
     """
-    scenes = 20
+    scenes = 10
     methods = {name: make_method(name) for name in ("none", "st3")}
     found = evaluate(*packaged, methods, scenes=scenes, seed=991, tasks=tuple(TASKS))
     assert set(found["none"]) == set(TASKS)

@@ -204,8 +204,19 @@ def lines(out: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """That sweep in one go."""
+    text, err = spawn(tmp_path_factory.mktemp("whole") / "whole", "--device", "cpu").communicate()
+    assert text, err
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_and_going_on_changes_nothing(how: signal.Signals, tmp_path: Path) -> None:
+def test_stopping_and_going_on_changes_nothing(
+    how: signal.Signals, whole: dict[str, Any], tmp_path: Path
+) -> None:
     out = tmp_path / "stopped"
     process = spawn(out)
     while lines(out) < 1 and process.poll() is None:
@@ -224,12 +235,11 @@ def test_stopping_and_going_on_changes_nothing(how: signal.Signals, tmp_path: Pa
     finished = spawn(out)
     text, err = finished.communicate()
     assert finished.returncode == 0, err
-    whole, _ = spawn(tmp_path / "whole").communicate()
-    assert untimed(json.loads(text)["cells"]) == untimed(json.loads(whole)["cells"])
+    assert untimed(json.loads(text)["cells"]) == untimed(whole["cells"])
     assert lines(out) == 9  # untrimmed, seven that can be of nine, one peer
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(whole: dict[str, Any], tmp_path: Path) -> None:
     together = subprocess.run(
         [
             sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
@@ -240,12 +250,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert together.returncode == 0, together.stderr
-    alone = spawn(tmp_path / "one", "--device", "cpu")
-    alone.communicate()
-    assert alone.returncode == 0
-    both = [json.loads((tmp_path / name / "sweep.json").read_text()) for name in ("two", "one")]
-    assert untimed(both[0]["cells"]) == untimed(both[1]["cells"])
-    assert both[0]["pareto"] == both[1]["pareto"]
+    both = json.loads((tmp_path / "two" / "sweep.json").read_text())
+    assert untimed(both["cells"]) == untimed(whole["cells"])
+    assert both["pareto"] == whole["pareto"]
 
 
 def picture(path: Path) -> Path:
