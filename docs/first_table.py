@@ -31,6 +31,7 @@ class _Line:
     more_is_better: bool = False
     share: bool = False
     graphs: bool = False
+    compiled: bool = False
     cell: str = ""
     new: int | None = None
 
@@ -48,12 +49,16 @@ _LINES = (
           graphs=True, cell="table/7b/8", new=64),
     _Line("64 tokens, batch 1, H200, recorded", "gpu-h200.jsonl", "e2e_ms", _ms,
           graphs=True, cell="table/7b/1", new=64),
+    _Line("the same, stock's by its static cache, all compiled", "gpu-h200.jsonl", "e2e_ms", _ms,
+          compiled=True, cell="static/7b/1", new=64),
     _Line("64 tokens, batch 32, H200, recorded", "gpu-h200.jsonl", "e2e_ms", _ms,
           graphs=True, cell="table/7b/32", new=64),
     _Line("tokens/s, largest batch in 80 GB, H100, recorded", "gpu-h100-llava.jsonl",
           "tokens_per_second", lambda x: f"{x:.4g}", more_is_better=True, graphs=True,
           cell="memory/7b/80", new=64),
-    _Line("prefill, Qwen2.5-VL-7B, 16,320 visual tokens, H100", "gpu-h100.jsonl", "prefill_ms",
+    _Line("decoder's prefill, Qwen2.5-VL-7B, 16,320 visual tokens, H100", "gpu-h100.jsonl",
+          "prefill_ms", _ms, cell="family/qwen2.5-vl-7b/4928x2773", new=64),
+    _Line("first token of the same, with its vision tower", "gpu-h100.jsonl", "ttft_ms",
           _ms, cell="family/qwen2.5-vl-7b/4928x2773", new=64),
     _Line("first token, shape `small`, 2 CPU cores", "profile-small-cpu.json", "ttft_ms", _ms),
 )  # fmt: skip
@@ -76,7 +81,11 @@ def _row(line: _Line) -> tuple[str, ...]:
 
 def _value(line: _Line, method: str) -> float | None:
     """A method's figure; None where nobody measured it."""
-    label = f"{method} + graphs" if line.graphs and method != "stock" else method
+    label = method
+    if line.compiled:
+        label = "stock, static + compiled" if method == "stock" else f"{method} + graphs + compiled"
+    elif line.graphs and method != "stock":
+        label = f"{method} + graphs"
     found = [row[line.key] for row in _rows(line) if row.get("method") == label]
     assert len(found) <= 1, (line, method, found)
     return found[0] if found else None

@@ -3,19 +3,15 @@
 Stock, stock compiled by transformers, OpenVINO's own pipeline (under another interpreter, see
 `st3.profiling.openvino`), and st3: not trimmed, trimmed, trimmed and compiled. All rows of one
 setting run interleaved; `--output OUT` goes on where it was stopped. Answers of every length are
-run by themselves, since a static cache is as long as the answer. Every setting compiles anew, with
-an empty cache on the disk, so that compile times are those of a first run.
+run by themselves, since a static cache is as long as the answer.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +22,11 @@ from st3.benchmark.run import ROWS, run
 from st3.benchmark.start import noted, start
 from st3.benchmark.suite import Cell
 from st3.benchmark.tables import markdown
-from st3.engine import compiled
 from st3.files import read_rows, write_text
 from st3.methods import make_method
 from st3.profiling.openvino import OPENVINO
 from st3.profiling.runs import COMPILED_STOCK, STOCK, Variant
 
-_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _CPU = torch.device("cpu")
 
 
@@ -60,31 +54,14 @@ def cells(
 
     def cell(batch: int, length: int) -> Cell:
         def measure(lab: Lab) -> Rows:
-            torch.compiler.reset()
-            compiled.forget()
-            with _empty_cache():
-                return timed(
-                    lab, model, variants(lab, model, compilers), batch=batch, new=(length,),
-                    rounds=rounds, go_on=True,
-                )  # fmt: skip
+            return timed(
+                lab, model, variants(lab, model, compilers), batch=batch, new=(length,),
+                rounds=rounds, go_on=True,
+            )  # fmt: skip
 
         return Cell(f"alternatives/{model}/{dtype}/{batch}/{length}", measure)
 
     return [cell(batch, length) for length in new for batch in batches]
-
-
-@contextmanager
-def _empty_cache() -> Iterator[None]:
-    """Nothing that inductor compiled is found on the disk, nor left there."""
-    before = os.environ.get(_CACHE)
-    with tempfile.TemporaryDirectory(prefix="st3-inductor-") as folder:
-        os.environ[_CACHE] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop(_CACHE)
-            if before is not None:
-                os.environ[_CACHE] = before
 
 
 def main() -> int:

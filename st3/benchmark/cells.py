@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from st3.benchmark.cold import cold
 from st3.benchmark.lab import Lab
 from st3.benchmark.memory import OutOfBudget, largest_batch
 from st3.engine.kernels import without_plans
@@ -82,7 +83,8 @@ def timed(
 ) -> Rows:
     """Variants side by side, a row for each of them and each length of answer.
 
-    The longest answer is run; shorter ones are its beginning, see `Run.until`.
+    The longest answer is run; shorter ones are its beginning, see `Run.until`. What is compiled is
+    compiled anew, so that `compiling_s` is that of a first run.
 
     Args:
         lab, model: where and what.
@@ -103,7 +105,8 @@ def timed(
     best = lab.ceilings()
     live = lab.model(model)
     dropped: dict[str, str] = {}
-    with nullcontext() if cudnn else without_plans():
+    compiles = any(one.static or one.compile != "off" for one in variants.values())
+    with cold() if compiles else nullcontext(), nullcontext() if cudnn else without_plans():
         first = _first(live, work, variants) if cudnn else {}
         found, interrupted = measure(
             live, work, variants, repeats=rounds, min_seconds=0,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import CompileConfig
 
-from st3.benchmark import alternatives
+from st3.benchmark import alternatives, cold
 from st3.benchmark.lab import Lab
 from st3.benchmark.tables import tables
 from st3.profiling import runs
@@ -26,10 +26,10 @@ def test_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "alternatives/small/float32/1/2", "alternatives/small/float32/2/2",
         "alternatives/small/float32/1/3", "alternatives/small/float32/2/3",
     ]  # fmt: skip
-    cache = os.environ.get(alternatives._CACHE)
+    cache = os.environ.get(cold._CACHE)
     rows = cells[3].measure(lab)
     lab.forget()
-    assert os.environ.get(alternatives._CACHE) == cache
+    assert os.environ.get(cold._CACHE) == cache
     assert [row["method"] for row in rows] == [
         "stock", "stock + compiled", "none", "st3", "st3 + off",
     ]  # fmt: skip
