@@ -37,7 +37,7 @@ class PruMerge(Selecting):
     differs: ClassVar[str] = (
         "merged after the projector, theirs before it; the one token more stands where the most "
         "attended of the dropped stood, theirs at the end; the others keep the prompt's order, "
-        "theirs stand by attention and the sampled ones behind; quartiles of a picture with all its "
+        "theirs stand by attention, sampled ones behind; quartiles of a picture with all its "
         "tiles, theirs of a whole batch; sums are not brought to weights of 1, as in their code "
         "and not as in the paper; their checkpoints are tuned to it, and others are not"
     )

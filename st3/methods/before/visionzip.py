@@ -32,9 +32,9 @@ class VisionZip(Selecting):
     differs: ClassVar[str] = (
         "merged after the projector, as in their code for Qwen, where that for LLaVA merges before "
         "it; the class token, one of their dominant ones, does not go to the decoder; a budget is "
-        "of a whole picture with all its tiles; marks at the ends of lines are dominant; contextual "
-        "tokens stand where their targets stood, theirs behind all dominant ones, which under "
-        "positions=compact is another order"
+        "of a whole picture with all its tiles; marks at the ends of lines are dominant; a "
+        "contextual token stands where its target stood, theirs behind all dominant ones, which is "
+        "another order under positions=compact"
     )
     published: ClassVar[Mapping[str, str]] = {
         "192": "keep=192,contextual=0.15625,positions=compact",
