@@ -41,6 +41,14 @@ on, 7 % of 576 less every four layers."""
 TEXT_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 
 
+def slow(*values: Any) -> list[Any]:
+    """Further values of a parameter, left out where slow tests are: the kept ones say the same."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
+
+
 def tiny_config(
     layers: int = 10, kv_heads: int = 2, family: str = "llama", vocabulary: int = VOCABULARY
 ) -> LlavaConfig:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from drawings import SCENES, STYLES
 
 import st3
@@ -131,7 +132,9 @@ def test_free_prompts_lead_to_the_caption(packaged: Any, prompt: str, method: st
     )
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style", ["poster", *slow(*(style for style in STYLES if style != "poster"))]
+)
 def test_pictures_that_other_people_drew(packaged: Any, style: str, tmp_path: Path) -> None:
     """Other programs, sizes, shapes and formats, read from files as a user's are; one may fail."""
     wrong = []

@@ -275,6 +275,7 @@ def test_attention_losses_of_rows_that_are_padded() -> None:
         assert last == first[2] + second[2]
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_one_batch_by_heart(tmp_path: Path) -> None:
     training = train.Training(tmp_path, 0, 2, "cpu")
     scenes = list(sample_distinct(np.random.default_rng(1), 2))
@@ -289,6 +290,7 @@ def test_the_decoder_learns_one_batch_by_heart(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] / 3
 
 
+@pytest.mark.slow
 def test_training_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps of every stage; those cut off in the middle end with the same weights."""
     monkeypatch.setattr("st3.demo.training.loop._LOG_EVERY", 1)

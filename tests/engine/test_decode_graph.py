@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import greedy, prompts, tiny_llava
+from conftest import greedy, prompts, slow, tiny_llava
 from families.zoo import ZOO
 from oracle import oracle_logits
 from test_oracle import CASES, ROWS
@@ -272,7 +272,8 @@ def test_a_recording_serves_the_next_generations(
 
 
 _REPLAYED = (
-    "none", "pvtp", "st3", "fastv", "random", "dart", "sparsevlm:recycle=yes", "tome:keep=60%+st3",
+    "none", "st3", "dart", "tome:keep=60%+st3",
+    *slow("pvtp", "fastv", "random", "sparsevlm:recycle=yes"),
 )  # fmt: skip
 
 

@@ -98,6 +98,7 @@ def test_512_new_tokens() -> None:
     assert session.allocated_kv_bytes <= token * most
 
 
+@pytest.mark.slow
 def test_2880_visual_tokens() -> None:
     """As many as LLaVA-NeXT's five tiles, beside a row with a fifteenth of that."""
     model = tiny_llava(layers=6)

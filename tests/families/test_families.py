@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import greedy as any_greedy
+from conftest import slow
 from families import media
 from families.zoo import ZOO
 
@@ -126,7 +127,7 @@ WINDOWED = [
 ]
 
 
-@pytest.mark.parametrize("method", ["none", "pvtp", "st3", "vta"])
+@pytest.mark.parametrize("method", ["st3", *slow("none", "pvtp", "vta")])
 @pytest.mark.parametrize("name", WINDOWED)
 def test_what_has_left_a_window_is_let_go(name: str, method: str) -> None:
     """Eighty tokens, several windows: still the oracle, and no more bytes than the windows need."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from families.checkpoints import CHECKPOINTS, save_checkpoint
 from PIL import Image
 
@@ -18,7 +19,7 @@ from st3.inference.generation import find_places, prepare
 from st3.inference.locate import locate
 from st3.inference.places import NOWHERE, Places, places_from
 
-SIZES = [(300, 200), (130, 310)]
+SIZES = [(300, 200), *slow(((130, 310),))]
 QUARTERS = [(x, y) for y in (0, 1) for x in (0, 1)]
 PROMPT = "what do you see"
 

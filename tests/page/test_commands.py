@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import slow
 
 import st3
 from st3 import demo
@@ -38,8 +39,8 @@ def of_demo() -> Host:
 
 @pytest.mark.parametrize(
     ("knob", "value"),
-    [("prune_ratio", 70.0), ("stride", 9), ("ratio", 2.5), ("final_keep", 20.0), ("tau", 5),
-     ("tau", 0), ("scorer", "prompt-3-layers"), ("tokens", 3), ("compare", False)],
+    [("prune_ratio", 70.0), ("tau", 0), ("scorer", "prompt-3-layers"), ("compare", False),
+     *slow(("stride", 9), ("ratio", 2.5), ("final_keep", 20.0), ("tau", 5), ("tokens", 3))],
 )  # fmt: skip
 def test_the_command_answers_as_the_page(
     of_demo: Host, st3_: Any, tmp_path: Path, monkeypatch: Any, knob: str, value: Any

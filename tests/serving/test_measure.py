@@ -52,6 +52,7 @@ def test_servers_take_turns(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """It starts servers of its own, with the options behind the dashes, and leaves none."""
     app = typer.Typer()
