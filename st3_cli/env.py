@@ -8,7 +8,7 @@ from st3_cli import options as o
 from st3_cli.console import print_json, print_texts
 
 _VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-_SECRET = {"HF_TOKEN"}
+_UNSAID = {"HF_HOME", "HF_TOKEN"}  # a report names no paths and no keys
 
 
 def env(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
@@ -19,7 +19,7 @@ def env(json: o.JsonOption = False, debug: o.DebugOption = False) -> None:
     found = describe_machine()
     for name in _VARIABLES:
         value = os.environ.get(name)
-        found[name] = "set" if value and name in _SECRET else value
+        found[name] = "set" if value and name in _UNSAID else value
     if json:
         print_json(found)
         return

@@ -43,21 +43,49 @@ def test_label_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert found == right
 
 
+def test_labels_in_capitals(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """They are found, and printed as they were given."""
+    for asked in held_out(2, 0, ["count"]):
+        asked.picture.save(tmp_path / f"{asked.number}.png")
+    right = [asked.question.answer for asked in held_out(2, 0, ["count"])]
+    labels = ", ".join(word.title() for word in right)
+    run(monkeypatch, "label_folder.py", str(tmp_path), "--labels", labels)
+    found = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [word.title() for word in right]
+
+
 def test_compare_methods(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for asked in held_out(1, 0, ["count"]):
         asked.picture.save(tmp_path / "scene.png")
-    row = json.dumps({"image": "scene.png", "prompt": "How many objects are there?"})
-    (tmp_path / "questions.jsonl").write_text(f"{row}\n{row}\n", encoding="utf-8")
-    run(
-        monkeypatch, "compare_methods.py", str(tmp_path / "questions.jsonl"),
-        "--methods", "st3,vtw:k=30",
-    )  # fmt: skip
-    first, _, *rows = capsys.readouterr().out.splitlines()
+    questions = tmp_path / "questions.jsonl"
+    broken, row = (
+        json.dumps({"image": name, "prompt": "How many objects are there?"})
+        for name in ("broken.png", "scene.png")
+    )
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    questions.write_text(f"{broken}\n{row}\n{row}\n", encoding="utf-8")
+    run(monkeypatch, "compare_methods.py", str(questions), "--methods", "st3,vtw:k=1")
+    out, err = capsys.readouterr()
+    told = f"question 1: {tmp_path / 'broken.png'} is not a picture that Pillow can read"
+    assert told in err.splitlines()
+    first, _, *rows = out.splitlines()
     assert first == "2 questions, 576 visual tokens in the first"
     cells = {line.split()[0]: line.split()[1:] for line in rows}
-    assert {*cells} == {"none", "st3", "vtw:k=30"}
+    assert {*cells} == {"none", "st3", "vtw:k=1"}
+    assert cells["vtw:k=1"][0] == "0.0%"  # blind, it says another number
     assert cells["none"] == ["100.0%"] * 4
     kept = sum([576] * 3 + [288] * 3 + [c for c in (248, 207, 167, 127, 86, 46) for _ in range(4)])
     assert cells["st3"][1] == f"{(kept + 12) / (32 * 576):.1%}"
+
+
+def test_compare_methods_on_nothing_that_can_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"image": "none.png", "prompt": "How many?"}\n', encoding="utf-8")
+    with pytest.raises(SystemExit, match="no question could be answered"):
+        run(monkeypatch, "compare_methods.py", str(questions), "--methods", "st3")

@@ -4,15 +4,18 @@
     python docs/examples/compare_methods.py questions.jsonl --model 7b --methods st3,fastv,vtw
 
 A line of `questions.jsonl` has `image` (a path beside the file) and `prompt`. No labels are needed:
-*same* is the share of answers that are the untrimmed model's, word for word. MACs and KV cache
-after prefill are counted for a prompt as long as the first; nothing is timed here. `st3 profile`
-times; `st3 sweep` does this over a whole grid, with intervals, and goes on where it was stopped.
+*same* is the share of answers that are the untrimmed model's, word for word. Questions without such
+an answer, as about a picture that cannot be read, are left out and named on standard error. MACs
+and KV cache after prefill are counted for a prompt as long as the first; nothing is timed here.
+`st3 profile` times; `st3 sweep` does this over a whole grid, with intervals, and goes on where it
+was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +43,20 @@ def main() -> None:
         label: list(st3.answer_all(model, processor, rows, method, max_new_tokens=NEW_TOKENS))
         for label, method in methods.items()
     }
-    work = as_long_as(next(result for result in answers["none"] if result.error is None))
+    whole = [one for one in answers["none"] if one.error is None]
+    for one in answers["none"]:
+        if one.error is not None:
+            print(f"question {one.number + 1}: {one.error}", file=sys.stderr)
+    if not whole:
+        sys.exit("no question could be answered")
+    work = as_long_as(whole[0])
     report = profile(given.model, model.config, methods, [work], dtype=model.dtype)
     costs = {row.method: row for row in report.rows}
 
-    print(f"{len(rows)} questions, {work.visual} visual tokens in the first")
+    print(f"{len(whole)} questions, {work.visual} visual tokens in the first")
     print(f"{'method':<20} {'same':>7} {'kept':>7} {'MACs':>7} {'KV':>7}")
     for label, found in answers.items():
-        same = [
-            mine.answer == whole.answer for mine, whole in zip(found, answers["none"], strict=True)
-        ]
+        same = [found[one.number].answer == one.answer for one in whole]
         kept = [one.kept_visual_tokens / one.visual_tokens for one in found if one.visual_tokens]
         cost = costs[label]
         shares = (mean(same), mean(kept), cost.prefill_macs_ratio, cost.kv_ratio)

@@ -3,9 +3,9 @@
     python docs/examples/label_folder.py               # six pictures that are drawn on the spot
     python docs/examples/label_folder.py photos --model 7b --prompt "A colour?" --labels red,blue
 
-A label counts if it is one of `--labels`. The rest, and pictures that cannot be read, go to
-standard error by name: ask again, or look at them yourself. For thousands of pictures take
-`st3 batch`, which survives interruptions.
+A label counts if it is one of `--labels`, in capitals or not. The rest, and pictures that cannot
+be read, go to standard error by name: ask again, or look at them yourself. For thousands of
+pictures take `st3 batch`, which survives interruptions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--prompt", default="How many objects are there?")
     parser.add_argument("--labels", default=NUMBERS, help="allowed, with commas between them")
     given = parser.parse_args()
-    allowed = set(given.labels.split(","))
+    allowed = {plain(label): label.strip() for label in given.labels.split(",")}
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or drawn(Path(scratch))
@@ -42,14 +42,19 @@ def main() -> None:
         for result in st3.answer_all(
             model, processor, rows(folder), given.method, prompt=given.prompt, max_new_tokens=8
         ):
-            label = (result.answer or "").strip().rstrip(".").lower()
-            if label in allowed:
+            label = allowed.get(plain(result.answer or ""))
+            if label:
                 good += 1
                 print(json.dumps({"picture": result.id, "label": label}), flush=True)
             else:
                 bad += 1
                 print(f"{result.id}: {result.error or result.answer}", file=sys.stderr)
     print(f"{good} labelled, {bad} left over", file=sys.stderr)
+
+
+def plain(words: str) -> str:
+    """As labels are compared: a capital, a full stop and spaces around them make no other."""
+    return words.strip().rstrip(".").lower()
 
 
 def rows(folder: Path) -> Iterator[dict[str, str]]:

@@ -69,8 +69,8 @@ def answer_all(
         parameters: of the method, see `st3.trim`.
 
     Raises:
-        ValueError: a method that does not fit the model, or a number that is too small; or the
-            model refuses every row of the first batch.
+        ValueError: a method that does not fit the model, a parameter that it lacks, or a number
+            that is too small; or the model refuses every row of the first batch.
     """
     waiting: dict[int, Result] = {}
     order = _Order(rows, prompt)
@@ -155,8 +155,10 @@ def answer_prepared(
     **parameters: Any,
 ) -> Generator[list[Result], None, None]:
     """The same of rows that somebody else makes ready; `asking` asks the model."""
-    if method is not None and not isinstance(method, Method):
+    if method is not None:
         method = make_method(method, **parameters)
+    elif parameters:
+        raise ValueError(f"method=None takes no parameters: leave out {', '.join(parameters)}")
     course = course if course is not None else Course()
     sizes = Sizes(model, batch_size if pads(processor) else 1)
     asker = asking(model, processor, method, max_new_tokens, sizes, course, compile)

@@ -93,6 +93,15 @@ def take_features(
     return None
 
 
+def check_once(parts: Parts) -> None:
+    """Refuse layers that will be computed again, which other tokens are alive in by then."""
+    if any(getattr(x, "gradient_checkpointing", False) and x.training for x in parts.layers):
+        raise ValueError(
+            "st3 cannot trim under gradient checkpointing, which computes a layer again when its "
+            "tokens have changed: model.gradient_checkpointing_disable(), or model.eval()"
+        )
+
+
 def check_cache(cache: Any) -> None:
     """Refuse a cache that a prefill cannot take the place of."""
     if cache is None:

@@ -69,11 +69,6 @@ class TrimmedCache(Cache):
         return [x for x in layers if isinstance(x, TrimmedLayer) and x.is_initialized]
 
     @property
-    def live_tokens(self) -> list[int]:
-        """Tokens alive in each layer; the widest row's where rows differ."""
-        return [layer.alive for layer in self.trimmed()]
-
-    @property
     def live_bytes(self) -> int:
         """Bytes of the keys and values that are alive."""
         return sum(layer.live_bytes for layer in self.trimmed())

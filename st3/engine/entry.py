@@ -14,6 +14,7 @@ import torch
 
 from st3.engine.asked import (
     check_cache,
+    check_once,
     check_pictured,
     check_turn,
     fed_tokens,
@@ -156,11 +157,12 @@ def begin(
     """A prefill; returns the decoder's arguments.
 
     Raises:
-        ValueError: a prompt or a cache that cannot be served.
+        ValueError: a prompt, a cache or a way of computing that cannot be served.
     """
     session, graph = trim.session, trim.graph
     cache, mask = kwargs.get("past_key_values"), padding_mask(seen.mask)
     check_cache(cache)
+    check_once(parts)
     if seen.visual is None:
         raise ValueError("st3.trim needs input_ids to know which tokens are visual")
     if in_chunks():

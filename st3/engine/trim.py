@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from st3.engine.attention import BACKENDS
 from st3.engine.compilers import COMPILERS
@@ -58,8 +58,9 @@ def trim(
 
     Args:
         model: a model that `st3.load` or transformers made, of a family that fits (docs/models.md);
-            or one in PEFT's wrapper. A family that fits without an oracle's proof is trimmed with
-            a warning.
+            or one in PEFT's wrapper, or in one that calls it `module`, such as
+            DistributedDataParallel. A family that fits without an oracle's proof is trimmed with a
+            warning.
         method: a name in `st3.methods.METHODS`, a spec such as `A:keep=50%+B`, one of one's own,
             such as `./mine.py:Mine`; or a `Method`, or its class.
         max_new_tokens: the most that a generation will bring, if known: the KV cache is then
@@ -91,13 +92,7 @@ def trim(
     """
     if compile not in COMPILERS:
         raise ValueError(f"unknown compiler {compile!r}; known: {', '.join(COMPILERS)}")
-    inside: Any = getattr(model, "get_base_model", None)
-    if inside is not None:  # PEFT's wrapper
-        model = inside()
-    if not isinstance(method, Method):
-        method = make_method(method, **parameters)
-    elif parameters:
-        raise ValueError("give parameters with the name of a method, not with a Method")
+    model, method = _unwrapped(model), make_method(method, **parameters)
     hooks = Hooks(find_parts(model))
     doubt = unproven(model)
     if doubt is not None:
@@ -141,6 +136,37 @@ def trim(
         if opened.graph is not None:
             opened.graph.forget()
         opened.session.close()
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model of transformers, inside however many wrappers that say what they hold.
+
+    Raises:
+        ValueError: there is none, or a wrapper that computes with copies of it.
+    """
+    found = model
+    while True:
+        if len(getattr(found, "device_ids", None) or ()) > 1:
+            raise ValueError(
+                f"{type(found).__name__} computes with a copy of the model on each device, and "
+                "copies are not trimmed: take one device, or DistributedDataParallel"
+            )
+        base = getattr(found, "get_base_model", None)  # PEFT's wrapper
+        if base is not None:
+            found = base()
+        elif isinstance(getattr(found, "config", None), PreTrainedConfig):
+            return found
+        elif isinstance(getattr(found, "module", None), nn.Module):
+            found = found.module
+        else:
+            break
+    inside = found.named_modules() if isinstance(found, nn.Module) else ()
+    held = next((name for name, part in inside if isinstance(part, PreTrainedModel)), "")
+    raise ValueError(
+        "st3.trim takes a model that st3.load or transformers made, not of type "
+        + type(found).__name__
+        + (f": pass the one that it holds as {held}" if held else "")
+    )
 
 
 def _check(hooks: Hooks) -> None:

@@ -7,7 +7,7 @@ import csv
 import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from st3.evaluation.benchmarks import BENCHMARKS, published
@@ -15,7 +15,6 @@ from st3.evaluation.statistics import paired, score_interval
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.methods import Method, make_method
-from st3.methods.budget import Budget
 from st3.profiling.costs import Costs, costs_of
 from st3.profiling.course import schedule_of
 from st3.profiling.macs import MacCounter
@@ -97,8 +96,7 @@ class Coster:
 
         # Rows tell it in hundredths.
         entered = 1 + bisect.bisect_left(range(1, work.visual), kept - 0.01, key=mean)
-        schedule = replace(schedule, entering=Budget(tokens=entered, per="prompt"))
-        kind = method.kv_cache_dtype
+        schedule, kind = schedule.with_entered(entered), method.kv_cache_dtype
         return costs_of(self._counter, None, schedule, work, self._element, kind)
 
 

@@ -71,16 +71,23 @@ def compose(first: str, *others: str, **given: Any) -> Method:
     return Composed(before=before, inside=make_method(second, **inside))
 
 
-def make_method(spec: str | type[Method], **given: Any) -> Method:
+def make_method(spec: str | Method | type[Method], **given: Any) -> Method:
     """The method that `spec` names, with the parameters in it and those in `given`.
 
     A named setting comes first; what is said besides goes before what it says. A class
-    stands for itself.
+    stands for itself, and so does a method, which has its parameters.
 
     Raises:
         ValueError: an unknown method, setting or parameter (the known ones are named), a parameter
             given twice, a bad value, or two methods that do not go together.
     """
+    if isinstance(spec, Method):
+        if given:
+            raise ValueError(
+                "give parameters with the name of a method, not with a Method: leave out "
+                + ", ".join(given)
+            )
+        return spec
     if isinstance(spec, str):
         parts = split(spec)
         if len(parts) > 1:

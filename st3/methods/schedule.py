@@ -97,6 +97,10 @@ class Schedule:
         """The same for tokens that have entered the decoder."""
         return self if self.entering == ALL else replace(self, entering=ALL)
 
+    def with_entered(self, tokens: int) -> Schedule:
+        """The same where so many of a prompt's visual tokens were seen to enter the decoder."""
+        return replace(self, entering=Budget(tokens=tokens, per="prompt"))
+
     def share(self, generated: int) -> float:
         """a(t): the share of each layer's visual tokens left after `generated` tokens, 0..1."""
         if not self.anneals or self.tau is None:

@@ -13,12 +13,14 @@ from typing import Any
 
 from PIL import Image
 
+from st3.engine.plan import Plan
 from st3.engine.session import TrimSession
 from st3.families.meta import meta_model
 from st3.families.parts import find_parts
 from st3.inference.generation import Answer, answer_inputs, find_places, prepare
 from st3.inference.places import Places
 from st3.methods import Method, make_method
+from st3.methods.schedule import Schedule
 from st3.page.film import Film
 from st3.profiling.costs import costs_of
 from st3.profiling.course import schedule_of
@@ -73,9 +75,18 @@ class Host:
         self, model: Any, processor: Any, name: str, explain: Callable[[Exception], str] = str
     ) -> None:
         self.model, self.processor, self.name, self.explain = model, processor, name, explain
-        self.layers = int(model.config.get_text_config().num_hidden_layers)
+        self._parts = find_parts(model)
+        self.layers = len(self._parts.layers)
         self._turn, self._over = threading.Lock(), threading.Event()
-        self._empty: Any = None
+        self._counter: MacCounter | None = None
+
+    def schedule(self, method: Method) -> Schedule:
+        """What a method leaves alive in this model, of prompts that all its windows hold.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        return Plan.of(method, self._parts).schedule
 
     def close(self) -> None:
         """The end, also of what runs: torch must not be torn from a thread that uses it."""
@@ -203,19 +214,19 @@ class Host:
         label = "prefill MACs of the decoder (counted)"
         session = ours.session
         assert session is not None
-        visual = session.visual_tokens[0]
+        (visual,), (entered,) = session.visual_tokens, session.last.turns[0].entering
+        work = Workload(visual, max(1, ours.prompt_tokens - visual), max(2, ours.new_tokens))
+
+        def count(method: Method, entered: int) -> int:
+            self._counter = self._counter or MacCounter(meta_model(self.model.config))
+            schedule = schedule_of(method, self._parts, work).with_entered(entered)
+            return costs_of(self._counter, None, schedule, work, 2).prefill_macs
+
         try:
-            if self._empty is None:
-                self._empty = meta_model(self.model.config)
-            parts, counter = find_parts(self._empty), MacCounter(self._empty)
-            work = Workload(visual, max(1, ours.prompt_tokens - visual), max(2, ours.new_tokens))
-            macs = [
-                costs_of(counter, None, schedule_of(how, parts, work), work, 2).prefill_macs
-                for how in (session.method, make_method("none"))
-            ]
+            macs = count(session.method, entered), count(make_method("none"), visual)
         except ValueError:
             return label, "not counted", "not counted", ""
-        return label, *_less(macs[0], macs[1], lambda x: si(x))
+        return label, *_less(*macs, lambda x: si(x))
 
 
 def _less(

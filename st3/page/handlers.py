@@ -91,16 +91,13 @@ class Page:
         layers = self.host.layers
         try:
             chosen = read_method(spec, layers, self.trusted)
-            schedule, knobs = chosen.schedule(layers), knobs_of(chosen, layers)
+            schedule, knobs = self.host.schedule(chosen), knobs_of(chosen, layers)
         except ValueError as error:
             return (spec, showing.refusal(str(error)), *[gr.skip()] * len(KNOBS))
-        means = f"{schedule.mean_keep:.0%} of the visual tokens, mean over {layers} layers"
-        means += f"; {schedule.keeps[-1]:.1%} in the last"
-        means += f"; none after {schedule.tau} generated tokens" if schedule.anneals else ""
         controls = [
             gr.update(visible=name in knobs, **position(name, knobs.get(name))) for name in KNOBS
         ]
-        return (spec, showing.note([f"Keeps {means}."]), *controls)
+        return (spec, showing.note([showing.keeps(schedule)]), *controls)
 
     def turn(self, name: str, method: str, value: Any) -> tuple[Any, ...]:
         """A knob was turned: the spec says so."""
@@ -164,7 +161,7 @@ class Page:
         """The view's query and command; what a link has asked is asked."""
         view = self.view(values, ask or asked)
         name = own[0] if own is not None else "PICTURE"
-        return view.query(), view.command(self.host.name, name, self.more)
+        return view.query(self.start), view.command(self.host.name, name, self.more)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Somebody opens the page, perhaps by a link."""

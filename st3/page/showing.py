@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from st3.inference.places import Array
+from st3.methods.schedule import Schedule
 from st3.page.film import Film
 from st3.plots.kept import depth_pixels, kept_pixels
 
@@ -131,6 +132,21 @@ def table(rows: Sequence[tuple[str, str, str, str]]) -> str:
         "st3 profile measures</caption><thead><tr><td></td><th>trimmed</th><th>untrimmed</th>"
         f"<th>difference</th></tr></thead><tbody>{lines}</tbody></table>"
     )
+
+
+def keeps(schedule: Schedule) -> str:
+    """What a method leaves of a picture, before anybody knows how large that is."""
+    enter, share = schedule.entering, 1.0
+    if enter.adaptive:
+        begin = "The picture decides how many visual tokens enter the decoder. Keeps {} of these"
+    elif enter.share is None:
+        begin = f"Lets {enter.tokens} visual tokens of a picture into the decoder, or all if it "
+        begin += "has fewer. Keeps {} of these"
+    else:
+        begin, share = "Keeps {} of the visual tokens", enter.share
+    said = begin.format(f"{share * schedule.mean_keep:.0%}")
+    said += f", mean over {schedule.layers} layers; {share * schedule.keeps[-1]:.1%} in the last"
+    return said + (f"; none after {schedule.tau} generated tokens." if schedule.anneals else ".")
 
 
 def refusal(line: str) -> str:

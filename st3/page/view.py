@@ -53,15 +53,15 @@ class View:
     after: int = -1
     ask: bool = False
 
-    def query(self) -> str:
-        """The link behind its question mark; what is as ever is left out."""
-        usual = asdict(View())
+    def query(self, start: View) -> str:
+        """The link behind its question mark; what is as in `start` is left out."""
+        usual = asdict(start)
         said = {key: value for key, value in asdict(self).items() if value != usual[key]}
         return urlencode({k: int(v) if isinstance(v, bool) else v for k, v in said.items()})
 
     @classmethod
     def of(cls, query: Mapping[str, str], start: View) -> View:
-        """What a link shows; what it leaves out is as in `start`.
+        """What a link shows; what it leaves out is as in `start`, with which the page opens.
 
         Raises:
             ValueError: no whole number where one belongs, or no such picture.

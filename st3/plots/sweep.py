@@ -23,7 +23,6 @@ _MEASURES = {
     "kv_ratio": ("KV cache after prefill, of untrimmed", "viridis_r"),
 }
 _LINES = (0.0, 0.05, 0.1, 0.2, 0.3)
-_MARKERS = ("o", "s", "^", "D", "v")
 
 
 def save_heatmaps(path: Path, rows: Sequence[dict[str, Any]], layers: int, title: str) -> None:

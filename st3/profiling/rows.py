@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from st3.families.parts import find_parts
 from st3.inference.quantization import Quantization
 from st3.inference.weights import predicted_bytes, saved_bytes
 from st3.methods import make_method
-from st3.methods.budget import Budget
 from st3.methods.schedule import Schedule
 from st3.profiling.ceilings import Ceilings, Ideal, ideal_prefill, ideal_step
 from st3.profiling.costs import Costs, costs_of, kv_by_layer, pictures_in
@@ -85,7 +83,7 @@ class RowMaker:
         schedule = schedule_of(method, self._parts, work)
         entered = {n for run in (measured.runs if measured else ()) for n in run.entered or ()}
         if schedule.entering.adaptive and len(entered) == 1:
-            return replace(schedule, entering=Budget(tokens=entered.pop(), per="prompt"))
+            return schedule.with_entered(entered.pop())
         return schedule
 
     def rows(

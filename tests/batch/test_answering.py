@@ -206,3 +206,10 @@ def test_a_picture_that_kills_its_worker(tiny: Any) -> None:
     assert "pickle" in wrong[5]
     here = next(st3.answer_all(*tiny, asked[:1], max_new_tokens=4))
     assert {result.answer for result in found if result.error is None} == {here.answer}
+
+
+@pytest.mark.parametrize("method", [None, make_method("st3")])
+def test_parameters_of_no_named_method_are_refused(tiny: Any, rows: Any, method: Any) -> None:
+    """A misspelt `batch_size` among them."""
+    with pytest.raises(ValueError, match="leave out batchsize"):
+        list(st3.answer_all(*tiny, rows, method, batchsize=2))

@@ -408,11 +408,13 @@ def test_methods(st3_: Any) -> None:
 
 def test_env(st3_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("HF_HOME", "/home/somebody/models")
     text = st3_("env").out
     assert torch.__version__ in text
     assert "secret" not in text
+    assert "somebody" not in text
     found = json.loads(st3_("env", "--json").out)
-    assert found["HF_TOKEN"] == "set"
+    assert found["HF_TOKEN"] == found["HF_HOME"] == "set"
     assert found["cores"] >= 1
     assert found["memory_bytes"] > 1e8
     assert found["python"] == sys.version.split()[0]

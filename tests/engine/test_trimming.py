@@ -28,6 +28,11 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+def alive(cache: Any) -> list[int]:
+    """Tokens alive in each layer; the widest row's where rows differ."""
+    return [layer.alive for layer in cache.trimmed()]
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("rows", [["tttItttt"], ["ttIttttt", "tItt", "ttttt"]])
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
@@ -47,7 +52,7 @@ def test_beams_are_trimmed_each_with_its_own_past(llava: Any) -> None:
     inputs = prompts("ttItttt", "tIttttttt")
     with st3.trim(llava, "st3", **TRIMMED) as session:
         result = greedy(llava, inputs, 10, num_beams=4, output_scores=True, output_logits=False)
-        assert max(session.cache.live_tokens) < 64
+        assert max(alive(session.cache)) < 64
     answer = result.sequences[:, inputs["input_ids"].shape[1] :]
     with st3.trim(llava, "st3", **TRIMMED):
         mask = inputs["attention_mask"]
@@ -296,7 +301,7 @@ def test_a_later_turn_does_not_anneal(llava: Any) -> None:
         cache = llava(**prompts("ttItttt")).past_key_values
         llava(input_ids=torch.ones(1, 9).long(), past_key_values=cache)
         assert session.generated == 0
-        assert cache.live_tokens == [70 + 9] * 10
+        assert alive(cache) == [70 + 9] * 10
         llava(input_ids=torch.ones(1, 1).long(), past_key_values=cache)
         assert session.generated == 1
         assert session.untrimmed_kv_bytes[-1] == 80 * 10 * 2 * 2 * 16 * 4
@@ -334,7 +339,7 @@ def test_a_static_cache_is_refused(llava: Any) -> None:
 def test_a_later_turn_that_cannot_be_is_refused(llava: Any) -> None:
     with st3.trim(llava) as session:
         cache = llava(**prompts("ttItttt")).past_key_values
-        held = cache.live_tokens
+        held = alive(cache)
         for row, pixels, why in (
             ("Itt", None, "nothing to put there"),
             ("tI", prompts("tI")["pixel_values"], "ends in a picture"),
@@ -342,7 +347,7 @@ def test_a_later_turn_that_cannot_be_is_refused(llava: Any) -> None:
             ids = prompts(row)["input_ids"]
             with pytest.raises(ValueError, match=why):
                 llava(input_ids=ids, pixel_values=pixels, past_key_values=cache)
-        assert cache.live_tokens == held
+        assert alive(cache) == held
         assert len(session.record.turns) == 1
 
 
@@ -492,23 +497,66 @@ def test_places_for_a_picture_and_no_picture(llava: Any) -> None:
         greedy(llava, inputs)
 
 
-def test_a_wrapper_that_holds_the_model_inside(llava: Any) -> None:
-    """As PEFT's does: its `get_base_model` is the one that is trimmed."""
+class Wrapper(torch.nn.Module):
+    """As PEFT's: its `get_base_model` is the one that is trimmed."""
 
-    class Wrapper(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.held = llava
+    config: dict[str, Any] = {}  # noqa: RUF012
 
-        def get_base_model(self) -> Any:
-            return self.held
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.held = model
 
+    def get_base_model(self) -> Any:
+        return self.held
+
+
+@pytest.mark.parametrize(
+    "wrap", [Wrapper, torch.nn.DataParallel, lambda x: torch.nn.DataParallel(Wrapper(x))]
+)
+def test_a_wrapper_that_says_what_it_holds(llava: Any, wrap: Any) -> None:
     inputs = prompts("tttItttt")
     with st3.trim(llava, "st3"):
         want = greedy(llava, inputs).sequences
-    with st3.trim(Wrapper(), "st3") as session:  # type: ignore[arg-type]
+    with st3.trim(wrap(llava), "st3") as session:
         assert torch.equal(greedy(llava, inputs).sequences, want)
         assert session.generated == 11
+
+
+def test_what_is_no_model_is_refused(llava: Any) -> None:
+    copies: Any = torch.nn.DataParallel(llava)
+    copies.device_ids = [0, 1]
+    for other, words in (
+        (None, "st3.load or transformers made, not of type NoneType"),
+        ("demo", "not of type str"),
+        (torch.nn.Linear(2, 2), "not of type Linear"),
+        (torch.nn.ModuleDict({"net": llava}), "not of type ModuleDict: pass the one .* as net"),
+        (copies, "copies are not trimmed"),
+    ):
+        with pytest.raises(ValueError, match=words), st3.trim(other):
+            pass
+    with (
+        pytest.raises(ValueError, match="leave out tau"),
+        st3.trim(llava, make_method("st3"), tau=3),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_gradient_checkpointing_is_refused(cache: bool) -> None:
+    """It would compute layers again with the tokens of the last one."""
+    model, inputs = tiny_llava(layers=4), prompts("tttItttt")
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
+    for layer in model.model.language_model.layers:  # what gradient_checkpointing_enable() does
+        layer.gradient_checkpointing = True
+    model.train()
+    with st3.trim(model, "st3"):
+        with pytest.raises(
+            ValueError, match="gradient checkpointing, which computes a layer again"
+        ):
+            model(**inputs, labels=labels, use_cache=cache)
+        model.eval()
+        model(**inputs, labels=labels, use_cache=cache).loss.backward()
+    assert model.lm_head.weight.grad is not None
 
 
 def test_a_layer_that_goes_around_our_attention_is_noticed() -> None:

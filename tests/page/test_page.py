@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from st3.page import showing
 from st3.page.asking import Host, Seen
 from st3.page.film import Film
 from st3.page.view import OWN, View, knobs_of, read_method, turned
+from st3.units import si
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 def test_a_link_is_its_view() -> None:
     view = View("crowd", "Is it 100 % red & blue?", "st3:stride=2,tau=none", 32, False, 6, 17, True)
-    assert View.of(dict(parse_qsl(view.query())), View()) == view
-    assert View().query() == ""
+    assert View.of(dict(parse_qsl(view.query(View()))), View()) == view
+    assert View().query(View()) == ""
+
+
+@pytest.mark.parametrize("own", ["st3", "fastv"])
+@pytest.mark.parametrize("chosen", ["st3", "fastv", "vtw"])
+def test_a_link_opens_what_was_shared_whatever_the_page_opens_with(own: str, chosen: str) -> None:
+    start = View(method=own, tokens=64)
+    shared = View(method=chosen)
+    query = shared.query(start)
+    assert View.of(dict(parse_qsl(query)), start) == shared
+    assert ("method=" in query) == (own != chosen)
 
 
 @pytest.mark.parametrize("query", [{"tokens": "many"}, {"picture": "../x"}, {"layer": "1e9"}])
@@ -110,6 +122,56 @@ def test_asked_on_the_page_is_asked_by_the_library(tiny: tuple[Any, Any]) -> Non
     labels = [label for label, *_ in host.rows(seen)]
     assert {"KV cache after prefill", "TTFT"} <= {*labels}
     assert all("not" not in cell for row in host.rows(seen) for cell in row), host.rows(seen)
+
+
+@pytest.fixture(scope="module")
+def seen_under(tiny: tuple[Any, Any]) -> Any:
+    """The host, and what was seen of a method's answer, which is computed once."""
+    host = Host(*tiny, "tiny")
+
+    @cache
+    def ask(spec: str) -> tuple[Host, Seen]:
+        *_, seen = host.ask(open_picture(demo.PICTURE), "What is it?", make_method(spec), 3, False)
+        assert not seen.refusal
+        return host, seen
+
+    return ask
+
+
+BEFORE = ["divprune:keep=25%", "divprune:keep=16", "divprune:keep=50%+st3:tau=none", "prumerge"]
+
+
+@pytest.mark.parametrize("spec", ["st3", "none", *BEFORE])
+def test_it_says_what_is_kept(seen_under: Any, spec: str) -> None:
+    """Before anything was asked, what a session then holds, as far as anybody can know it."""
+    host, seen = seen_under(spec)
+    session = seen.answers["trimmed"].session
+    kept, (total,) = session.kept_per_layer(), session.visual_tokens
+    said = showing.keeps(host.schedule(make_method(spec)))
+    if spec.endswith(("=16", "prumerge")):
+        assert said.startswith("Lets 16 visual" if "16" in spec else "The picture decides")
+        total = kept[0]
+    mean, last = (float(share) for share in re.findall(r"([\d.]+)%", said))
+    assert mean == pytest.approx(100 * sum(kept) / len(kept) / total, abs=1)  # whole tokens, of 64
+    assert last == pytest.approx(100 * kept[-1] / total, abs=1)
+
+
+@pytest.mark.parametrize("spec", BEFORE)
+def test_macs_are_of_what_entered(seen_under: Any, spec: str) -> None:
+    """Products and attention of a LLaMA by hand, at the tokens that each layer held."""
+    host, seen = seen_under(spec)
+    ours = seen.answers["trimmed"]
+    (total,), config = ours.session.visual_tokens, host.model.config.get_text_config()
+    d, m = config.hidden_size, config.intermediate_size
+    pairs = config.num_key_value_heads * config.head_dim
+
+    def macs(visual: int) -> int:
+        n = visual + ours.prompt_tokens - total
+        return n * (2 * d * d + 2 * d * pairs + 3 * d * m) + 2 * n * n * d
+
+    trimmed, full = sum(map(macs, ours.session.kept_per_layer())), host.layers * macs(total)
+    (row,) = (row for row in host.rows(seen) if "MACs" in row[0])
+    assert row[1:] == (si(trimmed), si(full), f"{1 - trimmed / full:.0%} less")
 
 
 @pytest.mark.parametrize("spec", ["st3:tau=8", "pvtp", "vta:tau=5"])

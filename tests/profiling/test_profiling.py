@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ import st3
 from st3.families.meta import meta_model
 from st3.inference.presets import known_config
 from st3.methods import METHODS, make_method, parse_methods
-from st3.methods.budget import Budget
 from st3.methods.schedule import Schedule
 from st3.profiling import Workload, profile
 from st3.profiling.ceilings import Ceilings, ideal_prefill, ideal_step, measure_ceilings
@@ -138,8 +136,7 @@ def test_predicted_bytes_are_those_of_the_live_tensors(name: str, kv_heads: int)
         model.generate(**inputs, max_new_tokens=7, min_new_tokens=7, do_sample=False)
     handle.remove()
     if schedule.entering.adaptive:  # known from then on; the wider row's, for both
-        entered = Budget(tokens=max(session.record.turns[0].entering), per="prompt")
-        schedule = replace(schedule, entering=entered)
+        schedule = schedule.with_entered(max(session.record.turns[0].entering))
     assert tuple(live) == predicted_bytes(model.config, schedule, work)
 
 
