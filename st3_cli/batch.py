@@ -169,15 +169,15 @@ def batch(
 
         check_ray()
     if engine is Engine.vllm:
-        from st3.serving.vllm.batching import check_vllm, overrides_of
+        from st3.serving.vllm.batching import check_plugin, check_vllm, overrides_of
 
         check_vllm()
     method = read_settings(settings, method, "st3", given)
     config = configs.load_config(checkpoints.find(model))
     layers = config.get_text_config().num_hidden_layers
     chosen = build_method(method, layers, given)
-    if engine is Engine.vllm:
-        overrides_of(chosen, config)
+    if engine is Engine.vllm and overrides_of(chosen, config) is not None:
+        check_plugin()
     ranks = find_ranks(device.value)
     if ranks.rank:
         leave_talking(ranks.rank)

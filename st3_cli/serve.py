@@ -196,5 +196,5 @@ def _others(text: str | None, layers: int) -> dict[str, Method]:
     return found
 
 
-def _report(error: Exception) -> None:
+def _report(error: BaseException) -> None:
     say(f"a request failed: {type(error).__name__}: {error}")

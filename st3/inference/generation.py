@@ -32,6 +32,8 @@ from st3.inference.visuals import (
 )
 from st3.methods import Method
 
+COLD = 1e-5  # temperatures below are greedy (ours, and vLLM's): logits divided by them overflow
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -77,12 +79,12 @@ def timing_of(times: Sequence[float], began: float) -> Timing:
 
 
 def sampling(temperature: float, top_p: float | None = None) -> dict[str, Any]:
-    """What `decode` is asked for: greedy at 0, else sampling of all that there is, or of the
-    likeliest that have a share `top_p` together.
+    """What `decode` is asked for: greedy below `COLD`, else sampling of all that there is, or of
+    the likeliest that have a share `top_p` together.
 
     transformers would leave the fifty likeliest.
     """
-    if not temperature:
+    if 0 <= temperature < COLD:
         return {}
     share = {} if top_p is None else {"top_p": top_p}
     return {"do_sample": True, "temperature": temperature, "top_k": 0} | share
@@ -201,7 +203,8 @@ def answer(
         prompt: the question, without any chat format.
         method: how to trim; None leaves everything to stock transformers.
         max_new_tokens: at most so many, fewer where the context ends.
-        temperature: 0 for greedy; whatever else the checkpoint asks of `generate` is set aside.
+        temperature: 0, or below `COLD`, for greedy; whatever else the checkpoint asks of `generate`
+            is set aside.
         seed: of sampling.
         cuda_graphs, compile: see `st3.trim`.
         on_text: gets the text piece by piece.

@@ -54,6 +54,18 @@ def test_sampling_follows_the_seed(packaged: Any) -> None:
     assert len({sample(seed) for seed in range(4)}) > 1
 
 
+def test_a_temperature_next_to_nought_is_greedy(packaged: Any) -> None:
+    """Logits over 1e-40 are infinite."""
+    picture = open_picture(demo.PICTURE)
+    texts = {
+        answer(*packaged, picture, "describe", temperature=cold, seed=3, max_new_tokens=12).text
+        for cold in (0.0, 1e-40, 1e-6)
+    }
+    assert len(texts) == 1
+    with pytest.raises(ValueError, match="temperature"):
+        answer(*packaged, picture, "describe", temperature=-1.0)
+
+
 def test_answers_end_where_the_context_ends(packaged: Any) -> None:
     prompt = "the " * 1460
     result = answer(*packaged, open_picture(demo.PICTURE), prompt, temperature=50.0)

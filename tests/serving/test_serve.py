@@ -156,6 +156,9 @@ def test_sampling_and_stops(served: Served) -> None:
         for seed in (1, 1, 2)
     ]
     texts = [said.choices[0].message.content for said in drawn]
+    for cold in (1e-40, 1e-6):  # logits over the first are infinite
+        said = ask(served, message, max_tokens=20, temperature=cold, top_p=0.95)
+        assert said.choices[0].message.content == plain
     assert texts[0] == texts[1]
     assert len({*texts, plain}) == 3
     middle = plain.split()[2]
@@ -431,10 +434,61 @@ def test_a_model_that_fails(tiny: tuple[Any, Any]) -> None:
         assert (code, document["error"]["message"]) == (
             500, "the model failed: RuntimeError: a bad day for all",
         )  # fmt: skip
+        until(lambda: told)  # behind the reply
         assert [str(error) for error in told] == ["a bad day\nfor all"]
         assert told[0].__traceback__ is None  # which holds tensors
         assert ask(served, SAID, max_tokens=1).usage.completion_tokens == 1
     assert not engine._HOOKED
+
+
+def test_a_failure_that_nobody_can_be_told_of(tiny: tuple[Any, Any]) -> None:
+    """rich ends the process where stderr is closed; the model's thread goes on all the same."""
+    live, processor = tiny
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bad day")
+
+    def closed(_: BaseException) -> None:
+        raise SystemExit(1)
+
+    broken = live.lm_head.register_forward_hook(fail)
+    with serving(live, processor, on_error=closed) as served:
+        assert post(served, body(SAID))[0] == 500
+        broken.remove()
+        assert ask(served, SAID, max_tokens=1).usage.completion_tokens == 1
+
+
+def test_a_thread_that_ends(tiny: tuple[Any, Any]) -> None:
+    """Whoever waits is told, and whoever comes later, at once."""
+    live, processor = tiny
+    told: list[BaseException] = []
+    waits = threading.Event()
+
+    def leave(*_: Any) -> None:
+        waits.wait(60)
+        raise SystemExit(3)
+
+    leaving = live.lm_head.register_forward_hook(leave)
+    try:
+        with (
+            serving(live, processor, on_error=told.append) as served,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            asked = [pool.submit(post, served, body(SAID)) for _ in range(2)]
+            until(lambda: served.chat.active == 2)
+            waits.set()
+            replies = [one.result() for one in asked] + [post(served, body(SAID))]
+            for code, document, headers in replies:
+                assert (code, headers["Retry-After"]) == (503, "5")
+                assert document["error"]["message"] == "the model's thread ended: SystemExit: 3"
+            with pytest.raises(urllib.error.HTTPError) as health:
+                urllib.request.urlopen(f"{served.url}/health", timeout=60)
+            with health.value as reply:
+                assert (reply.code, json.load(reply)["status"]) == (503, "failed")
+            until(lambda: told)
+            assert [str(error) for error in told] == ["3"]
+    finally:
+        leaving.remove()
 
 
 def test_a_port_in_use(st3_: Any) -> None:

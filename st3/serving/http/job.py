@@ -88,7 +88,7 @@ class Job:
     def goes_with(self, other: Job) -> bool:
         """Whether they make a batch; what is drawn is drawn alone, so that its seed decides."""
         questions = self.question, other.question
-        greedy = all(one is not None and not one.temperature for one in questions)
+        greedy = all(one is not None and one.greedy for one in questions)
         return greedy and self.method is other.method
 
     def tell(self, event: Event) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from st3.inference.generation import sampling
 from st3.inference.pictures import decode_picture, measure_picture
 from st3.inference.sources import PictureError, read_url
 from st3.inference.transcript import Turn
@@ -25,7 +26,7 @@ class Question:
         turns: the conversation; the last is to be answered.
         pictures: of all of them in order: bytes, and what to call them.
         tokens: of the answer, at most.
-        temperature, top_p, seed: of sampling; greedy at 0.
+        temperature, top_p, seed: of sampling, see `st3.inference.generation.sampling`.
         stops: texts before which the answer ends.
     """
 
@@ -36,6 +37,11 @@ class Question:
     top_p: float | None
     seed: int
     stops: tuple[str, ...]
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return not sampling(self.temperature)
 
     def decoded(self) -> list[Image.Image]:
         """The pictures, upright, in RGB.

@@ -7,6 +7,7 @@ asked by two threads. What other threads of the process do with the model is non
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,10 +26,10 @@ class Worker:
         model, processor: from `st3.load`.
         compile: see `st3.trim`.
         batch_size: greedy requests that are answered together at most, where so many wait.
-        on_error: told of what nobody's request is to blame for.
+        on_error: told of what nobody's request is to blame for; whatever it raises is set aside.
 
     Attributes:
-        broken: what made an end of the device, None while it works.
+        broken: how everything is refused once the device or the thread has failed, else None.
         running: whose turn it is.
 
     Raises:
@@ -37,12 +38,12 @@ class Worker:
 
     def __init__(
         self, model: Any, processor: Any, compile: str = "off",
-        batch_size: int = 1, on_error: Callable[[Exception], None] = lambda error: None,
+        batch_size: int = 1, on_error: Callable[[BaseException], None] = lambda error: None,
     ) -> None:  # fmt: skip
         check_pads(processor, batch_size)
         self.answerer = Answerer(model, processor, compile)
         self.batch_size, self.on_error = batch_size, on_error
-        self.broken: str | None = None
+        self.broken: Refusal | None = None
         self.running: Sequence[Job] = ()
         self._stopping = False
         self._line = Line()
@@ -58,7 +59,7 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Queue it up, or refuse it where there will be no turn for it."""
-        if self.broken is not None or not self._line.put(job):
+        if self.state == "failed" or not self._line.put(job):
             job.tell(self._closed())
 
     def finish(self) -> None:
@@ -75,16 +76,22 @@ class Worker:
         self._thread.join()
 
     def _closed(self) -> Refusal:
-        if self.broken is not None:
-            return Refusal(503, f"the model's device failed: {self.broken}", "device_failed")
-        return Refusal(503, "the server is stopping: ask another one", "stopping")
+        stopping = Refusal(503, "the server is stopping: ask another one", "stopping")
+        return self.broken or stopping
 
     def _run(self) -> None:
-        while jobs := self._line.take(self.batch_size):
-            self.running = jobs
-            self._answer(jobs)
+        try:
+            while jobs := self._line.take(self.batch_size):
+                self.running = jobs
+                self._answer(jobs)
+                self.running = ()
+                del jobs  # and their pictures, while there is nothing to do
+        except BaseException as error:  # SystemExit, too: a thread ends without a word
+            self._break("the model's thread ended", error)
+            for job in (*self.running, *self._line.close()):
+                job.tell(self._closed())
             self.running = ()
-            del jobs  # and their pictures, while there is nothing to do
+            self._report(error)
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         ready: list[Asked] = []
@@ -110,7 +117,7 @@ class Worker:
             if asked.job.last is None:
                 self._guarded(asked.job, self.answerer.alone, asked)
             elif not isinstance(asked.job.last, Done):
-                asked.job.tell(self._failed(why))
+                self._fail(asked.job, why)
 
     def _guarded(self, job: Job, do: Callable[[Any], Any], what: Any) -> Any:
         """Do something for a job, which is told what goes wrong."""
@@ -122,17 +129,25 @@ class Worker:
             except Refusal as refusal:
                 job.tell(refusal)
             except Exception as error:  # a model raises whatever it stumbles over
-                job.tell(self._failed(error))
+                self._fail(job, error)
         return None
 
-    def _failed(self, error: Exception) -> Refusal:
-        """Nobody's fault, as far as is known."""
+    def _fail(self, job: Job, error: Exception) -> None:
+        """Nobody's fault, as far as is known; who waits for an answer is told first."""
         line = f"{type(error).__name__}: {error}"
         if isinstance(error, MemoryError) or "out of memory" in line:
             refusal = Refusal(503, "out of memory: send fewer or smaller pictures", "out_of_memory")
         else:
             if "CUDA error" in line:  # nothing works after it
-                self.broken = " ".join(line.split())
+                self._break("the model's device failed", error)
             refusal = Refusal(500, f"the model failed: {line}", "internal_error")
-        self.on_error(error.with_traceback(None))  # which holds the request's tensors
-        return refusal
+        job.tell(refusal)
+        self._report(error)
+
+    def _break(self, what: str, error: BaseException) -> None:
+        """From now on everything is refused."""
+        self.broken = Refusal(503, f"{what}: {type(error).__name__}: {error}", "device_failed")
+
+    def _report(self, error: BaseException) -> None:
+        with contextlib.suppress(BaseException):  # rich exits where nobody reads stderr any more
+            self.on_error(error.with_traceback(None))  # which holds the request's tensors

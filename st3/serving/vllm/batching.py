@@ -26,7 +26,7 @@ from st3.serving.vllm.counts import Seen
 from st3.serving.vllm.families import FAMILIES
 from st3.serving.vllm.guest import guest
 from st3.serving.vllm.settings import make_settings
-from st3.serving.vllm.startup import misfit
+from st3.serving.vllm.startup import misfit, too_old
 
 _WAITING = 64  # rows that vLLM holds at a time where nobody says how many
 _OWN = ("scorer", "keep", "positions")
@@ -40,6 +40,26 @@ def check_vllm() -> None:
     """
     if importlib.util.find_spec("vllm") is None:
         raise ValueError('--engine vllm needs vLLM: pip install "st3[vllm]"')
+
+
+def check_plugin() -> None:
+    """Whether vLLM would trim: one that does not load the plug-in leaves all as it is.
+
+    Raises:
+        ValueError: it is too old, or told to do without.
+    """
+    with guest():
+        import vllm
+        from vllm.plugins import load_plugins_by_group
+
+        old, loaded = too_old(vllm.__version__), load_plugins_by_group("vllm.general_plugins")
+    if old is not None:
+        raise ValueError(f"{old.removeprefix('st3: ')}, or --method none")
+    if "st3" not in loaded:
+        raise ValueError(
+            "vLLM does not load the plug-in st3, and would trim nothing: add it to VLLM_PLUGINS or "
+            "unset that, or take --method none"
+        )
 
 
 def overrides_of(method: Method, config: Any) -> dict[str, Any] | None:
@@ -104,18 +124,21 @@ def vllm_batches(
         course: is kept up to date; vLLM does not tell prefill from decode, both count as decode.
 
     Raises:
-        ValueError: vLLM is not installed, or the method does not fit.
+        ValueError: vLLM is not installed, the method does not fit, or nothing is trimmed.
     """
     check_vllm()
     source = find(name)
     config = load_config(source)
     given = overrides_of(method, config)
+    if given is not None:
+        check_plugin()
     processor = load_processor(source, config)
     ids = frozenset(find_adapter(config).visual_ids(config))
     with guest():
         engine = _engine(source, dtype, given, rows)
         try:
-            yield from _answered(engine, processor, ids, rows, options, course)
+            trims = given is not None
+            yield from _answered(engine, processor, ids, rows, options, course, trims)
         finally:
             engine.llm_engine.engine_core.shutdown()
 
@@ -140,6 +163,7 @@ def _answered(
     rows: Sequence[Row],
     options: Mapping[str, Any],
     course: Course,
+    trims: bool,
 ) -> Iterator[list[Result]]:
     from vllm import SamplingParams
 
@@ -159,9 +183,16 @@ def _answered(
             began = perf_counter()
             try:
                 (number,) = engine.enqueue([_prompt(processor, row)], params, use_tqdm=False)
-                asked[_external(number)] = row, SEEN.take()
+                seen = SEEN.take()
+                asked[_external(number)] = row, seen
             except (ValueError, TypeError, OSError) as error:
                 refused.append(Result(row.number, row.id, error=row.problem or one_line(error)))
+            else:
+                if trims and row.images and not seen.rows:
+                    raise ValueError(
+                        f"vLLM did not trim row {row.number}: its plug-in st3 is not at work; see "
+                        "what vLLM said, or take --method none"
+                    )
             course.pictures += perf_counter() - began
         course.errors += len(refused)
         if refused:
