@@ -66,16 +66,15 @@ def _say(model: str, json: bool) -> None:
         return
     print_answer(f"{model}: {'works' if found.proven else 'fits'}\n")
     aside(f"family {found.family}, with the text model {' or '.join(found.text_models)}")
-    yours = found.shape if found.shape in (model, "demo") else "CHECKPOINT"
+    shape = shlex.quote(found.shape or found.example or "CHECKPOINT")
     if found.proven:
         aside("an oracle has proven it, on tiny random models;")
     else:
         aside("st3 finds the parts that it needs; no oracle has proven it;")
-    aside(f"on your checkpoint: st3 verify {shlex.quote(yours or 'CHECKPOINT')}")
-    shape = found.shape or "CHECKPOINT"
+    aside(f"on a checkpoint: st3 verify {shape}")
     if found.layers:
         aside(_kept(found.layers, shape))
-    aside(f"compute, memory, time: st3 profile --model {shlex.quote(shape)}")
+    aside(f"compute, memory, time: st3 profile --model {shape}")
 
 
 def _kept(layers: int, shape: str) -> str:

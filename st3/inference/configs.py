@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.utils.hub import cached_file
 
 from st3.families.base import FAMILIES
+from st3.families.examples import EXAMPLES
 from st3.families.names import name_family
 from st3.families.parts import judge
 from st3.families.proven import PROVEN
@@ -45,11 +46,32 @@ def load_config(source: Source) -> Any:
         if not path.is_file():
             raise ValueError(f"{source.place} is no checkpoint: it has no config.json")
     else:
-        family = name_family(source.place, PROVEN)
-        known = f"by its name it is of the family {family}, which st3 trims" if family else FAMILIES
-        with fetching(source, f"; {known}"):
+        with fetching(source, f"; {_by_name(source.place)}"):
             path = _fetch(source)
     return _make(path, source)
+
+
+def _by_name(place: str) -> str:
+    """What can be said of a checkpoint whose configuration is not at hand; a name promises little.
+
+    Checkpoints in the format of their authors are called as those for transformers are.
+    """
+    family = name_family(place, {*CONFIG_MAPPING, *PROVEN})
+    if family is None:
+        return FAMILIES
+    if family not in PROVEN:
+        return (
+            f"by its name it may be of the family {family}, on which st3 is not proven "
+            "(docs/models.md)"
+        )
+    example = EXAMPLES.get(family)
+    if example == place:
+        return f"it is of the family {family}, which st3 trims"
+    such = f", as {example} is" if example else ""
+    return (
+        f"by its name it may be of the family {family}, which st3 trims where it is in "
+        f"transformers' own format{such}"
+    )
 
 
 def _fetch(source: Source) -> Path:

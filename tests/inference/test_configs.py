@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CONFIG_MAPPING
 
 import st3
 from st3.families.names import name_family
@@ -110,10 +111,40 @@ def test_a_model_that_cannot_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> No
         ("deepseek-ai/deepseek-vl2", None), ("google/gemma-3-27b-it", "gemma3"),
         ("OpenGVLab/InternVL3_5-2B-HF", "internvl"), ("HuggingFaceTB/SmolVLM-Instruct", "smolvlm"),
         ("meta-llama/Llama-3.2-11B-Vision", None), ("nobody/nothing", None),
+        ("google/gemma-3n-E2B-it", "gemma3n"), ("Qwen/Qwen3.5-4B", "qwen3_5"),
+        ("Qwen/Qwen3.5-35B-A3B-FP8", "qwen3_5_moe"), ("moonshotai/Kimi-K2.5", "kimi_k25"),
+        ("baidu/ERNIE-4.5-VL-424B-A47B-PT", "ernie4_5_vl_moe"),
+        ("openbmb/MiniCPM-V-4.6-AWQ", "minicpmv4_6"), ("zai-org/GLM-4.6V-Flash", "glm46v"),
     ],
 )  # fmt: skip
 def test_a_name_speaks_of_a_family(name: str, family: str | None) -> None:
-    assert name_family(name, PROVEN) == family
+    """Among all that transformers has: of a few, gemma3n would be taken for gemma3."""
+    assert name_family(name, {*CONFIG_MAPPING, *PROVEN}) == family
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("google/gemma-3n-E2B-it", "may be of the family gemma3n, on which st3 is not proven"),
+        (
+            "OpenGVLab/InternVL3-8B",
+            "may be of the family internvl, which st3 trims where it is in transformers' own "
+            "format, as OpenGVLab/InternVL3-8B-hf is",
+        ),
+        ("liuhaotian/llava-v1.5-7b", "may be of the family llava, .*, as llava-hf/llava-1.5-7b-hf"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "; it is of the family qwen2_5_vl, which st3 trims$"),
+        ("Qwen/Qwen3-8B", "may be of the family qwen3, on which st3 is not proven"),
+    ],
+)
+def test_a_name_alone_promises_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=said):
+        find_config(name)
 
 
 def test_a_hub_that_is_not_there_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

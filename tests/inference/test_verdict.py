@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from conftest import edit, tiny_checkpoint
+from transformers import CONFIG_MAPPING
 
+from st3.families.examples import EXAMPLES
+from st3.families.names import name_family
 from st3.families.proven import PROVEN
 from st3.inference.presets import PRESETS
 from st3.inference.verdict import verdict
@@ -106,10 +110,40 @@ def test_what_no_family_is_called_is_said(st3_: Any, said: str, words: str) -> N
     assert len(done.err.splitlines()) == 1
 
 
+NAMED_ELSEWHERE = {
+    "aya_vision", "gemma3", "glm46v", "granite4_vision", "granite_docling", "internvl", "llama4",
+    "llava_next", "qwen2_vl",
+}  # fmt: skip
+"""Families whose code in transformers names another checkpoint than the example."""
+
+
+def test_no_example_is_guessed() -> None:
+    """transformers' own code of the family names it."""
+    models = Path(transformers.__file__).parent / "models"
+    for family, example in EXAMPLES.items():
+        code = [path.read_text(encoding="utf-8") for path in (models / family).glob("*.py")]
+        if code and family not in NAMED_ELSEWHERE:
+            assert any(f'"{example}"' in text for text in code), family
+        assert name_family(example, {*CONFIG_MAPPING, *PROVEN}) == family
+        assert family in PROVEN
+
+
+@pytest.mark.parametrize("name", [
+    "LLaVA", "LLaVA-NeXT", "LLaVA-OneVision", "Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3.5",
+    "InternVL", "Gemma 3", "Gemma 4", "PaliGemma", "Idefics3", "SmolVLM", "Mistral 3", "Llama 4",
+    "GLM-4V", "Kimi K2.5", "Molmo2", "Phi-4-multimodal", "MiniCPM-V 4.6",
+])  # fmt: skip
+def test_what_the_readme_names_has_an_example(name: str) -> None:
+    found = verdict(name)
+    assert found.proven
+    assert found.example
+
+
 def test_what_it_saves_is_said_too(st3_: Any) -> None:
     """The figure is the schedule's; the command is one that runs without the checkpoint."""
     done = st3_("models", "llava 1.5")
     assert done.out == "llava 1.5: works\n"
     assert "st3 keeps 33% of 7b's visual tokens, mean over its 32 layers" in done.err
     assert "st3 profile --model 7b" in done.err
-    assert "st3 verify CHECKPOINT" in done.err
+    assert "st3 verify 7b" in done.err
+    assert "st3 verify Qwen/Qwen3.5-27B" in st3_("models", "Qwen3.5").err
