@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import greedy, prompts, tiny_llava
+from conftest import greedy, prompts, slow, tiny_llava
 from families.zoo import ZOO
 from torch import nn
 
@@ -67,10 +67,10 @@ def test_compiled_steps_equal_eager_ones(model: Any, method: str, rows: str) -> 
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rows", BATCHES)
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl, qwen3", "smolvlm", "idefics3"])
-def test_families(traced: None, family: str, rows: str) -> None:
+@pytest.mark.parametrize("family", ["smolvlm", *slow("qwen2_5_vl", "internvl, qwen3", "idefics3")])
+def test_families(family: str, rows: str) -> None:
+    """By inductor's own code."""
     tiny = ZOO[family]
     model = tiny.build()
     inputs = tiny.inputs(model, getattr(tiny, rows))
