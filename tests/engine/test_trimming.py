@@ -497,6 +497,14 @@ def test_places_for_a_picture_and_no_picture(llava: Any) -> None:
         greedy(llava, inputs)
 
 
+class Outer(torch.nn.Module):
+    """As DistributedDataParallel: what it holds is its `module`."""
+
+    def __init__(self, model: Any, devices: int = 1) -> None:
+        super().__init__()
+        self.module, self.device_ids = model, [*range(devices)]
+
+
 class Wrapper(torch.nn.Module):
     """As PEFT's: its `get_base_model` is the one that is trimmed."""
 
@@ -510,9 +518,7 @@ class Wrapper(torch.nn.Module):
         return self.held
 
 
-@pytest.mark.parametrize(
-    "wrap", [Wrapper, torch.nn.DataParallel, lambda x: torch.nn.DataParallel(Wrapper(x))]
-)
+@pytest.mark.parametrize("wrap", [Wrapper, Outer, lambda model: Outer(Wrapper(model))])
 def test_a_wrapper_that_says_what_it_holds(llava: Any, wrap: Any) -> None:
     inputs = prompts("tttItttt")
     with st3.trim(llava, "st3"):
@@ -523,14 +529,13 @@ def test_a_wrapper_that_says_what_it_holds(llava: Any, wrap: Any) -> None:
 
 
 def test_what_is_no_model_is_refused(llava: Any) -> None:
-    copies: Any = torch.nn.DataParallel(llava)
-    copies.device_ids = [0, 1]
+    other: Any
     for other, words in (
         (None, "st3.load or transformers made, not of type NoneType"),
         ("demo", "not of type str"),
         (torch.nn.Linear(2, 2), "not of type Linear"),
         (torch.nn.ModuleDict({"net": llava}), "not of type ModuleDict: pass the one .* as net"),
-        (copies, "copies are not trimmed"),
+        (Outer(llava, devices=2), "copies are not trimmed"),
     ):
         with pytest.raises(ValueError, match=words), st3.trim(other):
             pass
