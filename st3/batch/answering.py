@@ -25,7 +25,7 @@ from st3.inference.fitting import pads, room_of
 from st3.methods import Method, make_method
 
 _WAITING = 4  # batches' rows that a batch is chosen from
-_WAITING_BYTES = 2_000_000_000
+_WAITING_BYTES = 2_000_000_000  # of those, and as many again that are ready before them
 
 
 def answer_all(
@@ -133,7 +133,8 @@ def batches(
             raise ValueError(f"{name}={given}: give at least {least}")
     most = Sizes(model, batch_size if pads(processor) else 1).most
     preparer = preparing(processor, room_of(model), frames, fps)
-    with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:
+    ahead = max(2 * workers, most)
+    with closing(prepared(rows, preparer, workers, ahead, _WAITING_BYTES)) as coming:
         yield from answer_prepared(
             model, processor, coming, method,
             max_new_tokens=max_new_tokens, batch_size=batch_size, **options,
