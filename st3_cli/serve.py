@@ -91,6 +91,10 @@ def serve(
     max_body: Annotated[
         float, o.option(LIMITS, "--max-body", metavar="MB", help="Of a request.")
     ] = 68.0,
+    max_waiting: Annotated[
+        float,
+        o.option(LIMITS, "--max-waiting", metavar="MB", help="Of all requests that run or wait."),
+    ] = 1000.0,
     max_pictures: Annotated[
         int, o.option(LIMITS, "--max-pictures", metavar="N", min=0, help="Of a request.")
     ] = 16,
@@ -106,7 +110,10 @@ def serve(
     One request after the other, or those that wait in batches. GET /health, /metrics and
     /v1/models tell the rest. SIGTERM and Ctrl-C finish what runs, and refuse what waits.
     """
-    for name, number in (("timeout", timeout), ("max-body", max_body), ("max-pixels", max_pixels)):
+    for name, number in (
+        ("timeout", timeout), ("max-body", max_body), ("max-waiting", max_waiting),
+        ("max-pixels", max_pixels),
+    ):  # fmt: skip
         if not 0 < number < float("inf"):
             raise UsageError(f"--{name}: give a number above 0")
     key = _key(api_key, no_api_key)
@@ -127,7 +134,8 @@ def serve(
     from st3.serving.http.worker import Worker
 
     limits = Limits(
-        queue, timeout, int(max_body * 1e6), max_pictures, int(max_pixels * 1e6), max_new_tokens,
+        queue, timeout, int(max_body * 1e6), int(max_waiting * 1e6), max_pictures,
+        int(max_pixels * 1e6), max_new_tokens,
         frozenset(name.lower() for name in fetch_from or ()),
     )  # fmt: skip
     spec = read_settings(settings, method, "st3", given)

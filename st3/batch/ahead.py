@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing import forkserver
 from typing import Any
@@ -33,7 +33,7 @@ _KILLED = (
 
 
 def prepared(
-    rows: Iterable[Row], preparer: Preparer, workers: int, ahead: int
+    rows: Iterable[Row], preparer: Preparer, workers: int, ahead: int, room: int
 ) -> Generator[Prepared, None, None]:
     """Rows made ready, in their order; none is lost, also where one kills its worker.
 
@@ -42,6 +42,7 @@ def prepared(
         preparer: makes them ready.
         workers: processes; 0 does it here and now.
         ahead: rows on their way at a time.
+        room: bytes of those that are ready and wait, see `_Flow`.
 
     Raises:
         ValueError: the processor cannot go to other processes.
@@ -59,7 +60,7 @@ def prepared(
     coming = iter(rows)
     suspects: deque[Row] = deque()
     while True:
-        yield from _together(coming, preparer, workers, ahead, suspects)
+        yield from _together(coming, preparer, workers, ahead, room, suspects)
         if not suspects:
             return
         while suspects:
@@ -67,24 +68,100 @@ def prepared(
 
 
 def _together(
-    coming: Iterator[Row], preparer: Preparer, workers: int, ahead: int, suspects: deque[Row]
-) -> Iterator[Prepared]:
+    coming: Iterator[Row], preparer: Preparer, workers: int, ahead: int, room: int,
+    suspects: deque[Row],
+) -> Iterator[Prepared]:  # fmt: skip
     """As many as there are; if a worker dies, `suspects` are all that were on their way."""
-    waiting: deque[tuple[Row, Future[Prepared]]] = deque()
     with _pool(preparer, workers) as pool:
+        flow = _Flow(pool, 2 * workers, room)
         try:
             while True:
-                for row in islice(coming, max(0, ahead - len(waiting))):
-                    suspects.append(row)
-                    waiting.append((row, pool.submit(_prepare, row)))
-                    suspects.pop()
-                if not waiting:
+                flow.add(islice(coming, max(0, ahead - len(flow))))
+                if not len(flow):
                     return
-                found = _result(*waiting[0])
-                waiting.popleft()
-                yield found
+                yield flow.take()
         except BrokenProcessPool:
-            suspects.extendleft(row for row, _ in reversed(waiting))
+            suspects.extend(flow.rows)
+        finally:
+            flow.close()
+
+
+class _Flow:
+    """Rows into a pool, in their order, while what comes out of it may wait.
+
+    How large a row becomes is known once it is ready: as large as the last one, it is supposed, and
+    few are on their way at a time. Whenever one is ready the next may go, also while nobody takes.
+
+    Args:
+        pool: of workers.
+        most: rows that are not ready yet, at most.
+        room: bytes of rows that are; one may go whatever its size, where there is no other.
+    """
+
+    def __init__(self, pool: ProcessPoolExecutor, most: int, room: int) -> None:
+        self._pool, self._most, self._room = pool, most, room
+        self._here: deque[Row] = deque()
+        self._sent: deque[tuple[Row, Future[Prepared]]] = deque()
+        self._open = self._bytes = self._last = 0
+        self._closed = False
+        self._lock = threading.RLock()  # one that is ready at once calls back from `_send`
+
+    def __len__(self) -> int:
+        return len(self._here) + len(self._sent)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All that have not been taken."""
+        with self._lock:
+            return [*(row for row, _ in self._sent), *self._here]
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """More of them."""
+        for row in rows:  # which may be anybody's to read, and take its time
+            with self._lock:
+                self._here.append(row)
+                self._send()
+
+    def take(self) -> Prepared:
+        """The first of them, once it is ready.
+
+        Raises:
+            BrokenProcessPool: a worker has died; the row is still there.
+        """
+        found = _result(*self._sent[0])
+        with self._lock:
+            self._sent.popleft()
+            self._bytes -= found.bytes
+            self._send()
+        return found
+
+    def close(self) -> None:
+        """Nothing goes any more."""
+        with self._lock:
+            self._closed = True
+
+    def _send(self) -> None:
+        """As many as may go; under the lock."""
+        while self._here and not self._closed and self._open < self._most:
+            expected = self._bytes + self._open * self._last
+            if expected >= self._room and (self._open or self._bytes):
+                return
+            future = self._pool.submit(_prepare, self._here[0])
+            self._sent.append((self._here.popleft(), future))
+            self._open += 1
+            future.add_done_callback(self._done)
+
+    def _done(self, future: Future[Prepared]) -> None:
+        """In a thread of the pool's."""
+        if future.cancelled() or isinstance(future.exception(), BrokenProcessPool):
+            return  # the pool may hold its own lock now, and whoever takes finds out
+        with self._lock, suppress(BrokenProcessPool):
+            self._open -= 1
+            if future.exception() is None:
+                size = future.result().bytes
+                self._bytes += size
+                self._last = size or self._last
+            self._send()
 
 
 def _one_by_one(suspects: deque[Row], preparer: Preparer) -> Iterator[Prepared]:

@@ -25,7 +25,8 @@ from st3.inference.fitting import pads, room_of
 from st3.methods import Method, make_method
 
 _WAITING = 4  # batches' rows that a batch is chosen from
-_WAITING_BYTES = 2_000_000_000
+WAITING_BYTES = 2_000_000_000
+"""Of those, and as many again of rows that are ready before them."""
 
 
 def answer_all(
@@ -116,13 +117,14 @@ def batches(
     workers: int = 0,
     frames: int | None = None,
     fps: float | None = None,
+    cuda_graphs: bool = False,
     preparing: type[Preparer] = Preparer,
     **options: Any,
 ) -> Generator[list[Result], None, None]:
     """The same as they are finished, some at a time: for whoever puts them in order himself.
 
     Numbers of rows must differ; `preparing` makes them ready, and `options` are those of
-    `answer_prepared`.
+    `make_asker`.
     """
     for name, given, least in (
         ("max_new_tokens", max_new_tokens, 1),
@@ -131,41 +133,45 @@ def batches(
     ):
         if given is not None and given < least:
             raise ValueError(f"{name}={given}: give at least {least}")
-    most = Sizes(model, batch_size if pads(processor) else 1).most
+    asker = make_asker(
+        model, processor, method, max_new_tokens=max_new_tokens, batch_size=batch_size, **options
+    )
     preparer = preparing(processor, room_of(model), frames, fps)
-    with closing(prepared(rows, preparer, workers, max(2 * workers, most))) as coming:
-        yield from answer_prepared(
-            model, processor, coming, method,
-            max_new_tokens=max_new_tokens, batch_size=batch_size, **options,
-        )  # fmt: skip
+    ahead = max(2 * workers, asker.sizes.most)
+    with closing(prepared(rows, preparer, workers, ahead, WAITING_BYTES)) as coming:
+        yield from answer_prepared(asker, coming, cuda_graphs)
 
 
-def answer_prepared(
+def make_asker(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    coming: Iterator[Prepared],
     method: str | Method | type[Method] | None = "st3",
     *,
     max_new_tokens: int = 128,
     batch_size: int | None = None,
-    cuda_graphs: bool = False,
     compile: str = "off",
     course: Course | None = None,
     asking: type[Asker] = Asker,
     **parameters: Any,
-) -> Generator[list[Result], None, None]:
-    """The same of rows that somebody else makes ready; `asking` asks the model."""
+) -> Asker:
+    """Who asks the model, and learns which batches fit; options as of `answer_all`."""
     if method is not None:
         method = make_method(method, **parameters)
     elif parameters:
         raise ValueError(f"method=None takes no parameters: leave out {', '.join(parameters)}")
     course = course if course is not None else Course()
     sizes = Sizes(model, batch_size if pads(processor) else 1)
-    asker = asking(model, processor, method, max_new_tokens, sizes, course, compile)
-    pool, more = Pool(), True
+    return asking(model, processor, method, max_new_tokens, sizes, course, compile)
+
+
+def answer_prepared(
+    asker: Asker, coming: Iterator[Prepared], cuda_graphs: bool = False
+) -> Generator[list[Result], None, None]:
+    """The same of rows that somebody else makes ready."""
+    course, sizes, pool, more = asker.course, asker.sizes, Pool(), True
     with asker.opened(cuda_graphs):
         while more or pool.rows:
-            while more and pool.rows < _WAITING * sizes.most and pool.bytes < _WAITING_BYTES:
+            while more and pool.rows < _WAITING * sizes.most and pool.bytes < WAITING_BYTES:
                 began = perf_counter()
                 row = next(coming, None)
                 course.pictures += perf_counter() - began

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from typing import Any
 
@@ -45,15 +45,23 @@ class Course:
 
     def add(self, other: Course) -> None:
         """What another process has done."""
-        for name in (field.name for field in fields(self) if field.name != "fit"):
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.fit = self.fit or other.fit
+
+    def since(self, before: Course) -> Course:
+        """What has been done after `before`, which was a copy of this."""
+        new = {name: getattr(self, name) - getattr(before, name) for name in _COUNTS}
+        return replace(self, **new)
 
     def shares(self) -> dict[str, float]:
         """Of the time in `pictures`, `prefill` and `decode`; zeros before there is any."""
         whole = self.pictures + self.prefill + self.decode
         names = ("pictures", "prefill", "decode")
         return {name: getattr(self, name) / whole if whole else 0.0 for name in names}
+
+
+_COUNTS = [field.name for field in fields(Course) if field.name != "fit"]
 
 
 class Asker:

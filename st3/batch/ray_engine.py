@@ -10,10 +10,12 @@ import logging
 import pickle
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from st3.batch.answering import answer_prepared
+from st3.batch.answering import WAITING_BYTES, answer_prepared, make_asker
 from st3.batch.asking import Course
+from st3.batch.memory import MOST
 from st3.batch.preparing import Preparer
 from st3.batch.row import Result, Row
 from st3.families.meta import meta_model
@@ -24,7 +26,8 @@ from st3.inference.loading import load
 from st3.inference.processors import load_processor
 from st3.methods import Method
 
-_CHUNK = 32  # rows that an actor gets at a time, where nobody says how many make a batch
+_READY = 32  # rows that are made ready together
+_BATCHES = 2  # of the largest ones that an actor is handed at a time
 _ANSWERING = ("max_new_tokens", "batch_size", "cuda_graphs", "compile")
 
 Columns = Mapping[str, Any]
@@ -80,12 +83,14 @@ def ray_batches(
         if loading["device"] == "cuda" and not gpus:
             raise ValueError("this Ray cluster has no GPU: leave --device out")
         many = actors or gpus or 1
-        chunk = min(2 * (options["batch_size"] or _CHUNK // 2), -(-len(rows) // many))
+        most = options["batch_size"] or MOST["cuda" if gpus else "cpu"]
+        chunk = chunk_of(rows, preparer, most, many)
+        ready = min(_READY, chunk)
         data = ray.data.from_items(
             [{"row": pickle.dumps(row)} for row in rows],
-            override_num_blocks=-(-len(rows) // chunk),
+            override_num_blocks=-(-len(rows) // ready),
         )
-        data = data.map_batches(_ready(preparer), batch_size=chunk)
+        data = data.map_batches(_ready(preparer), batch_size=ready)
         data = data.map_batches(
             Actor, batch_size=chunk, num_gpus=1 if gpus else 0,
             compute=ray.data.ActorPoolStrategy(size=many),
@@ -95,6 +100,23 @@ def ray_batches(
             for found, done in zip(block["found"], block["course"], strict=True):
                 course.add(pickle.loads(done))
                 yield pickle.loads(found)
+
+
+def chunk_of(rows: Sequence[Row], preparer: Preparer, most: int, actors: int) -> int:
+    """Rows that an actor is handed at a time.
+
+    Args:
+        rows: of all; the first of them say how many bytes one becomes.
+        preparer: makes them ready.
+        most: rows of the largest batch.
+        actors: that share them.
+
+    Returns:
+        Those of some batches, but no more than memory should hold, nor than is an actor's share.
+    """
+    share = -(-len(rows) // actors)
+    size = next((made.bytes for made in map(preparer, rows[:3]) if made.bytes), 1)
+    return max(1, min(_BATCHES * most, share, WAITING_BYTES // size))
 
 
 def _ready(preparer: Preparer) -> Callable[[Columns], dict[str, list[bytes]]]:
@@ -108,29 +130,30 @@ def _ready(preparer: Preparer) -> Callable[[Columns], dict[str, list[bytes]]]:
 
 
 class Actor:
-    """Holds a model, and answers what it is handed.
+    """Holds a model, answers what it is handed, and remembers which batches fit.
 
     Args:
         loading: arguments of `st3.load`.
         method: how to trim.
-        asking: options of `answer_prepared`.
+        asking: options of `make_asker`, and `cuda_graphs`.
     """
 
     def __init__(
         self, loading: dict[str, Any], method: Method | None, asking: dict[str, Any]
     ) -> None:
-        self.model, self.processor = load(**loading)
-        self.method, self.asking = method, asking
+        model, processor = load(**loading)
+        options = dict(asking)
+        self.cuda_graphs = options.pop("cuda_graphs")
+        self.asker = make_asker(model, processor, method, **options)
 
     def __call__(self, columns: Columns) -> dict[str, list[bytes]]:
         """All results of some rows."""
         coming = (pickle.loads(row) for row in columns["prepared"])
-        course, found = Course(), []
-        for some in answer_prepared(
-            self.model, self.processor, coming, self.method, course=course, **self.asking
-        ):
+        course, found = self.asker.course, []
+        before = replace(course)
+        for some in answer_prepared(self.asker, coming, self.cuda_graphs):
             found += some
-        return {"found": [pickle.dumps(found)], "course": [pickle.dumps(course)]}
+        return {"found": [pickle.dumps(found)], "course": [pickle.dumps(course.since(before))]}
 
 
 @contextmanager

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import tiny_checkpoint
-from killers import Deadly, Harmless
+from killers import Deadly, Harmless, Weighing
 from PIL import Image
 
 import st3
 from st3 import demo
 from st3.batch import answering, asking
+from st3.batch.ahead import prepared
 from st3.batch.asking import Course
 from st3.batch.row import Row
 from st3.demo.held_out import held_out
@@ -213,3 +215,26 @@ def test_parameters_of_no_named_method_are_refused(tiny: Any, rows: Any, method:
     """A misspelt `batch_size` among them."""
     with pytest.raises(ValueError, match="leave out batchsize"):
         list(st3.answer_all(*tiny, rows, method, batchsize=2))
+
+
+@pytest.mark.parametrize(("room", "most"), [(5, 6), (0, 2), (99, 20)])
+def test_what_is_ready_ahead_is_bounded_by_its_bytes(tmp_path: Any, room: int, most: int) -> None:
+    """While nobody takes: one that was taken, and those that find room, of 20 at a time at most."""
+    size = 1000
+    rows = [Row(n, "heavy", number=n) for n in range(40)]
+    preparer: Any = Weighing(tmp_path, size)
+    coming = prepared(rows, preparer, 1, 20, room * size)
+
+    def ready() -> int:
+        return len(list(tmp_path.iterdir()))
+
+    found = [next(coming)]
+    end = time.monotonic() + 60
+    while ready() < most:
+        assert time.monotonic() < end, "it stood still"
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert most <= ready() <= most + 2  # of the first ones nobody knew how large they were
+    found += coming
+    assert [one.row.id for one in found] == [*range(40)]
+    assert all(one.bytes == size for one in found)

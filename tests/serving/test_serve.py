@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gc
 import http.server
 import io
 import json
@@ -29,6 +31,8 @@ from st3.engine import trim as engine
 from st3.inference.generation import answer
 from st3.methods import make_method
 from st3.serving.http.limits import Limits
+from st3.serving.http.questions import Question
+from st3.serving.http.requests import ChatRequest
 
 LONG = 400  # tokens of an answer that takes a while
 
@@ -341,6 +345,44 @@ def test_a_queue_that_is_full(tiny: tuple[Any, Any]) -> None:
         with pytest.raises(openai.BadRequestError):  # as the client tells them apart
             ask(served, message, n=2)
         assert ask(served, message, max_tokens=1).usage.completion_tokens == 1
+
+
+def test_what_waits_is_held_once_and_within_bounds(tiny: tuple[Any, Any]) -> None:
+    """As bytes of pictures, not as what was sent; and not at all once the model has it."""
+    live, processor = tiny
+    url, goes_on = data_url(noise(2, 200)), threading.Event()
+    size = len(base64.b64decode(url.partition(",")[2])) + len("what is it")
+    asked = body(user("what is it", url), max_tokens=1)
+    sent = len(json.dumps(asked).encode())
+
+    def wait(*_: Any) -> None:
+        goes_on.wait(60)
+
+    def alive(kind: type) -> int:
+        return sum(type(one) is kind for one in gc.get_objects())
+
+    stopped = live.lm_head.register_forward_pre_hook(wait)
+    try:
+        with serving(live, processor, limits=Limits(waiting=sent + size)) as served:
+            with served.sent(asked):
+                until(lambda: served.chat.held == size and served.chat.worker.running)
+                until(lambda: not alive(ChatRequest) and not alive(Question))
+                with served.sent(asked):
+                    until(lambda: served.chat.held == 2 * size)
+                    until(lambda: not alive(ChatRequest) and alive(Question) == 1)
+                    code, document, headers = post(served, asked)
+                    assert (code, headers["Retry-After"]) == (429, "1")
+                    line = document["error"]["message"]
+                    assert line.endswith("are waiting already: try again later")
+                    assert served.chat.held == 2 * size
+                    goes_on.set()
+                    until(lambda: served.chat.active == 0)
+            assert served.chat.held == 0
+        with serving(live, processor, limits=Limits(waiting=1)) as served:
+            assert post(served, asked)[0] == 200  # alone
+    finally:
+        goes_on.set()
+        stopped.remove()
 
 
 def test_time_that_is_up(tiny: tuple[Any, Any]) -> None:

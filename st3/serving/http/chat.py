@@ -1,7 +1,8 @@
 """A chat completion's way: admitted, read, queued up, answered; and every way in which it may end.
 
 A request holds one of the server's places from its first byte to its last, whoever is slow, and for
-no longer than the server's time for it. A client that hangs up gives its place back at once.
+no longer than the server's time for it. A client that hangs up gives its place back at once. What
+is sent is held as it came and then as pictures, once, and all of it together within a bound.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from st3.methods import Method
 from st3.serving.http.job import Done, Job, Left, Piece
 from st3.serving.http.limits import Limits, Refusal, invalid
 from st3.serving.http.metrics import Metrics
-from st3.serving.http.questions import read_question
+from st3.serving.http.questions import Question, read_question
 from st3.serving.http.replies import Voice, error_document, error_reply, event
 from st3.serving.http.requests import ChatRequest, read_request
 from st3.serving.http.worker import Worker
@@ -38,7 +39,7 @@ class Chat:
         seed: of sampling, where a request has none.
 
     Attributes:
-        active: requests that run or wait.
+        active: requests that run or wait. `held`: bytes that they hold.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Chat:
         seed: int = 0,
     ) -> None:  # fmt: skip
         self.worker, self.methods, self.limits, self.metrics = worker, methods, limits, metrics
-        self.seed, self.active = seed, 0
+        self.seed, self.active, self.held = seed, 0, 0
 
     @property
     def name(self) -> str:
@@ -115,6 +116,7 @@ class _Exchange:
     def __init__(self, chat: Chat, scope: Scope, receive: Receive, send: Send) -> None:
         self.chat, self.scope, self.receive, self.send = chat, scope, receive, send
         self.arrived = time.perf_counter()
+        self.held = 0  # bytes of it
         self.whole = False  # whether the body has come
         self.begun = False  # whether a stream is under way, so that its status is said
 
@@ -125,24 +127,23 @@ class _Exchange:
             Refusal: it is not answered, or not to its end.
             ClientDisconnect: nobody listens any more.
         """
-        request = read_request(await self._body())
-        method = self.chat.method(request.model, 400)
-        job = Job(method, bool(request.stream), self.arrived)
-        watch = asyncio.create_task(self._watch(job))
-        reading = asyncio.ensure_future(
-            asyncio.to_thread(read_question, request, self.chat.limits, self.chat.seed)
-        )
         try:
-            await asyncio.wait((reading, watch), return_when=asyncio.FIRST_COMPLETED)
-            if job.gone:
-                raise ClientDisconnect
-            job.question = reading.result()
-            self.chat.worker.submit(job)
-            await self._attend(job, request)
+            request = read_request(await self._body())
+            method = self.chat.method(request.model, 400)
+            job = Job(method, bool(request.stream), self.arrived)
+            options = request.stream_options
+            voice = Voice(request.model, options is not None and options.include_usage)
+            watch = asyncio.create_task(self._watch(job))
+            try:
+                job.question = await self._question(request, job, watch)
+                del request  # its pictures are in the question
+                self.chat.worker.submit(job)
+                await self._attend(job, voice)
+            finally:
+                job.drop()
+                watch.cancel()
         finally:
-            job.drop()
-            watch.cancel()
-            reading.cancel()
+            self._hold(0)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Say that it is not answered, however far it has come."""
@@ -165,21 +166,56 @@ class _Exchange:
                     if not message.get("more_body"):
                         return
 
-    async def _body(self) -> bytes:
+    def _check(self, size: int) -> None:
+        """Whether it may hold so many bytes, beside all others."""
+        most, others = self.chat.limits.waiting, self.chat.held - self.held
+        if others and others + size > most:
+            raise Refusal(
+                429, f"requests of {most / 1e6:g} MB are waiting already: try again later",
+                "queue_full",
+            )  # fmt: skip
+
+    def _hold(self, size: int) -> None:
+        """It holds so many bytes from now on."""
+        if size > self.held:
+            self._check(size)
+        self.chat.held += size - self.held
+        self.held = size
+
+    async def _question(
+        self, request: ChatRequest, job: Job, watch: asyncio.Task[None]
+    ) -> Question:
+        reading = asyncio.ensure_future(
+            asyncio.to_thread(read_question, request, self.chat.limits, self.chat.seed)
+        )
+        try:
+            await asyncio.wait((reading, watch), return_when=asyncio.FIRST_COMPLETED)
+            if job.gone:
+                raise ClientDisconnect
+            question = reading.result()
+        finally:
+            reading.cancel()
+        self._hold(question.bytes)  # with what was fetched
+        return question
+
+    async def _body(self) -> bytearray:
         request, most = Request(self.scope, self.receive), self.chat.limits.body
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # a form of some web page could send anything else
             raise invalid("send JSON, and say so: Content-Type: application/json")
         said, body = request.headers.get("content-length", ""), bytearray()
         large = Refusal(413, f"the body is larger than {most / 1e6:g} MB", "body_too_large")
-        if said.isdecimal() and int(said) > most:
-            raise large
+        if said.isdecimal():
+            if int(said) > most:
+                raise large
+            self._check(int(said))  # before it is sent
         async for chunk in request.stream():
             body += chunk
             if len(body) > most:
                 raise large
+            self._hold(len(body))
         self.whole = True
-        return bytes(body)
+        return body
 
     async def _watch(self, job: Job) -> None:
         """Until the client hangs up."""
@@ -187,16 +223,15 @@ class _Exchange:
             pass
         job.drop()
 
-    async def _attend(self, job: Job, request: ChatRequest) -> None:
+    async def _attend(self, job: Job, voice: Voice) -> None:
         """Pass on what the model says."""
-        voice = Voice(request.model)
         while True:
             said = await job.next()
             if isinstance(said, Left):
                 raise ClientDisconnect
             if isinstance(said, Refusal):
                 raise said
-            if not request.stream:
+            if not job.streams:
                 assert isinstance(said, Done)
                 self.chat.metrics.answered(said)
                 await JSONResponse(voice.whole(said))(self.scope, self.receive, self.send)
@@ -207,9 +242,7 @@ class _Exchange:
                 await self._send(voice.piece(said.text))
                 continue
             self.chat.metrics.answered(said)
-            options = request.stream_options
-            last = voice.end(said, options is not None and options.include_usage)
-            await self._send(last, more=False)
+            await self._send(voice.end(said), more=False)
             return
 
     async def _begin(self, voice: Voice) -> None:

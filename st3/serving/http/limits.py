@@ -16,6 +16,7 @@ class Limits:
         queue: requests that wait, besides those that run.
         seconds: from a request's arrival to its last token.
         body: bytes; by default one picture of `MAX_BYTES` in base64, and words.
+        waiting: bytes of all requests together; one that is alone is bounded by `body`.
         pictures: of a request.
         pixels: of all of them together.
         new_tokens: of an answer, whatever a request asks for.
@@ -25,6 +26,7 @@ class Limits:
     queue: int = 64
     seconds: float = 300.0
     body: int = MAX_BYTES * 4 // 3 + 1_000_000
+    waiting: int = 1_000_000_000
     pictures: int = 16
     pixels: int = MAX_PIXELS
     new_tokens: int = 1024

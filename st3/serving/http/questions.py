@@ -39,6 +39,12 @@ class Question:
     stops: tuple[str, ...]
 
     @property
+    def bytes(self) -> int:
+        """Of its pictures and words."""
+        words = sum(len(part or "") for turn in self.turns for part in turn.parts)
+        return words + sum(len(data) for data, _ in self.pictures)
+
+    @property
     def greedy(self) -> bool:
         """Whether nothing is drawn."""
         return not sampling(self.temperature)

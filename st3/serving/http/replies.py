@@ -73,10 +73,11 @@ class Voice:
 
     Args:
         model: as clients call it.
+        with_usage: whether a stream ends with what was counted.
     """
 
-    def __init__(self, model: str) -> None:
-        self.model = model
+    def __init__(self, model: str, with_usage: bool = False) -> None:
+        self.model, self.with_usage = model, with_usage
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
 
     def whole(self, done: Done) -> dict[str, Any]:
@@ -94,10 +95,10 @@ class Voice:
         """Some text."""
         return self._delta({"content": text})
 
-    def end(self, done: Done, with_usage: bool) -> bytes:
+    def end(self, done: Done) -> bytes:
         """The last events."""
         said = self._delta({}, done.finish)
-        if with_usage:
+        if self.with_usage:
             document = self._document("chat.completion.chunk", [])
             said += event(document | {"usage": usage(done), "st3": trimmed(done)})
         return said + b"data: [DONE]\n\n"

@@ -132,7 +132,7 @@ _DEFAULTS_ALONE = {
 }  # fmt: skip
 
 
-def read_request(body: bytes) -> ChatRequest:
+def read_request(body: bytes | bytearray) -> ChatRequest:
     """What is asked.
 
     Raises:
