@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from typing import Any
 
-import pytest
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 PAD, IMAGE, VIDEO, START, END = 0, 99, 98, 97, 96
 Media = Callable[[Any, Sequence[str]], dict[str, Any]]
@@ -50,24 +48,27 @@ def count(rows: Sequence[str], kind: str) -> int:
     return sum(row.count(kind) for row in rows)
 
 
-def squares(tokens: int, *, wrapped: bool = False, key: str = "pixel_values") -> Media:
-    """Pictures of 32 x 32 pixels and always as many tokens, between marks or not."""
+def squares(
+    tokens: int, *, wrapped: bool = False, size: int = 32, keys: Sequence[str] = ("pixel_values",)
+) -> Media:
+    """Pictures of so many pixels squared and always as many tokens, between marks or not."""
 
     def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
         one = [IMAGE] * tokens
         many = count(rows, "I")
         inputs = assemble(rows, [[START, *one, END] if wrapped else one] * many)
-        return inputs | ({key: noise(many, 3, 32, 32)} if many else {})
+        return inputs | ({key: noise(many, 3, size, size) for key in keys} if many else {})
 
     return make
 
 
 def typed(media: Media, *, key: str = "token_type_ids", kind: int = 1) -> Media:
-    """The same, with the kind of every token: 0 text, `kind` picture."""
+    """The same, with the kind of every token: 0 text, `kind` picture, twice that video."""
 
     def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
         inputs = media(model, rows)
-        return inputs | {key: (inputs["input_ids"] == IMAGE).long() * kind}
+        ids = inputs["input_ids"]
+        return inputs | {key: ((ids == IMAGE).long() + 2 * (ids == VIDEO).long()) * kind}
 
     return make
 
@@ -98,28 +99,42 @@ def tiles(*, film: int = 0) -> Media:
     return make
 
 
-def grids(*, frames_apart: bool = False, video_id: int = VIDEO) -> Media:
-    """Qwen2-VL and its kin: patches in a row, a grid for each; frames in one run or apart."""
+def grids(
+    *, frames_apart: bool = False, video_id: int = VIDEO, depth: int = 1, together: int = 1,
+    square: bool = False,
+) -> Media:  # fmt: skip
+    """Qwen2-VL and its kin: patches in a row, a grid for each; frames in one run or apart.
+
+    Args:
+        frames_apart, video_id: a run for each frame; of these ids.
+        depth: frames that a patch is of, where the configuration says it otherwise.
+        together: frames of a grid that become one.
+        square: a patch is a picture, not a row of numbers.
+    """
 
     def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
-        vision = model.config.vision_config
-        merge = vision.spatial_merge_size
-        depth = getattr(vision, "temporal_patch_size", 1) or 1
-        size = 3 * depth * vision.patch_size**2
+        vision, known = model.config.vision_config, signature(model.forward).parameters
+        merge = getattr(vision, "spatial_merge_size", 2)
+        deep, side = getattr(vision, "temporal_patch_size", depth) or 1, vision.patch_size
+        size = (3, side, side) if square else (3 * deep * side**2,)
         pictures = [[(1, 8, 8), (1, 4, 12), (1, 8, 4)][n % 3] for n in range(count(rows, "I"))]
         videos = [[(3, 4, 8), (2, 4, 4)][n % 2] for n in range(count(rows, "V"))]
+        videos = [(t * together, h, w) for t, h, w in videos]
         inputs: dict[str, Any] = {}
         if pictures:
             patches = sum(t * h * w for t, h, w in pictures)
-            inputs |= {"pixel_values": noise(patches, size, seed=5)}
+            inputs |= {"pixel_values": noise(patches, *size, seed=5)}
             inputs |= {"image_grid_thw": torch.tensor(pictures)}
         if videos:
             patches = sum(t * h * w for t, h, w in videos)
-            inputs |= {"pixel_values_videos": noise(patches, size, seed=6)}
+            inputs |= {"pixel_values_videos": noise(patches, *size, seed=6)}
             inputs |= {"video_grid_thw": torch.tensor(videos)}
+        for grid, merges in (("image", pictures), ("video", videos)):
+            if merges and f"{grid}_merge_sizes" in known:
+                inputs[f"{grid}_merge_sizes"] = torch.tensor([merge] * len(merges))
 
         def film(t: int, h: int, w: int) -> list[int]:
-            frame = [video_id] * (h * w // merge**2)
+            t, frame = t // together, [video_id] * (h * w // merge**2)
             if not frames_apart:
                 return [START, *frame * t, END]
             return [token for n in range(t) for token in (50 + n, START, *frame, END)]
@@ -130,7 +145,6 @@ def grids(*, frames_apart: bool = False, video_id: int = VIDEO) -> Media:
         kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
         if videos and video_id == IMAGE:  # such prompts hold videos alone here
             kinds = 2 * (ids == IMAGE).int()
-        known = signature(model.forward).parameters
         if "mm_token_type_ids" in known:
             inputs["mm_token_type_ids"] = kinds
         if videos and "video_second_per_grid" in known:
@@ -184,70 +198,61 @@ def video_llava(model: Any, rows: Sequence[str]) -> dict[str, Any]:
     return inputs
 
 
-def encoded(model: Any, rows: Sequence[str]) -> dict[str, Any]:
-    """Features in place of pixels, as `generate` hands them on: eight tokens a picture."""
-    return _encoded(model, rows, tuple)
-
-
-def stacked(model: Any, rows: Sequence[str]) -> dict[str, Any]:
-    """The same, features of all pictures in one tensor."""
-    return _encoded(model, rows, torch.Tensor.contiguous)
-
-
-def _encoded(model: Any, rows: Sequence[str], form: Callable[[torch.Tensor], Any]) -> Any:
-    many, tokens = count(rows, "I"), 8
-    features = noise(many, tokens, model.config.get_text_config().hidden_size, seed=9)
-    inputs = assemble(rows, [[START, *[IMAGE] * tokens, END]] * many)
-    if "mm_encoder_outputs" in signature(model.forward).parameters:
-        return inputs | {"mm_encoder_outputs": {"image": encoder_output(form(features))}}
-
-    def pass_on(pixel_values: torch.Tensor, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
-        return encoder_output(form(pixel_values))
-
-    model.model.get_image_features = pass_on  # before 5.23 there is no other way
-    return inputs | {"pixel_values": features}
-
-
-def only_encoded(media: Media) -> Media:
-    """The same, where a model takes encoded pictures and no others are easily made."""
-
-    def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
-        if "mm_encoder_outputs" not in signature(model.forward).parameters:
-            pytest.skip("this transformers takes no encoded pictures")
-        return media(model, rows)
-
-    return make
-
-
-def encoder_output(features: Any) -> BaseModelOutputWithPooling:
-    """What an encoder of pictures returns."""
-    return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
-
-
-def some_pictures(inputs: dict[str, Any], these: slice) -> dict[str, Any]:
-    """What `encoded` says of some of a prompt's pictures."""
-    if "pixel_values" in inputs:
-        return {"pixel_values": inputs["pixel_values"][these]}
-    features = inputs["mm_encoder_outputs"]["image"].pooler_output[these]
-    return {"mm_encoder_outputs": {"image": encoder_output(features)}}
-
-
-def encoded_grids(high: int = 4, wide: int = 8) -> Media:
-    """The same, with the grids from which positions are made."""
-
-    def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
-        inputs = typed(encoded, key="mm_token_type_ids")(model, rows)
-        return inputs | {"image_grid_thw": torch.tensor([[1, high, wide]] * count(rows, "I"))}
-
-    return make
-
-
 def ernie(model: Any, rows: Sequence[str]) -> dict[str, Any]:
     """Grids, patches without a time axis, and kinds of tokens for the experts."""
-    inputs = grids()(model, rows)
-    patches = int(inputs["image_grid_thw"].prod(-1).sum())
-    inputs["pixel_values"] = noise(patches, 3 * model.config.vision_config.patch_size**2, seed=5)
-    return inputs | {"moe_mm_token_type_ids": (inputs["input_ids"] == IMAGE).int()}
+    inputs = grids(together=2)(model, rows)
+    size = 3 * model.config.vision_config.patch_size**2
+    for kind, seed in (("image", 5), ("video", 6)):
+        if f"{kind}_grid_thw" in inputs:
+            key = "pixel_values" if kind == "image" else "pixel_values_videos"
+            inputs[key] = noise(len(inputs[key]), size, seed=seed)
+    visual = torch.isin(inputs["input_ids"], torch.tensor([IMAGE, VIDEO]))
+    return inputs | {"moe_mm_token_type_ids": visual.int()}
+
+
+def resampled(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+    """Idefics2: eight tokens a picture, rows filled up with empty ones."""
+    inputs = assemble(rows, [[START, *[IMAGE] * 8, END]] * count(rows, "I"))
+    pixels = torch.zeros(len(rows), max(row.count("I") for row in rows), 3, 32, 32)
+    for number, row in enumerate(rows):
+        pixels[number, : row.count("I")] = noise(row.count("I"), 3, 32, 32, seed=number + 1)
+    return inputs | {"pixel_values": pixels}
+
+
+def cut_up(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+    """Fuyu: pictures come as patches."""
+    many = count(rows, "I")
+    side = 3 * model.config.patch_size**2
+    inputs = assemble(rows, [[START, *[IMAGE] * 16, END]] * many)
+    return inputs | {"image_patches": noise(many, 16, side)}
+
+
+def shapes(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+    """LFM2-VL: patches of pictures of one size, and their shapes; four become a token."""
+    many = count(rows, "I")
+    return assemble(rows, [[START, *[IMAGE] * 16, END]] * many) | {
+        "pixel_values": noise(many, 64, 3 * model.config.vision_config.patch_size**2),
+        "spatial_shapes": torch.tensor([[8, 8]] * many),
+        "pixel_attention_mask": torch.ones(many, 64, dtype=torch.int32),
+    }
+
+
+def packed(tokens: int) -> Media:
+    """MiniCPM-V: patches of all pictures in a line, and how many each has; videos are frames."""
+
+    def make(model: Any, rows: Sequence[str]) -> dict[str, Any]:
+        side = model.config.vision_config.patch_size
+        many, films = count(rows, "I"), count(rows, "V")
+        frame = [START, *[VIDEO] * tokens, END]
+        inputs = assemble(rows, [[START, *[IMAGE] * tokens, END]] * many, [frame * 3] * films)
+        for name, pictures in (("", many), ("_videos", 3 * films)):
+            if pictures:
+                seen = noise(1, 3, side, pictures * 64 * side, seed=1 + len(name))
+                inputs[f"pixel_values{name}"] = seen
+                inputs[f"target_sizes{name}"] = torch.tensor([[8, 8]] * pictures)
+        return inputs
+
+    return make
 
 
 def phi4(model: Any, rows: Sequence[str]) -> dict[str, Any]:

@@ -25,20 +25,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 MADE_WITH = "5.23.0"
 """The version of transformers whose families are listed."""
 _LONG = 120
-_HEAD = "| family | status | oracle | text models, or why | for example |"
+_HEAD = "| family | status | handed in | oracle | text models, or why | for example |"
 _BEGIN, _END = "<!-- table of families -->\n", "<!-- end of table -->"
 
 
-def _proven() -> dict[str, tuple[set[str], bool, str]]:
-    """Family -> text models that an oracle has proven, whether with videos, and which oracle."""
-    found: dict[str, tuple[set[str], bool, str]] = {}
+def _proven() -> dict[str, tuple[set[str], bool, str, str]]:
+    """Family -> text models that an oracle has proven, whether with videos, what was handed in, and
+    which oracle.
+    """
+    found: dict[str, tuple[set[str], bool, str, str]] = {}
     for tiny in ZOO.values():
         config = tiny.configuration()
-        texts, video, _ = found.get(config.model_type, (set(), False, ""))
+        texts, video, *_ = found.get(config.model_type, (set(), False))
         states = {*tiny.text.get("layer_types", ())} & {"linear_attention", "conv"}
         text = config.get_text_config().model_type
         oracle = "compaction" if states else "masked"
-        found[config.model_type] = texts | {text}, video or tiny.video, oracle
+        given = "encoded features" if tiny.encoded else "pixels"
+        found[config.model_type] = texts | {text}, video or tiny.video, given, oracle
     return found
 
 
@@ -69,18 +72,16 @@ def _in_a_line(reason: str) -> str:
 def table() -> str:
     """Markdown."""
     proven = _proven()
-    lines = [_HEAD, "| --- | --- | --- | --- | --- |"]
+    lines = [_HEAD, "| --- | --- | --- | --- | --- | --- |"]
     for family in sorted({*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, *proven}):
         if family in proven:
-            texts, video, oracle = proven[family]
-            example = EXAMPLES.get(family, "-")
+            texts, video, given, oracle = proven[family]
             what = "works, pictures and video" if video else "works, pictures"
-            lines.append(
-                f"| `{family}` | {what} | {oracle} | {', '.join(sorted(texts))} | {example} |"
-            )
+            cells = what, given, oracle, ", ".join(sorted(texts)), EXAMPLES.get(family, "-")
+            lines.append(f"| `{family}` | {' | '.join(cells)} |")
         else:
             status, why = _judged(family)
-            lines.append(f"| `{family}` | {status} | - | {why} | - |")
+            lines.append(f"| `{family}` | {status} | - | - | {why} | - |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from conftest import greedy
-from families.media import encoder_output
+from families.encoded import encoder_output
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 

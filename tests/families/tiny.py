@@ -21,6 +21,7 @@ class Tiny:
     Attributes:
         config: the name of its class, and what it gets; `text` is the text model's part.
         media: makes prompts.
+        encoded: whether pictures come encoded, and its vision tower does not run.
         video: whether it is proven with videos, too.
         one, padded: prompts of one row, and of two.
         backend, dtype: what it is built with; double where the model itself amplifies rounding.
@@ -32,6 +33,7 @@ class Tiny:
     fields: dict[str, Any]
     text: dict[str, Any]
     media: Media
+    encoded: bool = False
     video: bool = False
     one: tuple[str, ...] = ("ttIItttt",)
     padded: tuple[str, ...] = ("ttIIttttt", "tItt")

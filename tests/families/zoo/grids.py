@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from families import media
+from families import encoded, media
 from families.media import END, IMAGE, START, VIDEO
 from families.tiny import Tiny
 from families.zoo.pieces import (
@@ -73,7 +73,7 @@ GRIDS: dict[str, Tiny] = {
         text(rope_parameters=ROPE | {"mrope_section": [3, 3, 2]}, moe_intermediate_size=[32, 32],
               moe_k=2, moe_num_experts=4, moe_num_shared_experts=1,
               mlp_layer_types=["dense"] + ["sparse"] * 5),
-        media.ernie,
+        media.ernie, video=True,
     ),
     "glm46v": Tiny(
         "Glm46VConfig", {"vision_config": GLM | {"model_type": "glm4v_vision"}} | GLM_MARKS,
@@ -92,7 +92,7 @@ GRIDS: dict[str, Tiny] = {
     "paddleocr_vl": Tiny(
         "PaddleOCRVLConfig",
         {"vision_config": TOWER | {"patch_size": 4, "spatial_merge_size": 2}} | MARKS,
-        text(**HEAD, **WHOLE_MROPE), media.encoded_grids(),
+        text(**HEAD, **WHOLE_MROPE), media.grids(square=True),
     ),
     "hunyuan_vl": Tiny(
         "HunYuanVLConfig",
@@ -104,7 +104,7 @@ GRIDS: dict[str, Tiny] = {
             "rope_type": "xdrope", "alpha": 10.0, "xdrope_section": [2, 2, 2, 2], "factor": 1.0,
             "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
         }),
-        media.only_encoded(media.encoded_grids(4, 4)),
+        encoded.where_taken(encoded.with_grids(4, 4)), encoded=True,
     ),
     "qwen2_5_omni_thinker": Tiny(
         "Qwen2_5OmniThinkerConfig",
@@ -123,7 +123,7 @@ GRIDS: dict[str, Tiny] = {
         "Cosmos3EdgeConfig",
         {"vision_config": SIZELESS | {"patch_size": 4, "num_patches": 64, "spatial_merge_size": 2},
          "projector_hidden_size": 64} | MARKS,
-        text(**HEAD, **MROPE), media.encoded_grids(),
+        text(**HEAD, **MROPE), media.grids(frames_apart=True), video=True,
     ),
     "cosmos3_omni": Tiny(
         "Cosmos3OmniConfig", {"vision_config": QWEN3 | {"model_type": "qwen3_vl_vision"}} | MARKS,

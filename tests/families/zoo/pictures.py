@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from families import media
+from families import encoded, media
 from families.media import END, IMAGE, START, VIDEO
 from families.tiny import Tiny
 from families.zoo.pieces import (
@@ -12,6 +12,7 @@ from families.zoo.pieces import (
     CLIP,
     GRANITE,
     HEAD,
+    LARGE,
     MARKS,
     OLD,
     ONE,
@@ -104,15 +105,15 @@ PICTURES: dict[str, Tiny] = {
         {"vision_config": TOWER | {"model_type": "idefics3_vision"},
          "projector_patch_to_query_dict": {16: 8}} | OLD,
         text("aria_text", moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1),
-        media.stacked,
+        media.squares(8),
     ),
     "lighton_ocr": Tiny(
-        "LightOnOcrConfig", {"vision_config": PIXTRAL} | ONE, text("qwen3", **HEAD), media.encoded
+        "LightOnOcrConfig", {"vision_config": PIXTRAL} | ONE, text("qwen3", **HEAD), media.lines
     ),
     "video_llama_3": Tiny(
         "VideoLlama3Config",
         {"vision_config": SIZELESS | {"patch_size": 4}} | BOTH,
-        text("qwen2"), media.encoded,
+        text("qwen2"), media.grids(), video=True,
     ),
     "phi4_multimodal": Tiny(
         "Phi4MultimodalConfig",
@@ -133,7 +134,7 @@ PICTURES: dict[str, Tiny] = {
         text("deepseek_v3", kv_lora_rank=16, q_lora_rank=24, qk_rope_head_dim=8,
               qk_nope_head_dim=16, v_head_dim=12, num_mtp_layers=0, **ROUTED)
         | {"num_key_value_heads": 4},
-        media.encoded,
+        media.grids(square=True),
     ),
     "llava_next, granite": Tiny(
         "LlavaNextConfig",
@@ -158,11 +159,12 @@ PICTURES: dict[str, Tiny] = {
     ),
     "perception_lm": Tiny(
         # Its own tower wants timm; features come encoded here.
-        "PerceptionLMConfig", {"vision_config": CLIP | {"model_args": {"embed_dim": 32}}} | ONE,
-        text("llama"), media.stacked,
+        "PerceptionLMConfig", {"vision_config": CLIP | {"model_args": {"embed_dim": 32}}} | BOTH,
+        text("llama"), encoded.stacked, encoded=True, video=True,
     ),
     "fast_vlm": Tiny(
-        "FastVlmConfig", {"vision_config": CLIP} | OLD, text("qwen2"), media.stacked,  # so here
+        "FastVlmConfig", {"vision_config": CLIP} | OLD, text("qwen2"), encoded.stacked,  # so here
+        encoded=True,
     ),
     "vipllava": Tiny(
         "VipLlavaConfig", {"vision_config": CLIP, "vision_feature_layers": [-1, -2]} | OLD,
@@ -172,7 +174,7 @@ PICTURES: dict[str, Tiny] = {
         "DeepseekVLHybridConfig",
         {"vision_config": SIGLIP,
          "high_res_vision_config": _SAM | {"model_type": "sam_vision_model"}} | ONE,
-        text("llama"), media.only_encoded(media.stacked),
+        text("llama"), media.squares(16, keys=("pixel_values", "high_res_pixel_values")),
     ),
     "janus": Tiny(
         "JanusConfig",
@@ -194,12 +196,12 @@ PICTURES: dict[str, Tiny] = {
         text("qwen2"), media.squares(16, wrapped=True),
     ),
     "got_ocr2": Tiny(
-        "GotOcr2Config", {"vision_config": _SAM, "image_seq_length": 8} | ONE, text("qwen2"),
-        media.stacked,
+        "GotOcr2Config", {"vision_config": _SAM | LARGE, "image_seq_length": 4} | ONE,
+        text("qwen2"), media.squares(4, size=64),
     ),
     "pp_chart2table": Tiny(
-        "PPChart2TableConfig", {"vision_config": _SAM, "image_seq_length": 8} | OLD, text("qwen2"),
-        media.stacked,
+        "PPChart2TableConfig", {"vision_config": _SAM | LARGE, "image_seq_length": 4} | OLD,
+        text("qwen2"), media.squares(4, size=64),
     ),
     "qianfan_ocr": Tiny(
         "QianfanOCRConfig", _INTERN, text("qwen3", **HEAD), media.squares(4, wrapped=True)
@@ -214,6 +216,6 @@ PICTURES: dict[str, Tiny] = {
     "fuyu": Tiny(
         "FuyuConfig", {"image_size": 32, "patch_size": 8} | ONE,
         {key: value for key, value in text("persimmon").items() if key != "num_key_value_heads"},
-        media.only_encoded(media.stacked),
+        media.cut_up,
     ),
 }  # fmt: skip

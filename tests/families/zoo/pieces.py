@@ -18,6 +18,7 @@ TOWER: dict[str, Any] = {
     "image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 64,
 }  # fmt: skip
+LARGE = {"image_size": 64}
 SIZELESS = {key: value for key, value in TOWER.items() if key != "image_size"}
 CLIP = TOWER | {"model_type": "clip_vision_model"}
 SIGLIP = TOWER | {"model_type": "siglip_vision_model", "vision_use_head": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from families import media
+from families import encoded, media
 from families.media import END, IMAGE, START
 from families.tiny import Tiny
 from families.zoo.pieces import (
@@ -13,6 +13,7 @@ from families.zoo.pieces import (
     CLIP,
     GEMMA_MARKS,
     HEAD,
+    LARGE,
     MIXED,
     OLD,
     ONE,
@@ -37,8 +38,8 @@ def _gemma4(share: int, kinds: list[str], **more: Any) -> Tiny:
     }  # fmt: skip
     fields = GEMMA_MARKS | {"vision_config": vision, "audio_config": None}
     return Tiny(
-        "Gemma4Config", fields, decoder, media.typed(media.encoded, key="mm_token_type_ids"),
-        dtype=torch.float64, embedding=0.125, sharper=-0.5,
+        "Gemma4Config", fields, decoder, media.typed(encoded.listed, key="mm_token_type_ids"),
+        encoded=True, video=True, dtype=torch.float64, embedding=0.125, sharper=-0.5,
     )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ WINDOWS: dict[str, Tiny] = {
             "num_key_value_heads": 1, "resampler_n_latents": 8, "resampler_depth": 1,
             "resampler_n_heads": 2, "resampler_head_dim": 16, "hidden_size": 64,
         }} | ONE,
-        text("mistral", **HEAD, sliding_window=10), media.only_encoded(media.encoded),
+        text("mistral", **HEAD, sliding_window=10), media.resampled,
     ),
     "llama4": Tiny(
         "Llama4Config",
@@ -115,7 +116,7 @@ WINDOWS: dict[str, Tiny] = {
     "gemma4_unified": Tiny(
         "Gemma4UnifiedConfig", {"vision_config": None, "audio_config": None} | GEMMA_MARKS,
         text(**HEAD, sliding_window=10, layer_types=MIXED),
-        media.typed(media.encoded, key="mm_token_type_ids"),
+        media.typed(encoded.listed, key="mm_token_type_ids"), encoded=True,
         dtype=torch.float64, embedding=0.125, sharper=-0.5,
     ),
     "shieldgemma2": Tiny(
@@ -136,7 +137,7 @@ WINDOWS: dict[str, Tiny] = {
          "low_res_image_start_token_id": 95, "frame_start_token_id": 94,
          "frame_end_token_id": 93},
         text(**HEAD, additional_vocab_size=4, rope_parameters=ROPE),
-        media.typed(media.encoded, key="mm_token_type_ids"),
+        media.typed(encoded.listed, key="mm_token_type_ids"), encoded=True,
     ),
     "exaone4_5": Tiny(
         "Exaone4_5_Config",
@@ -146,16 +147,19 @@ WINDOWS: dict[str, Tiny] = {
     ),
     "step3p7": Tiny(
         "Step3p7Config",
-        {"vision_config": TOWER | {"mlp_ratio": 2.0, "max_position_embeddings": 16}} | ONE,
+        {"vision_config": TOWER | {"mlp_ratio": 2.0, "max_position_embeddings": 64}
+         | LARGE} | ONE,
         text(**HEAD, sliding_window=10, layer_types=MIXED, num_sliding_attention_heads=8,
              mlp_layer_types=["dense"] * 2 + ["sparse"] * 4, n_routed_experts=4,
              num_experts_per_tok=2, moe_intermediate_size=32, share_expert_dim=32,
              query_pre_attn_scalar=16, rope_parameters={
                  "full_attention": ROPE | {"partial_rotary_factor": 0.5}, "sliding_attention": ROPE,
              }),
-        media.encoded,
+        media.squares(4, size=64),
     ),
-    "muse_glimmer": Tiny("MuseGlimmerConfig", _MUSE, text(**_MUSE_TEXT), media.encoded),
+    "muse_glimmer": Tiny(
+        "MuseGlimmerConfig", _MUSE, text(**_MUSE_TEXT), media.grids(depth=2), video=True,
+    ),
     "muse_spark": Tiny(
         "MuseSparkConfig",
         _MUSE | {"audio_token_id": 93, "audio_config": {
@@ -164,6 +168,6 @@ WINDOWS: dict[str, Tiny] = {
         }},
         text(**_MUSE_TEXT, moe_intermediate_size=32, moe_hidden_size=32, num_local_experts=4,
              num_experts_per_tok=2),
-        media.encoded, dtype=torch.float64,
+        media.grids(depth=2), video=True, dtype=torch.float64,
     ),
 }  # fmt: skip
