@@ -47,7 +47,8 @@ def _encoded(model: Any, rows: Sequence[str], form: Callable[[torch.Tensor], Any
 
 def is_encoded(model: Any, inputs: dict[str, Any]) -> bool:
     """Whether a prompt was made here, so that no tower runs over it."""
-    return "mm_encoder_outputs" in inputs or "get_image_features" in vars(model.model)
+    inside = getattr(model, "model", model)  # Llama 4 has none
+    return "mm_encoder_outputs" in inputs or "get_image_features" in vars(inside)
 
 
 def where_taken(media: Media) -> Media:
