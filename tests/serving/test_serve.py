@@ -33,6 +33,7 @@ from st3.methods import make_method
 from st3.serving.http.limits import Limits
 from st3.serving.http.questions import Question
 from st3.serving.http.requests import ChatRequest
+from st3.serving.http.server import bind
 
 LONG = 400  # tokens of an answer that takes a while
 
@@ -544,6 +545,14 @@ def test_a_port_in_use(st3_: Any) -> None:
         f"st3: port {port} of 127.0.0.1 is not to be had (address already in use): give another "
         "--port"
     ]
+
+
+def test_the_second_of_two_starts_knows_before_it_loads_a_model() -> None:
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ValueError, match=f"^port {port} of 127.0.0.1 is not to be had"):
+            bind("127.0.0.1", port)
+    bind("127.0.0.1", port).close()  # and at once after an end
 
 
 def test_what_is_wrong_at_the_start_is_a_line(

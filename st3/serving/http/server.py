@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import threading
@@ -28,7 +29,9 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that has the port, so that it is known before a model is loaded; 0 is any.
+    """A socket that listens, so that the port is had before a model is loaded; 0 is any.
+
+    Who connects until then waits. A port that is bound alone would be another's to listen on.
 
     Raises:
         ValueError: another has it, or it is not to be had.
@@ -41,8 +44,10 @@ def bind(host: str, port: int) -> socket.socket:
         raise ValueError(f"--host {host}: there is no such address ({error})") from None
     found = socket.socket(family, kind)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere it would take the port from whoever has it
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen()
     except OSError as error:
         found.close()
         why = (error.strerror or str(error)).lower()
