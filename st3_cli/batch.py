@@ -261,6 +261,9 @@ def batch(
     print_report(run, whole, seconds, output, decides, json)
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if not run.whole:  # a process has died
+        missing = count(run.rows - run.done, "row")
+        raise ValueError(f"{missing} missing in {output}: the same command goes on")
     if run.errors == run.rows:
         raise ValueError(f'every row has an error: see "error" in {output}')
 

@@ -1,4 +1,4 @@
-"""What `st3 batch` says in the end: how many rows, how fast, and what is missing or wrong."""
+"""What `st3 batch` says in the end: how many rows, how fast, and what is wrong."""
 
 from __future__ import annotations
 
@@ -47,9 +47,3 @@ def print_report(
     if run.errors:
         some = f"{count(run.errors, 'row')} with an error"
         err.print(f'note: {some}: see "error" in {output}', style="yellow", soft_wrap=True)
-    if not run.whole:
-        err.print(
-            f"note: {count(run.rows - run.done, 'row')} missing: the same command goes on",
-            style="yellow",
-            soft_wrap=True,
-        )

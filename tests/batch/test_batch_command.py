@@ -177,6 +177,26 @@ def test_ctrl_c_keeps_what_is_finished(
     assert [row["row"] for row in read(output)] == list(range(8))
 
 
+def test_rows_that_are_missing_are_no_success(
+    folder: Path, tmp_path: Path, st3_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another process has died."""
+    output, real = tmp_path / "answers.jsonl", answering.batches
+
+    def some(*args: Any, **options: Any) -> Any:
+        yield next(real(*args, **options))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(answering, "batches", some)
+        result = st3_("batch", folder / "rows.jsonl", "--output", output, "--json", *SHORT)
+    done = len(read(output))
+    told = json.loads(result.out)
+    assert (result.code, told["whole"], told["done"]) == (1, False, done)
+    line = f"st3: {8 - done} rows missing in {output}: the same command goes on"
+    assert result.err.splitlines()[-1] == line
+    assert st3_("batch", folder / "rows.jsonl", "--output", output, *SHORT).code == 0
+
+
 def test_only_what_is_left_is_answered(tmp_path: Path) -> None:
     source = Source("x", [Row(n, "q", ("a.png",), number=n) for n in range(9)])
     settings, asked = settings_of(source, "demo", {}, 3), []
