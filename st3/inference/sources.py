@@ -23,6 +23,7 @@ TIMEOUT = 20.0
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)
 _WITHOUT_SLASHES = {"data", "file", "http", "https", "ftp"}
+_SPACE = b" \t\n\r\x0b\x0c"
 _AS_IT_IS = "%/:=&?~+!$,;'@()*[]"  # in a URL; % because most are quoted already
 
 
@@ -140,16 +141,17 @@ def _path_of(url: str) -> Path:
 
 def _unpack(url: str) -> bytes:
     """The bytes inside a data: URL."""
-    head, comma, body = url.partition(",")
-    if not comma:
+    comma = url.find(",")
+    if comma < 0:
         raise PictureError("the data: URL has no comma: write data:image/png;base64,...")
-    if len(body) > 4 * MAX_BYTES:  # no encoding takes more for each byte than %xx
+    if len(url) - comma > 4 * MAX_BYTES:  # no encoding takes more for each byte than %xx
         return b" " * (MAX_BYTES + 1)
-    plain = urllib.parse.unquote_to_bytes(body)
-    if not head.lower().endswith(";base64"):
-        return plain
+    data = urllib.parse.unquote_to_bytes(url[comma + 1 :])  # under one name: each is a copy
+    if not url[:comma].lower().endswith(";base64"):
+        return data
+    data = data.translate(None, _SPACE)
     try:
-        return base64.b64decode(b"".join(plain.split()), validate=True)
+        return base64.b64decode(data, validate=True)
     except ValueError:
         raise PictureError("the data: URL is no base64: copy all of it") from None
 

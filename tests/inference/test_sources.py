@@ -9,6 +9,7 @@ import io
 import sys
 import threading
 import time
+import tracemalloc
 import urllib.parse
 import zlib
 from collections.abc import Iterator
@@ -208,6 +209,21 @@ def test_data_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     for url in (f"data:;base64,{word[:40]}", "data:," + "a" * 1000):
         with pytest.raises(PictureError, match="the data: URL is larger than"):
             open_picture(url)
+
+
+def test_a_data_url_takes_little_more_memory_than_it_has() -> None:
+    """Two copies of it at a time at most, with spaces or without."""
+    data = bytes(3_000_000)
+    plain = "data:image/png;base64," + base64.b64encode(data).decode()
+    for url in (plain, plain.replace("A", " A\n", 1)):
+        tracemalloc.start()
+        try:
+            read, _ = sources.read_url(url)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert read == data
+        assert peak < 2.6 * len(url)
 
 
 def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

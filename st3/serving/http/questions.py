@@ -6,6 +6,8 @@ that is left to its turn. What is no picture, or claims to be too large, is refu
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from PIL import Image
@@ -16,6 +18,9 @@ from st3.inference.sources import PictureError, read_url
 from st3.inference.transcript import Turn
 from st3.serving.http.limits import Limits, invalid
 from st3.serving.http.requests import ChatRequest, Message, Text
+
+_unpacking = threading.Lock()
+"""One at a time: each holds three times its size meanwhile, and Python would do no two at once."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ def _pictures(urls: list[str], limits: Limits) -> tuple[tuple[bytes, str], ...]:
     for number, url in enumerate(urls, start=1):
         which = f"picture {number}: " if len(urls) > 1 else ""
         try:
-            data, name = read_url(url, limits.hosts)
+            with _unpacking if url[:5].lower() == "data:" else nullcontext():
+                data, name = read_url(url, limits.hosts)
             width, height = measure_picture(data, name)
         except PictureError as error:
             raise invalid(f"{which}{error}") from None
