@@ -192,7 +192,11 @@ def profile(
         aside("note: this family takes no videos: its frames are counted as pictures")
         pictures, frames = frames, 0
     if visual_tokens is None:
-        visual_tokens = pictures * picture_of(found, size, pictures, frames).tokens
+        try:
+            visual_tokens = pictures * picture_of(found, size, pictures, frames).tokens
+        except ValueError as error:
+            more = "; or say how many by --visual-tokens, and the tower is left out"
+            raise ValueError(f"{error}{more}") from error
     chosen = build_methods(methods, shape.layers, given)
     works = [
         Workload(visual_tokens, text_tokens, new_tokens, batch, size, pictures, frames)

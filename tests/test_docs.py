@@ -40,6 +40,16 @@ def test_every_link_leads_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_files_that_contributing_names_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"[\w./-]*(?:\.ci|st3|st3_cli|docs|tests)/[\w./-]*\w/?", page)
+    lost = {name for name in named if not (ROOT / name).exists()}
+    assert not lost
+    assert len({*named}) > 20
+    scripts = {f".ci/{path.name}" for path in (ROOT / ".ci").iterdir() if not path.suffix}
+    assert scripts <= {*named}
+
+
 def test_benchmarks_say_how_they_were_made() -> None:
     import json
 

@@ -20,6 +20,10 @@ TOKENS = {
 """Visual tokens of a picture of 600 x 400 pixels, as the families' papers and cards have them: five
 tiles, of which four share 48 x 32 places and 32 line ends; patches of 28 or 32 pixels; 6 tiles
 and a thumbnail; always 256."""
+BY_TIME = [
+    pytest.param(name, marks=[pytest.mark.slow] if TOKENS[name] > 1000 else []) for name in TOKENS
+]
+"""All families; where thousands of tokens take long, for those who ask for slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,10 @@ def _made(name: str, folder: Path) -> Path:
     return place if place.exists() else save_checkpoint(name, place)
 
 
+def test_all_families_have_a_number() -> None:
+    assert TOKENS.keys() == CHECKPOINTS.keys()
+
+
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_run_draws_what_is_kept(name: str, folder: Path, st3_: Any) -> None:
     drawn = folder / f"{name}.png"
@@ -46,7 +54,7 @@ def test_run_draws_what_is_kept(name: str, folder: Path, st3_: Any) -> None:
     assert np.asarray(Image.open(drawn)).std() > 5
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
+@pytest.mark.parametrize("name", BY_TIME)
 def test_attention_map(name: str, folder: Path, st3_: Any) -> None:
     result = st3_(
         "attention-map", folder / "wide.png", "what do you see", "--model", _made(name, folder),
@@ -59,7 +67,7 @@ def test_attention_map(name: str, folder: Path, st3_: Any) -> None:
     assert all((folder / f"look-{name}" / file).exists() for file in document["files"])
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("name", BY_TIME)
 def test_sweep(name: str, folder: Path, st3_: Any) -> None:
     asked = folder / "asked.jsonl"
     line = {"image": str(folder / "wide.png"), "prompt": "what do you see", "answer": "red"}

@@ -120,7 +120,7 @@ def test_states_are_noted_and_pictures_can_be_unknown(
     common = ("profile", "--config", path, "--methods", "st3:stride=1,ratio=0.1", "--json")
     refused = st3_(*common)
     assert refused.code == 1
-    assert "there is no image processor" in refused.err
+    assert "there is no image processor; or say how many by --visual-tokens" in refused.err
     result = st3_(*common, "--visual-tokens", 64, "--dtype", "float32")
     assert result.code == 0, result.err
     document = json.loads(result.out)
@@ -455,6 +455,24 @@ def test_pictures_that_cannot_be(st3_: Any, arguments: tuple[str, ...], words: s
     assert done.code != 0
     assert words in " ".join(done.err.split())
     assert "Traceback" not in done.err
+
+
+def test_a_tower_that_needs_numbers_is_left_out(st3_: Any, tmp_path: Path) -> None:
+    """Gemma 4's drops patches by what they hold; its decoder is counted all the same."""
+    from families.zoo import ZOO
+
+    path = tmp_path / "config.json"
+    path.write_text(ZOO["gemma4"].configuration().to_json_string(use_diff=False), encoding="utf-8")
+    common = ("profile", "--config", path, "--methods", "none,pvtp:stride=1,ratio=0.1")
+    refused = st3_(*common)
+    assert refused.code == 1
+    assert "--visual-tokens" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    done = st3_(*common, "--visual-tokens", 64, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert "Vision tower and projector not counted" in " ".join(document["notes"])
+    assert document["rows"][-1]["prefill_macs_ratio"] < 1
 
 
 @pytest.mark.parametrize("name", ["qwen3_5", "qwen3_vl_moe", "gemma3"])

@@ -110,8 +110,9 @@ def test_trimmed_and_coded_is_the_oracle(name: str, prompts: str, method: str, k
     if not ZOO[name].known:
         pytest.skip(f"this transformers has no {ZOO[name].config}")
     # In fp32 noise turns some codes to their neighbour.
-    model = replace(ZOO[name], dtype=torch.float64).build()
-    inputs = ZOO[name].inputs(model, getattr(ZOO[name], prompts))
+    tiny = replace(ZOO[name], dtype=torch.float64)
+    model = tiny.build()
+    inputs = tiny.inputs(model, getattr(tiny, prompts))
     parts = find_parts(model)
     visual = visual_mask(parts.visual_ids, inputs["input_ids"]) & inputs["attention_mask"].bool()
     with st3.trim(model, method, kv_cache_dtype=kind, **METHODS[method]) as session:
