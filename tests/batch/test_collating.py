@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from families import media
 from families.checkpoints import CHECKPOINTS, save_checkpoint
 from families.zoo import ZOO
@@ -99,7 +100,7 @@ def test_other_shapes_do_not_meet() -> None:
     assert numbers(pool.take(4, lambda rows, tokens: True)) == [1, 3]
 
 
-FAMILIES = ["llava", "qwen2_5_vl", "qwen3_vl", "gemma3", "qwen3_5"]
+FAMILIES = ["llava", "qwen2_5_vl", "gemma3", *slow("qwen3_vl", "qwen3_5")]
 ROWS = (("ttIItttt",), ("tItt",), ("tIIttt",), ("ttIttttt",), ("tItttttttt",))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import KEPT, prompts, tiny_llava
+from conftest import KEPT, prompts, slow, tiny_llava
 from PIL import Image
 
 from st3 import demo
@@ -167,8 +167,8 @@ def test_what_is_said_is_what_the_cache_holds(method: str, row: str) -> None:
     assert "keeps holds" in second
 
 
-@pytest.mark.parametrize("method", ["st3:stride=2,tau=8", "vtw"])
-@pytest.mark.parametrize("row", [pytest.param("tIttt", marks=pytest.mark.slow), "tItIttIttItItt"])
+@pytest.mark.parametrize("method", ["st3:stride=2,tau=8", *slow("vtw")])
+@pytest.mark.parametrize("row", [*slow("tIttt"), "tItIttIttItItt"])
 def test_every_plate_is_drawn_for_any_number_of_pictures(
     method: str, row: str, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def test_package_is_small_and_safe() -> None:
     assert "/" not in json.dumps(json.loads((PACKAGE / "config.json").read_text()))
 
 
+@pytest.mark.slow
 def test_gates(packaged: Any) -> None:
     """0.95 on every task, and ST3 loses a point at most: bounds leave two standard errors.
 
@@ -123,7 +124,7 @@ def test_intervals_hold_what_they_promise() -> None:
         "qwertz",
     ],
 )
-@pytest.mark.parametrize("method", ["none", "st3"])
+@pytest.mark.parametrize("method", ["st3", *slow("none")])
 def test_free_prompts_lead_to_the_caption(packaged: Any, prompt: str, method: str) -> None:
     result = answer(*packaged, open_picture(demo.PICTURE), prompt, make_method(method))
     assert result.text == (

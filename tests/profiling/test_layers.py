@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import slow
 from families.zoo import ZOO
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -129,7 +130,7 @@ def beside(live: nn.Module, layer: Layer, tokens: int, keys: int, *, step: bool 
     return more
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["st3", *slow("none")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_counts_are_those_of_a_live_model(kind: str, method: str, one_by_one: Any) -> None:
     """At prefill and in every step, layer by layer, but for a row of scores where some is made."""

@@ -55,6 +55,7 @@ def test_a_signal_as_soon_as_it_listens(tmp_path: Path) -> None:
         assert (server.stderr.read(), server.wait()) == ("", 0)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_waits_for_nothing(tmp_path: Path) -> None:
     with started(tmp_path) as (server, url):
         message = {"role": "user", "content": "how many"}

@@ -111,6 +111,7 @@ def full(*args: Any, **kwargs: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_no_cell(
     sweep: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

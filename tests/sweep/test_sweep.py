@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_checkpoint
+from conftest import slow, tiny_checkpoint
 from PIL import Image
 
 import st3
@@ -213,7 +213,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, *slow(signal.SIGINT)])
 def test_stopping_and_going_on_changes_nothing(
     how: signal.Signals, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -239,6 +239,7 @@ def test_stopping_and_going_on_changes_nothing(
     assert lines(out) == 9  # untrimmed, seven that can be of nine, one peer
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(whole: dict[str, Any], tmp_path: Path) -> None:
     together = subprocess.run(
         [

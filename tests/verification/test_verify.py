@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import edit, tiny_checkpoint
+from conftest import edit, slow, tiny_checkpoint
 from families.checkpoints import save_checkpoint
 from families.zoo import ZOO
 
@@ -253,7 +253,7 @@ def test_what_does_not_fit_becomes_random(
     assert forced["weights"] == "random"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", *slow("float16")])
 def test_half_precision(st3_: Any, llava: Path, dtype: str) -> None:
     result = st3_("verify", llava, "--dtype", dtype, "--json")
     document, _ = found(result)
