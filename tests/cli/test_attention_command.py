@@ -78,6 +78,7 @@ def test_the_bundled_picture(st3_: Any, tmp_path: Path) -> None:
         assert total == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_report_needs_nothing_else(st3_: Any, tmp_path: Path) -> None:
     st3_(
         "attention-map", demo.PICTURE, "what <b>colour</b> is the star?", "--compare",
@@ -137,6 +138,7 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_force_writes_into_a_folder_with_files(st3_: Any, tmp_path: Path) -> None:
     other = tmp_path / "notes.txt"
     other.write_text("mine")

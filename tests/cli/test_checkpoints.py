@@ -70,6 +70,7 @@ def test_a_temperature_is_all_that_is_sampled_with(st3_: Any, plain: Path, askin
     assert json.loads(greedy.out)["answer"] != json.loads(want.out)["answer"]
 
 
+@pytest.mark.slow
 def test_attention_map(st3_: Any, tmp_path: Path, plain: Path, asking: Path) -> None:
     documents = []
     for folder in (plain, asking):

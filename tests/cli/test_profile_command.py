@@ -58,6 +58,7 @@ def test_published_figures_without_weights_or_gpu_in_little_memory() -> None:
     assert {"rows", "shape", "settings", "machine"} <= document.keys()
 
 
+@pytest.mark.slow
 def test_operators(st3_: Any, tiny: Path) -> None:
     options = ["--methods", "st3", "--repeats", "1", "--new-tokens", "6", "--operators"]
     document = json.loads(st3_("profile", "--config", tiny, *options, "--json").out)

@@ -23,6 +23,7 @@ def compressed(picture: Image.Image, quality: int) -> Image.Image:
     return Image.open(data)
 
 
+@pytest.mark.slow
 def test_no_false_alarm_on_its_own_pictures() -> None:
     """Whatever the ground, as rendered, compressed, and scaled to other shapes."""
     rng = np.random.default_rng(5)

@@ -154,6 +154,7 @@ def test_questions_outside_its_world_get_some_answer(packaged: Any, prompt: str)
     assert result.text
 
 
+@pytest.mark.slow
 def test_evaluate_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "st3.demo.evaluate", "--methods", "none,st3:final_keep=1%"]
     saved = tmp_path / "accuracy.json"

@@ -250,9 +250,10 @@ def test_a_batch_is_its_rows(name: str, method: str) -> None:
             torch.testing.assert_close(mine[0], theirs[number], atol=1e-4, rtol=1e-5)
 
 
-def test_features_in_place_of_pictures_show_no_tower() -> None:
-    model = _model("qwen3_5")
-    inputs = ZOO["qwen3_5"].inputs(model, ("ttItt",))
+@pytest.mark.parametrize("name", [name for name, tiny in ZOO.items() if tiny.encoded])
+def test_features_in_place_of_pictures_show_no_tower(name: str) -> None:
+    model = _model(name)
+    inputs = ZOO[name].inputs(model, ("ttItt",))
     with (
         st3.trim(model, "fastervlm"),
         pytest.raises(ValueError, match="'fastervlm' needs to see the vision tower at work"),

@@ -45,6 +45,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         tensor_parallel(ZOO["llava"].configuration())
 
 
+@pytest.mark.slow
 def test_the_command_over_two_processes(st3_: Any) -> None:
     """One of them talks, and each counts the bytes of its own heads."""
     code, out, err = torchrun(
